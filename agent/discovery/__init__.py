@@ -1,0 +1,60 @@
+"""The provider contract, and the table of providers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from agent.model import Attempt, FactValue
+from agent.places import Places
+from agent.settings.tables import Discovery
+
+PROVIDERS: dict[str, str] = {
+    "kernel": "agent.discovery.kernel:Kernel",
+    "credentials": "agent.discovery.credentials:Credentials",
+    "cloud-init": "agent.discovery.cloudinit:CloudInit",
+    "imds": "agent.discovery.imds:Imds",
+    "file": "agent.discovery.file:File",
+    "host": "agent.discovery.host:Host",
+}
+
+NAMES = (
+    "platform",
+    "instance_id",
+    "region",
+    "zone",
+    "instance_type",
+    "hostname",
+    "private_ipv4",
+    "public_ipv4",
+    "ipv6",
+    "image_id",
+    "account_id",
+    "tags",
+    "userdata",
+)
+"""The facts that have these names on every platform; absent, not empty, where the platform does not say."""
+
+
+@dataclass(slots=True)
+class Context:
+    """What a provider may look at. `deadline` is in seconds of `time.monotonic()`; a provider writes what it tried
+    to `attempts`, for `parbake facts -v`."""
+
+    places: Places
+    settings: Discovery
+    deadline: float
+    known: Mapping[str, FactValue] = field(default_factory=dict)
+    attempts: list[Attempt] = field(default_factory=list)
+
+
+class Provider(Protocol):
+    """One way to discover facts. It is constructed without arguments and does no work before `discover`."""
+
+    def discover(self, context: Context) -> Mapping[str, FactValue]:
+        """Facts by name, raw; {} where this provider has nothing to say.
+
+        Raises DiscoveryError where it should have had something to say and could not: discovery goes on without it.
+        """
+        ...

@@ -1,0 +1,60 @@
+"""The source contract, and the table of backends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from agent.model import Snapshot
+from agent.places import Places
+
+BACKENDS: dict[str, str] = {
+    "file": "agent.sources.file:FileSource",
+    "consul": "agent.sources.consul:ConsulSource",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SourceContext:
+    """What a source is given besides its options. `timeout_seconds` bounds one fetch with its retries; when `stopping`
+    is set, a wait returns at once."""
+
+    name: str
+    places: Places
+    timeout_seconds: float
+    stopping: Event = field(default_factory=Event)
+
+
+class Source(Protocol):
+    """One configured place that run config is pulled from. The constructor takes (options, context) and does no I/O."""
+
+    options_class: ClassVar[type[Any]]
+
+    def fetch(self, layers: Sequence[str]) -> Snapshot:
+        """All layers, in the given order, read as consistently as the store can: one read a layer, not one a key.
+
+        A layer that the store does not have is `Layer(name, None)`. Raises SourceUnreachable, SourceDenied or
+        SourceInvalid; never returns half of what it was asked for.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what is held, and make a `watch` in another thread return soon."""
+        ...
+
+
+@runtime_checkable
+class Watching(Protocol):
+    """What a source can do besides, where its store tells of changes. Called in a thread of its own."""
+
+    def watch(self, seen: Snapshot, timeout_seconds: float) -> bool:
+        """Block until the store may hold something else than `seen`: True. False after the time-out or once closed.
+
+        Raises SourceError; the caller backs off and calls again.
+        """
+        ...
+
+
+Factory = Callable[[Any, SourceContext], Source]
