@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from agent.model import Attempt, FactValue
 from agent.places import Places
@@ -36,25 +36,34 @@ NAMES = (
 )
 """The facts that have these names on every platform; absent, not empty, where the platform does not say."""
 
+TABLES = ("tags", "userdata")
+"""The facts that are tables; every other of `NAMES` is a string."""
+
 
 @dataclass(slots=True)
 class Context:
-    """What a provider may look at. `deadline` is in seconds of `time.monotonic()`; a provider writes what it tried
-    to `attempts`, for `parbake facts -v`."""
+    """What a provider may look at, and where it says what it did.
+
+    `deadline` is in seconds of `time.monotonic()`. `known` is what the providers before it said. A provider may write
+    what it tried to `attempts`, for `parbake facts -v`, and to `label` by which name its facts are to be shown
+    ("imds:ec2") where that is not the provider's own.
+    """
 
     places: Places
     settings: Discovery
     deadline: float
     known: Mapping[str, FactValue] = field(default_factory=dict)
     attempts: list[Attempt] = field(default_factory=list)
+    label: str = ""
 
 
 class Provider(Protocol):
     """One way to discover facts. It is constructed without arguments and does no work before `discover`."""
 
-    def discover(self, context: Context) -> Mapping[str, FactValue]:
-        """Facts by name, raw; {} where this provider has nothing to say.
+    def discover(self, context: Context) -> Mapping[str, Any]:
+        """Facts by name, raw: they are validated by who asked. {} where this provider has nothing to say.
 
         Raises DiscoveryError where it should have had something to say and could not: discovery goes on without it.
+        Called in a thread that is abandoned some time after the deadline.
         """
         ...

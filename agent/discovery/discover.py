@@ -1,0 +1,143 @@
+"""Ask the providers in order, within one deadline: the first answer to a fact wins."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from agent import plugins
+from agent.discovery import PROVIDERS, Context, values
+from agent.errors import DiscoveryError, ParbakeError
+from agent.model import Attempt, Facts, FactValue
+from agent.places import Places
+from agent.settings.tables import Settings
+
+Clock = Callable[[], float]
+
+
+def discover(
+    settings: Settings,
+    places: Places,
+    *,
+    clock: Clock = time.monotonic,
+    providers: Mapping[str, str] = PROVIDERS,
+) -> Facts:
+    """Everything that is known about the instance, in at most `discovery.timeout` seconds.
+
+    A provider that fails, hangs or answers with rubbish is recorded in `attempts` and the others are asked. Raises
+    SettingsError only, for a provider that cannot be imported.
+    """
+    start = clock()
+    timeout = float(settings.discovery.timeout)
+    hard = start + timeout
+    # What comes after a provider that used all of its time reads a few local files: this much is kept for it.
+    soft = hard - min(0.25, timeout / 10)
+    found = _Found()
+    for name in settings.discovery.providers:
+        provider = plugins.load(providers, name, "provider")
+        now = clock()
+        allowed = max(soft - now, (hard - now) / 2)
+        context = Context(places, settings.discovery, now + allowed, dict(found.values))
+        found.take(name, context, *_ask(provider, context, allowed), seconds_since(now, clock))
+    _apply_rules(settings.facts_from, found)
+    for name, value in settings.facts.items():
+        found.add("settings", {name: value})
+    return Facts(found.values, found.providers, seconds_since(start, clock), tuple(found.attempts))
+
+
+def seconds_since(start: float, clock: Clock) -> float:
+    return round(max(0.0, clock() - start), 6)
+
+
+def missing(facts: Facts, name: str) -> DiscoveryError:
+    """The error for a fact that is needed and not known, with what each provider said."""
+    asked = "; ".join(f"{attempt.provider}: {attempt.outcome}" for attempt in facts.attempts)
+    return DiscoveryError(
+        f"the fact {name} is not known on this instance (asked: {asked or 'nobody'})",
+        hint=f"run `parbake facts -v`, or set {name} under [facts]",
+    )
+
+
+class _Found:
+    """The facts so far, and what was said about those that were not taken."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, FactValue] = {}
+        self.providers: dict[str, str] = {}
+        self.attempts: list[Attempt] = []
+
+    def take(self, name: str, context: Context, answer: Mapping[str, Any], problem: str, seconds: float) -> None:
+        label = context.label or name
+        self.attempts.extend(list(context.attempts))
+        added, refused = self.add(label, answer)
+        outcome = problem or (f"gave {', '.join(added)}" if added else "nothing new" if answer else "nothing")
+        if refused:
+            outcome += "; " + "; ".join(refused)
+        self.attempts.append(Attempt(label, outcome, seconds))
+
+    def add(self, label: str, answer: Mapping[str, Any], *, override: bool = False) -> tuple[list[str], list[str]]:
+        added, refused = [], []
+        for name, raw in answer.items():
+            try:
+                value = values.accept(str(name), raw)
+            except values.Refused as error:
+                refused.append(f"refused {str(name)[:64]!a}: {error}")
+                continue
+            if value is not None and (override or name not in self.values):
+                self.values[name] = value
+                self.providers[name] = label
+                added.append(name)
+        return added, refused
+
+
+def _ask(provider: type[Any], context: Context, seconds: float) -> tuple[Mapping[str, Any], str]:
+    """One provider's answer, or what kept it from answering."""
+    answers: list[tuple[Mapping[str, Any], str]] = []
+
+    def ask() -> None:
+        try:
+            answer = provider().discover(context)
+            if not isinstance(answer, Mapping):
+                answers.append(({}, f"failed: answered with a {type(answer).__name__}, expected a table"))
+                return
+            answers.append((dict(answer), ""))
+        except ParbakeError as error:
+            answers.append(({}, f"failed: {error.message}"))
+        except Exception as error:  # noqa: BLE001 - a third party's bug must not keep an instance from booting
+            answers.append(({}, f"failed: {type(error).__name__} in the provider: {str(error)[:200]!a}"))
+
+    # In a thread, because a file on a dead mount or a third party's provider can block for ever.
+    thread = threading.Thread(target=ask, name="discover", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answers[0] if answers else ({}, f"gave no answer within {seconds:.2g} s")
+
+
+def _apply_rules(rules: Mapping[str, Iterable[str]], found: _Found) -> None:
+    """[facts_from]: a rule that finds something wins over what a provider called the fact."""
+    for name, origins in rules.items():
+        for origin in origins:
+            value = _origin(origin, found.values)
+            if value is None:
+                continue
+            label = found.providers.get(name, origin) if origin == f"fact:{name}" else origin
+            added, refused = found.add(label, {name: value}, override=True)
+            if refused:
+                found.attempts.append(Attempt(origin, "; ".join(refused), 0.0))
+            if added:
+                break
+
+
+def _origin(origin: str, known: Mapping[str, FactValue]) -> Any:
+    """What "tag:NAME", "userdata:NAME" or "fact:NAME" stands for; a NAME with dots goes down into tables."""
+    kind, _, key = origin.partition(":")
+    table: Any = known if kind == "fact" else known.get({"tag": "tags", "userdata": "userdata"}.get(kind, ""), {})
+    if not isinstance(table, Mapping):
+        return None
+    if key in table:
+        return table[key]
+    for segment in key.split("."):
+        table = table.get(segment) if isinstance(table, Mapping) else None
+    return table

@@ -1,0 +1,72 @@
+"""Which instance this is, so that what an earlier one left in the image is never taken for ours."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from agent.discovery.container import in_container
+from agent.model import Facts
+from agent.places import Places
+
+_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What tells one instance from another; "" where unknown.
+
+    `instance_id` is the platform's. `product_uuid` and `machine_id` are known without a network, and stand in when
+    the platform could not be asked, so that a metadata service that is down does not look like a new instance.
+    """
+
+    instance_id: str = ""
+    product_uuid: str = ""
+    machine_id: str = ""
+
+    def __str__(self) -> str:
+        return self.instance_id or self.machine_id
+
+
+def identify(facts: Facts, places: Places) -> Identity:
+    """The identity of this instance. Reads /etc/machine-id and, outside a container, the product UUID of DMI."""
+    instance = facts.values.get("instance_id", "")
+    if facts.providers.get("instance_id") == "host":
+        instance = ""
+    return Identity(instance if isinstance(instance, str) else "", _product_uuid(places), machine_id(places))
+
+
+def identity(facts: Facts, places: Places) -> str:
+    """The instance id, else the machine id, else ""."""
+    return str(identify(facts, places))
+
+
+def changed(before: Identity, now: Identity) -> bool:
+    """Whether `now` is another instance than `before`: by the best mark that both of them have."""
+    for mark in ("instance_id", "product_uuid", "machine_id"):
+        old, new = getattr(before, mark), getattr(now, mark)
+        if old and new:
+            return bool(old != new)
+    return False
+
+
+def machine_id(places: Places) -> str:
+    """/etc/machine-id, or "" where it is missing, empty or still "uninitialized"."""
+    text = _read(places, "/etc/machine-id")
+    return text if _ID.fullmatch(text) else ""
+
+
+def _product_uuid(places: Places) -> str:
+    if in_container(places):
+        return ""
+    text = _read(places, "/sys/class/dmi/id/product_uuid").lower()
+    digits = text.replace("-", "")
+    # Firmware that was never given one says all zeros or all ones, on every such machine alike.
+    return text if _ID.fullmatch(digits) and len(set(digits)) > 2 else ""
+
+
+def _read(places: Places, path: str) -> str:
+    try:
+        return places.host(path).read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""

@@ -1,0 +1,94 @@
+"""The metadata service of the platform that the firmware, the command line or a socket names. Nobody else is asked."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from agent import plugins
+from agent.discovery import Context, dmi
+from agent.discovery.clouds import CLOUDS, Cloud
+from agent.discovery.kernel import words
+from agent.errors import ParbakeError
+from agent.model import Attempt
+from agent.places import Places
+
+LXD_SOCKET = "/dev/lxd/sock"
+CONFIG_DRIVE_LABELS = ("config-2", "CONFIG-2")
+CONFIG_DRIVE_SEED = "/var/lib/cloud/seed/config_drive"
+_COMMAND_LINE = re.compile(r"(?:ds|ci\.ds|ignition\.platform\.id|coreos\.oem\.id)=([A-Za-z0-9_-]+)(?:;.*)?")
+_OTHER_NAMES = {
+    "aws": "ec2",
+    "gcp": "gce",
+    "google": "gce",
+    "aliyun": "alibaba",
+    "hcloud": "hetzner",
+    "oraclecloud": "oracle",
+    "linode": "akamai",
+    "config-drive": "configdrive",
+}
+
+
+class Imds:
+    """Recognises the platform, then lets its file under `clouds/` ask. What was learnt before a failure is kept."""
+
+    def discover(self, context: Context) -> Mapping[str, Any]:
+        wanted = context.settings.imds
+        if wanted == "off":
+            return {}
+        firmware = dmi.strings(context.places)
+        name, why = (wanted, "the settings say so") if wanted != "auto" else recognise(context, firmware)
+        if not name:
+            context.attempts.append(Attempt("imds", "no platform recognised, no request made", 0.0))
+            return {}
+        context.label = f"imds:{name}"
+        context.attempts.append(Attempt("imds", f"recognised {name}: {why}", 0.0))
+        cloud: Cloud = plugins.load(CLOUDS, name, "metadata service")()
+        found: dict[str, Any] = {"platform": "openstack" if name == "configdrive" else name}
+        if name in dmi.ID_FIELDS and (identity := firmware.get(dmi.ID_FIELDS[name])):
+            found["instance_id"] = identity.lower() if name == "upcloud" else identity
+        start = time.monotonic()
+        try:
+            for part in cloud.discover(context):
+                found.update((key, value) for key, value in part.items() if value not in (None, "", {}))
+        except ParbakeError as error:
+            context.attempts.append(Attempt(context.label, f"failed: {error.message}", time.monotonic() - start))
+        return found
+
+
+def recognise(context: Context, firmware: Mapping[str, str]) -> tuple[str, str]:
+    """The platform's name in `CLOUDS` and what gave it away, or ("", "")."""
+    places = context.places
+    if places.host(LXD_SOCKET).exists():
+        return "lxd", f"{LXD_SOCKET} is there"
+    name, why = dmi.identify(firmware)
+    if name in ("", "openstack") and (drive := config_drive(places)):
+        return "configdrive", f"{drive} is there"
+    if name:
+        return name, why
+    for word in words(places):
+        if (match := _COMMAND_LINE.fullmatch(word)) and _known(match[1]):
+            return _known(match[1]), "the kernel command line names it"
+    platform = context.known.get("platform", "")
+    if isinstance(platform, str) and _known(platform):
+        return _known(platform), "an earlier provider named it"
+    return "", ""
+
+
+def _known(name: str) -> str:
+    name = _OTHER_NAMES.get(name.lower(), name.lower())
+    return name if name in CLOUDS else ""
+
+
+def config_drive(places: Places) -> str:
+    """The path of the config drive as the settings would write it: the seed's directory, or the disk by its label."""
+    if places.host(f"{CONFIG_DRIVE_SEED}/openstack").is_dir():
+        return CONFIG_DRIVE_SEED
+    for label in CONFIG_DRIVE_LABELS:
+        path = f"/dev/disk/by-label/{label}"
+        if os.path.lexists(places.host(path)):
+            return path
+    return ""
