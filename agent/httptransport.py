@@ -1,0 +1,172 @@
+"""requests and urllib3, and nothing else of them anywhere: sessions over `Wire`, and what their exceptions mean.
+
+Imported by `agent.httpclient` at the first request, since the two cost tens of milliseconds.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from http.client import HTTPException, RemoteDisconnected
+from http.cookiejar import DefaultCookiePolicy
+from pathlib import Path
+from typing import Any
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from agent.sockets import Wire
+
+ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError)
+_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
+
+
+def _pools(wire: Wire, unix_socket: Path | None) -> dict[str, Any]:
+    """Connection pools that dial through `wire` and tell it which socket is in use."""
+
+    class OnWire:
+        sock: Any
+        timeout: Any
+        port: Any
+
+        def _new_conn(self) -> socket.socket:
+            seconds = self.timeout if isinstance(self.timeout, (int, float)) else 10.0
+            return wire.dial(self._dns_host, self.port, seconds, unix_socket)  # type: ignore[attr-defined]
+
+        def connect(self) -> None:
+            super().connect()  # type: ignore[misc]
+            wire.use(self.sock)
+
+        def putrequest(self, *args: Any, **kwargs: Any) -> None:
+            if self.sock is not None:
+                wire.use(self.sock)
+            super().putrequest(*args, **kwargs)  # type: ignore[misc]
+
+    class Plain(OnWire, HTTPConnection):
+        pass
+
+    class Encrypted(OnWire, HTTPSConnection):
+        def connect(self) -> None:
+            self.dialled = OnWire._new_conn(self)
+            with wire.cuttable(self.dialled):
+                HTTPSConnection.connect(self)
+            wire.use(self.sock)
+
+        def _new_conn(self) -> socket.socket:
+            return self.dialled
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class EncryptedPool(HTTPSConnectionPool):
+        ConnectionCls = Encrypted
+
+    return {"http": PlainPool, "https": EncryptedPool}
+
+
+class _Adapter(HTTPAdapter):
+    def __init__(self, wire: Wire, unix_socket: Path | None, server_name: str) -> None:
+        self._classes = _pools(wire, unix_socket)
+        self._names = {"server_hostname": server_name, "assert_hostname": server_name} if server_name else {}
+        super().__init__(pool_connections=4, pool_maxsize=4, max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **{**kwargs, **self._names})
+        self.poolmanager.pool_classes_by_scheme = self._classes
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **{**kwargs, **self._names})
+        manager.pool_classes_by_scheme = self._classes
+        return manager
+
+
+def session(
+    wire: Wire,
+    *,
+    unix_socket: Path | None = None,
+    server_name: str = "",
+    ca_file: Path | None = None,
+    client_certificate: tuple[str, str] | str | None = None,
+    insecure: bool = False,
+) -> requests.Session:
+    """A session of its own: no .netrc, no cookies between requests, no proxy but one that `proxies` names."""
+    made = requests.Session()
+    made.trust_env = False
+    made.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    made.mount("http://", _Adapter(wire, unix_socket, ""))
+    made.mount("https://", _Adapter(wire, unix_socket, server_name))
+    made.cert = client_certificate
+    made.verify = str(ca_file) if ca_file else (_system_bundle() or True)
+    if insecure:
+        made.verify = False
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+    return made
+
+
+def _system_bundle() -> str | None:
+    chosen = [os.environ.get("SSL_CERT_FILE", ""), os.environ.get("REQUESTS_CA_BUNDLE", ""), *_BUNDLES]
+    return next((path for path in chosen if path and Path(path).is_file()), None)
+
+
+def proxies(url: str) -> dict[str, str]:
+    """The proxies that the environment names for a URL, NO_PROXY honoured."""
+    return requests.utils.get_environ_proxies(url)
+
+
+def reason(error: BaseException) -> tuple[str, str | None]:
+    """What an exception means, and a hint. Never its own text: requests puts the URL with its query into that."""
+    chain = list(_chain(error))
+    for cause in chain:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted: {cause.verify_message or 'it does not fit'}", _tls_hint(cause)
+        if isinstance(cause, socket.gaierror):
+            return "its name does not resolve", "check the name and the resolver, with `getent hosts NAME`"
+    for cause in chain:
+        for kind, text in _REASONS:
+            if isinstance(cause, kind):
+                return text, None
+    for cause in chain:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror.lower(), None
+    return type(chain[-1]).__name__, None
+
+
+_REASONS: tuple[tuple[type[BaseException], str], ...] = (
+    (RemoteDisconnected, "it closed the connection without an answer"),
+    (ConnectionRefusedError, "connection refused"),
+    (ConnectionResetError, "connection reset"),
+    (BrokenPipeError, "it closed the connection while being written to"),
+    (FileNotFoundError, "there is no such socket"),
+    (TimeoutError, "no answer in time"),
+    (urllib3.exceptions.TimeoutError, "no answer in time"),
+    (ssl.SSLError, "the TLS handshake failed"),
+    (requests.exceptions.ProxyError, "the proxy does not answer"),
+    (urllib3.exceptions.IncompleteRead, "the answer broke off"),
+    (urllib3.exceptions.ProtocolError, "the answer broke off, or is no HTTP"),
+    (requests.exceptions.InvalidHeader, "a header holds characters that HTTP does not allow"),
+    (requests.exceptions.InvalidURL, "the URL is not valid"),
+)
+
+
+def _chain(error: BaseException) -> Any:
+    seen: set[int] = set()
+    queue: list[Any] = [error]
+    while queue:
+        cause = queue.pop(0)
+        if isinstance(cause, BaseException) and id(cause) not in seen:
+            seen.add(id(cause))
+            yield cause
+            queue += [*cause.args, getattr(cause, "reason", None), cause.__cause__, cause.__context__]
+
+
+def _tls_hint(error: ssl.SSLCertVerificationError) -> str:
+    text = (error.verify_message or "").lower()
+    if "expired" in text or "not yet valid" in text:
+        return "renew the server's certificate, and check the clock of this instance"
+    if "mismatch" in text or "doesn't match" in text or "not valid for" in text:
+        return "the address must be a name of the certificate; `server_name` names another"
+    return "`ca_file` names the CA that signed it, where the system does not trust that one"

@@ -1,0 +1,94 @@
+"""A TCP server on loopback whose connections each run a given function: for answers no real server would give."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+Play = Callable[[socket.socket], None]
+
+
+class Scripted:
+    """Connection n runs plays[n], and the last one again after that; `requests` holds what was read."""
+
+    def __init__(self, *plays: Play) -> None:
+        self.plays = list(plays)
+        self.requests: list[bytes] = []
+        self.connections = 0
+        self.stopping = threading.Event()
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        self.port: int = self._socket.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def _accept(self) -> None:
+        while not self.stopping.is_set():
+            try:
+                wire, _ = self._socket.accept()
+            except OSError:
+                return
+            play = self.plays[min(self.connections, len(self.plays) - 1)]
+            self.connections += 1
+            self._open.append(wire)
+            threading.Thread(target=self._run, args=(play, wire), daemon=True).start()
+
+    def _run(self, play: Play, wire: socket.socket) -> None:
+        with contextlib.suppress(OSError), wire:
+            play(wire)
+
+    def read_request(self, wire: socket.socket) -> bytes:
+        """One request, headers and body, or b"" at the end."""
+        text = b""
+        while b"\r\n\r\n" not in text:
+            chunk = wire.recv(65536)
+            if not chunk:
+                return b""
+            text += chunk
+        head, _, body = text.partition(b"\r\n\r\n")
+        length = next(
+            (int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0
+        )
+        while len(body) < length:
+            body += wire.recv(65536)
+        self.requests.append(head + b"\r\n\r\n" + body)
+        return self.requests[-1]
+
+    def answering(self, *answers: bytes) -> Play:
+        """A play that gives the answers in order on one connection, the last one again and again."""
+
+        def play(wire: socket.socket) -> None:
+            count = 0
+            while self.read_request(wire):
+                wire.sendall(answers[min(count, len(answers) - 1)])
+                count += 1
+
+        return play
+
+    def close(self) -> None:
+        self.stopping.set()
+        self._socket.close()
+        for wire in self._open:
+            with contextlib.suppress(OSError):
+                wire.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def scripted(*plays: Play) -> Iterator[Scripted]:
+    """A running server, stopped at the end."""
+    server = Scripted(*plays)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def answer(body: bytes = b"{}", status: str = "200 OK", *headers: str) -> bytes:
+    """A whole HTTP/1.1 answer."""
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
