@@ -53,7 +53,7 @@ class Imds:
         start = time.monotonic()
         try:
             for part in cloud.discover(context):
-                found.update((key, value) for key, value in part.items() if value not in (None, "", {}))
+                found.update((key, value) for key, value in part.items() if value not in (None, "", {}, []))
         except ParbakeError as error:
             context.attempts.append(Attempt(context.label, f"failed: {error.message}", time.monotonic() - start))
         return found

@@ -1,0 +1,39 @@
+"""Alibaba Cloud ECS: https://www.alibabacloud.com/help/en/ecs/user-guide/view-instance-metadata"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from agent.discovery import Context, documents
+from agent.discovery.clouds.ec2 import tags
+from agent.discovery.service import Service
+
+BASE = "http://100.100.100.200"
+SESSION = "/latest/api/token"
+META = "/latest/meta-data"
+
+PATHS = {
+    "instance_id": "instance-id",
+    "region": "region-id",
+    "zone": "zone-id",
+    "instance_type": "instance/instance-type",
+    "image_id": "image-id",
+    "account_id": "owner-account-id",
+    "private_ipv4": "private-ipv4",
+    "hostname": "hostname",
+}
+
+
+class Alibaba:
+    def discover(self, context: Context) -> Iterator[Mapping[str, Any]]:
+        with Service(context, BASE) as service:
+            token = service.token(SESSION, {"X-aliyun-ecs-metadata-token-ttl-seconds": "300"})
+            if token:
+                service.headers["X-aliyun-ecs-metadata-token"] = token
+            for name, path in PATHS.items():
+                yield {name: service.text(f"{META}/{path}")}
+            # An elastic address stands under eipv4 alone.
+            yield {"public_ipv4": service.text(f"{META}/eipv4") or service.text(f"{META}/public-ipv4")}
+            yield {"tags": tags(service, f"{META}/tags/instance")}
+            yield {"userdata": documents.userdata(service.get("/latest/user-data") or b"")}
