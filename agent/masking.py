@@ -1,0 +1,244 @@
+"""Secrets masked in text that leaves: shipped lines, the output of checks.
+
+The cost of a pass over a text hardly grows with the number of secrets. Of each needle (a secret in one of its forms)
+every word of 8 bytes that can lie aligned in a text is kept in a set; a text is read as aligned words, in C, and only
+the needles of which a word was met are looked for. A text without any, the usual one, is returned as it is.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import stat
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal, TypeVar
+from urllib.parse import quote, quote_plus
+
+from agent.model import MASK
+
+MIN_ANYWHERE = 4
+"""Texts from this length on are masked wherever they stand; two or three characters only as a word of their own, and
+one never is: it would mask the log away."""
+COMMON = frozenset(("true", "false", "null", "none", "yes", "no", "on", "off"))
+"""Words that say nothing even as the value of a secret key."""
+DIRECT_NEEDLES = 16
+"""Up to this many needles of a kind are searched one by one, which is faster than reading words."""
+GROUP = "parbake-ship"
+_MASK = MASK.encode()
+_SEPARATOR = b"\n\0\n"
+_ALONE = re.compile(r"\(\?(?!:|P<)|[*+?}]\+|\\[AZ]")
+"""What makes a pattern see the neighbours of a text: such patterns are not tried on many texts joined."""
+Text = TypeVar("Text", bytes, str)
+
+
+def forms(secret: str) -> set[bytes]:
+    """A secret as it may stand in a log: plain, base64 (also inside a longer text), URL-encoded, JSON-escaped, hex; and
+    each line of one that has several."""
+    found: set[bytes] = set()
+    for text in {secret, secret.strip(), *_lines(secret)}:
+        raw = text.encode("utf-8", "surrogateescape")
+        if len(raw) < MIN_ANYWHERE:
+            continue
+        escaped = json.dumps(text)[1:-1]
+        readable = json.dumps(text, ensure_ascii=False)[1:-1].encode("utf-8", "replace")
+        shown = repr(text)[1:-1].encode("utf-8", "replace")
+        found |= {raw, escaped.encode(), readable, escaped.replace("/", "\\/").encode(), shown}
+        for encoded in (quote(raw, safe=""), quote_plus(raw), quote(raw)):
+            found |= {encoded.encode(), _lower_hex(encoded).encode()}
+        found |= _base64_forms(raw)
+        if len(raw) >= 6:
+            found |= {raw.hex().encode(), raw.hex().upper().encode()}
+    return {form for form in found if len(form) >= MIN_ANYWHERE}
+
+
+def _lines(secret: str) -> set[str]:
+    """A key in PEM is logged line by line; its frame is no secret."""
+    return {line.strip() for line in secret.splitlines() if len(line.strip()) >= 8 and not line.startswith("-----")}
+
+
+def _lower_hex(encoded: str) -> str:
+    return re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), encoded)
+
+
+def _base64_forms(raw: bytes) -> set[bytes]:
+    """Whole, and the part that does not depend on what stands before and after it, at each of the three alignments."""
+    found = {base64.b64encode(raw), base64.b64encode(raw).rstrip(b"=")}
+    for before, touched in ((0, 0), (1, 2), (2, 3)):
+        core = base64.b64encode(bytes(before) + raw)[touched : 8 * (before + len(raw)) // 6]
+        if len(core) >= 5:
+            found.add(core)
+    return found | {form.replace(b"+", b"-").replace(b"/", b"_") for form in found}
+
+
+class _Words:
+    """Needles long enough to hold an aligned word of `size` bytes wherever they stand in a text."""
+
+    def __init__(self, needles: Sequence[bytes], size: int, code: Literal["I", "Q"]) -> None:
+        self._size, self._code = size, code
+        self._needles = tuple(needles)
+        self._of: dict[int, list[bytes]] = {}
+        for needle in needles if len(needles) > DIRECT_NEEDLES else ():
+            start = _rarest(needle, size)
+            for offset in range(start, start + size):
+                word = memoryview(needle[offset : offset + size]).cast(code)[0]
+                self._of.setdefault(word, []).append(needle)
+        self._set = frozenset(self._of)
+
+    def candidates(self, text: bytes) -> Iterable[bytes]:
+        if not self._of:
+            return self._needles
+        words = memoryview(text)[: len(text) // self._size * self._size].cast(self._code)
+        met = self._set.intersection(words)
+        return {needle for word in met for needle in self._of[word]} if met else ()
+
+
+def _rarest(needle: bytes, size: int) -> int:
+    """Where the needle's words look least like prose, so that other text seldom holds one of them."""
+    plain = frozenset(b"abcdefghijklmnopqrstuvwxyz .-_/:=")
+    spans = range(len(needle) - 2 * size + 2)
+    return max(spans, key=lambda start: sum(byte not in plain for byte in needle[start : start + 2 * size - 1]))
+
+
+class Masker:
+    """Masks the given texts, their forms, and what the added patterns match. Made once, used for every line."""
+
+    def __init__(self, texts: Iterable[str] = (), patterns: Iterable[str] = ()) -> None:
+        """`patterns` are Python regular expressions; `^` and `$` are those of a line. Where one has groups, only they
+        are masked. Raises re.error for a pattern that is none.
+        """
+        texts = [text for text in set(texts) if text.strip().lower() not in COMMON]
+        needles = sorted(set().union(*(forms(text) for text in texts)))
+        self._short = tuple(needle for needle in needles if len(needle) < 7)
+        self._kinds = (
+            _Words([n for n in needles if 7 <= len(n) < 15], 4, "I"),
+            _Words([n for n in needles if len(n) >= 15], 8, "Q"),
+        )
+        self._needles = tuple(needles)
+        words = sorted(re.escape(t.strip().encode()) for t in texts if 2 <= len(t.strip().encode()) < MIN_ANYWHERE)
+        alone = [rb"(?<![A-Za-z0-9_])(?:%s)(?![A-Za-z0-9_])" % b"|".join(words)] if words else []
+        given = tuple(patterns)
+        alone += [pattern.encode() for pattern in given if _ALONE.search(pattern)]
+        self._joinable = tuple(re.compile(p.encode(), re.MULTILINE) for p in given if not _ALONE.search(p))
+        self._apart = tuple(re.compile(pattern, re.MULTILINE) for pattern in alone)
+        self._patterns = self._joinable + self._apart
+
+    def __bool__(self) -> bool:
+        return bool(self._needles or self._patterns)
+
+    def mask(self, text: Text) -> Text:
+        """`text` with every secret in it replaced by the mask. The very same object where there is none."""
+        if isinstance(text, str):
+            raw = text.encode("utf-8", "surrogateescape")
+            masked = self.mask(raw)
+            return text if masked is raw else masked.decode("utf-8", "surrogateescape")
+        return _cover(text, self._spans(text)) if text else text
+
+    def mask_all(self, texts: Sequence[bytes]) -> Sequence[bytes]:
+        """Many texts in one pass. Only where something was met is each looked at alone."""
+        if not self:
+            return texts
+        joined = _SEPARATOR.join(texts)
+        met = any(needle in joined for needle in self._candidates(joined))
+        met = met or any(pattern.search(joined) for pattern in self._joinable)
+        if met or any(pattern.search(text) for pattern in self._apart for text in texts):
+            return [self.mask(text) for text in texts]
+        return texts
+
+    def mask_cut(self, text: bytes) -> bytes:
+        """A text whose end was cut off: the head of a secret at its end is masked too."""
+        tail = 0
+        for needle in self._needles:
+            for length in range(min(len(needle) - 1, len(text)), max(tail, MIN_ANYWHERE - 1), -1):
+                if text.endswith(needle[:length]):
+                    tail = length
+                    break
+        return self.mask(text[:-tail]) + _MASK if tail else self.mask(text)
+
+    def _candidates(self, text: bytes) -> Iterable[bytes]:
+        yield from self._short
+        for kind in self._kinds:
+            yield from kind.candidates(text)
+
+    def _spans(self, text: bytes) -> list[tuple[int, int]]:
+        spans: list[tuple[int, int]] = []
+        for needle in self._candidates(text):
+            at = text.find(needle)
+            while at >= 0:
+                spans.append((at, at + len(needle)))
+                at = text.find(needle, at + 1)
+        for pattern in self._patterns:
+            for match in pattern.finditer(text):
+                groups = range(1, pattern.groups + 1) if pattern.groups else (0,)
+                spans.extend(match.span(group) for group in groups if match.start(group) >= 0)
+        return spans
+
+
+def _cover(text: bytes, spans: list[tuple[int, int]]) -> bytes:
+    """The spans, overlapping ones as one, each replaced by one mask of a fixed length."""
+    if not spans:
+        return text
+    pieces, end = [], 0
+    last = -1
+    for start, stop in sorted(spans):
+        if start == stop:
+            continue
+        if start > end or last < 0:
+            pieces += [text[end:start], _MASK]
+        end, last = max(end, stop), start
+    pieces.append(text[end:])
+    return b"".join(pieces)
+
+
+def write_mask_file(path: Path, texts: Iterable[str], group: str = GROUP) -> bool:
+    """Say what the shipper is to mask; an empty list says that no secret is known. True where the file changed.
+
+    The file is for root and `group` alone (0640; 0600 where there is no such group), whole or not at all. Its place is
+    on a tmpfs: /run/parbake/mask. Raises OSError.
+    """
+    content = json.dumps(sorted(set(texts))).encode()
+    gid = _gid(group)
+    wanted = (0o640, gid) if gid is not None else (0o600, os.getegid())
+    try:
+        found = path.lstat()
+        same = stat.S_ISREG(found.st_mode) and (stat.S_IMODE(found.st_mode), found.st_gid) == wanted
+        if same and path.read_bytes() == content:
+            return False
+    except FileNotFoundError:
+        pass
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            if gid is not None and os.geteuid() == 0:
+                os.fchown(descriptor, -1, gid)
+            os.fchmod(descriptor, wanted[0])
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return True
+
+
+def _gid(group: str) -> int | None:
+    import grp
+
+    try:
+        return grp.getgrnam(group).gr_gid if os.geteuid() == 0 else None
+    except KeyError:
+        return None
+
+
+def read_mask_file(path: Path) -> tuple[str, ...] | None:
+    """The texts to mask; None where there is no file yet. Raises OSError; ValueError where it holds anything else."""
+    try:
+        texts = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{path} is not a JSON list of strings")
+    return tuple(texts)
