@@ -71,7 +71,10 @@ class Scripted:
         return play
 
     def close(self) -> None:
+        if self.stopping.is_set():
+            return
         self.stopping.set()
+        self._socket.shutdown(socket.SHUT_RDWR)  # a close alone would not end the accept of the other thread
         self._socket.close()
         for wire in self._open:
             with contextlib.suppress(OSError):

@@ -71,7 +71,12 @@ def test_a_server_that_drips_does_not_hold_a_request_past_its_deadline(
 
 def test_close_ends_a_long_poll_in_another_thread(server: Scripted, client: Client) -> None:
     """A blocked long poll returns soon after close(), so that a stop does not wait for it."""
-    server.plays = [lambda wire: (wire.recv(65536), server.stopping.wait(20))[0] and None]
+
+    def silent(wire: socket.socket) -> None:
+        wire.recv(65536)
+        server.stopping.wait(20)
+
+    server.plays = [silent]
     failures: list[BaseException] = []
 
     def poll() -> None:

@@ -1,0 +1,160 @@
+"""`file`: a directory on the instance, one document or one directory a layer, watched through inotify."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from agent.errors import SourceError
+from agent.model import Layer, Snapshot
+from agent.schema import setting
+from agent.sources import SourceContext, filetree
+
+log = logging.getLogger("parbake")
+_CHANGES = frozenset({"created", "deleted", "modified", "moved", "closed"})
+_BLIND_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileOptions:
+    path: str = setting("the directory that holds the layers")
+
+    def __post_init__(self) -> None:
+        if not self.path.startswith("/"):
+            raise ValueError(f'path "{self.path}" must be absolute')
+
+
+class FileSource:
+    """Layers as PATH/LAYER.toml, .yaml, .yml or .json, or as a directory of one file a key."""
+
+    options_class: ClassVar[type[Any]] = FileOptions
+
+    def __init__(self, options: FileOptions, context: SourceContext) -> None:
+        self._top = context.places.host(options.path)
+        self._places = context.places
+        self._failed = ""
+        self._stopping = context.stopping
+        self._changed = threading.Event()
+        self._closed = False
+        self._observer: Any = None
+        self._observed: frozenset[tuple[Path, int]] = frozenset()
+        self._lock = threading.Lock()
+
+    def fetch(self, layers: Sequence[str]) -> Snapshot:
+        try:
+            found = [(layer, filetree.contents(self._top, layer, layers)) for layer in layers]
+        except SourceError as error:
+            self._failed = _failure(error)
+            raise
+        self._failed = digest = _digest(found)
+        read = tuple(self._layer(layer, files) for layer, files in found)
+        self._failed = ""
+        return Snapshot(read, digest)
+
+    def _layer(self, layer: str, files: filetree.Contents | None) -> Layer:
+        where = self._places.shown(self._top / layer if layer else self._top)
+        return Layer(layer, None if files is None else filetree.tree(files, where), _digest([(layer, files)]))
+
+    def watch(self, seen: Snapshot, timeout_seconds: float) -> bool:
+        deadline = time.monotonic() + timeout_seconds
+        while not self._closed and not self._stopping.is_set():
+            self._changed.clear()
+            blind = not self._observe()
+            if self._differs(seen):
+                return True
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self._changed.wait(min(left, _BLIND_SECONDS) if blind else left)
+        return False
+
+    def _differs(self, seen: Snapshot) -> bool:
+        """Whether the disk holds something else than `seen`, or than the last fetch where that one failed."""
+        layers = [layer.name for layer in seen.layers]
+        try:
+            now = _digest([(layer, filetree.contents(self._top, layer, layers)) for layer in layers])
+        except SourceError as error:
+            now = _failure(error)
+        return now != (self._failed or seen.revision)
+
+    def _observe(self) -> bool:
+        """Watch what there is to watch now; False where the kernel offers no more watches, and looking must do."""
+        from watchdog.observers import Observer
+
+        with self._lock:
+            try:
+                wanted = frozenset(_watchable(self._top))
+            except OSError:  # replaced just now
+                return False
+            if self._closed or wanted == self._observed:
+                return True
+            self._unobserve()
+            observer, waker, top = Observer(), _Waker(self._changed), self._top.resolve()
+            try:
+                for path, _ in wanted:
+                    # Not a subclass of watchdog's class, which would be an import before READY.
+                    observer.schedule(waker, str(path), recursive=path == top)  # type: ignore[arg-type]
+                observer.start()
+            except OSError as error:
+                log.warning("inotify does not work (%s); looking every %g s", error.strerror, _BLIND_SECONDS)
+                return False
+            self._observer, self._observed = observer, wanted
+            return True
+
+    def _unobserve(self) -> None:
+        if self._observer is not None:
+            self._observer.stop()
+            with contextlib.suppress(RuntimeError):
+                self._observer.join(2)
+        self._observer, self._observed = None, frozenset()
+
+    def close(self) -> None:
+        self._closed = True
+        self._changed.set()
+        with self._lock:
+            self._unobserve()
+
+
+class _Waker:
+    """What watchdog calls for each event. Our own reads are events too, and must not wake us again."""
+
+    def __init__(self, changed: threading.Event) -> None:
+        self._changed = changed
+
+    def dispatch(self, event: Any) -> None:
+        if event.event_type in _CHANGES:
+            self._changed.set()
+
+
+def _watchable(top: Path) -> list[tuple[Path, int]]:
+    """The directory, and the nearest one above it that exists. By inode too: a renamed directory keeps its watches."""
+    around = top.parent
+    while not around.is_dir():
+        around = around.parent
+    places = [around.resolve()]
+    if top.is_dir():
+        places.append(top.resolve())
+    return [(place, place.stat().st_ino) for place in places]
+
+
+def _failure(error: SourceError) -> str:
+    return f"error:{error}"
+
+
+def _digest(found: Sequence[tuple[str, filetree.Contents | None]]) -> str:
+    """A word for what was read: the same for the same content, whatever its times and inodes."""
+    engine = hashlib.sha256()
+    for layer, files in found:
+        engine.update(
+            repr((layer, None if files is None else [(name, len(content)) for name, content in files])).encode()
+        )
+        for _, content in files or ():
+            engine.update(content)
+    return f"sha256:{engine.hexdigest()[:16]}"
