@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,12 +27,14 @@ from agent.settings.tables import (
     Source,
     State,
     Template,
+    Units,
     Watch,
 )
 
 TABLES: dict[str, type] = {
     "component": Component,
     "discovery": Discovery,
+    "units": Units,
     "watch": Watch,
     "ship": Ship,
     "state": State,
@@ -39,6 +42,7 @@ TABLES: dict[str, type] = {
 }
 LISTS: dict[str, type] = {"source": Source, "sink": Sink, "template": Template}
 FREE = ("facts", "facts_from", "keys")
+_UNKNOWN = re.compile(r'unknown key "([^"]+)"')
 AT_RUN_TIME = ("facts", "source", "sink", "log")
 
 
@@ -57,7 +61,7 @@ class _Found:
 
     tables: dict[str, dict[str, tuple[Any, str]]] = field(default_factory=dict)
     lists: dict[str, dict[str, tuple[dict[str, Any], str]]] = field(default_factory=dict)
-    files: list[str] = field(default_factory=list)
+    lines: dict[str, locate.Lines] = field(default_factory=dict)
 
 
 def load(places: Places, families: Families, config: Path | None = None) -> Settings:
@@ -80,16 +84,26 @@ def load(places: Places, families: Families, config: Path | None = None) -> Sett
     for path in _toml_files(places.runtime_directory):
         _take_file(path, found, problems, run_time=True)
     settings = _build(found, families, problems)
-    if settings is not None:
-        semantics.check(settings, places, families.providers, problems)
-    if problems.found or settings is None:
+    semantics.check(settings, places, families.providers, problems)
+    if problems.found:
         count = len(problems.found)
         raise SettingsError(
             f"the settings are invalid: {count} problem{'s' if count != 1 else ''}",
-            problems.found,
+            [_exact(text, found.lines) for text in problems.found],
             hint="nothing was changed; docs/reference/settings.md lists every table and key",
         )
     return settings
+
+
+def _exact(text: str, lines: Mapping[str, locate.Lines]) -> str:
+    """A finding inside a table, moved from the table's line to its own key's."""
+    for path, numbered in lines.items():
+        if text.startswith(f"{path}:"):
+            where, _, what = text.removeprefix(f"{path}:").lstrip("0123456789: ").partition(": ")
+            unknown = _UNKNOWN.match(what)
+            place = numbered.at(f"{where}.{unknown[1]}" if unknown else where)
+            return f"{place.rsplit(': ', 1)[0]}: {where}: {what}"
+    return text
 
 
 def _toml_files(directory: Path) -> list[Path]:
@@ -106,8 +120,7 @@ def _take_file(path: Path, found: _Found, problems: Problems, *, run_time: bool)
     except (OSError, UnicodeDecodeError) as error:
         problems.add(str(path), f"cannot be read: {error}")
         return
-    found.files.append(str(path))
-    lines = locate.Lines(str(path), text)
+    lines = found.lines[str(path)] = locate.Lines(str(path), text)
     for name, value in document.items():
         if name not in {*TABLES, *LISTS, *FREE}:
             problems.add(lines.at(name), f'unknown table "{name}"{schema.closest(name, {*TABLES, *LISTS, *FREE})}')
@@ -145,11 +158,12 @@ def _label(name: str, item: Mapping[str, Any]) -> str:
     return str(label).rsplit("/", 1)[-1] if name == "template" else str(label)
 
 
-def _build(found: _Found, families: Families, problems: Problems) -> Settings | None:
-    before = len(problems.found)
+def _build(found: _Found, families: Families, problems: Problems) -> Settings:
+    """What could be read; the tables that could not are left at their defaults, so that the rest is checked too."""
     values: dict[str, Any] = {name: _table(name, cls, found, problems) for name, cls in TABLES.items()}
-    if "component" not in found.tables and not problems.found:
+    if "component" not in found.tables:
         problems.add("[component]", 'is missing; it needs at least name = "..."')
+    values["component"] = values["component"] or Component(name="unnamed")
     values["keys"] = _keys(found, problems)
     values["facts"] = _facts(found, problems)
     values["facts_from"] = _facts_from(found, problems)
@@ -160,10 +174,8 @@ def _build(found: _Found, families: Families, problems: Problems) -> Settings | 
     )
     values["sources"] = tuple(_plugged("source", Source, "backend", families.backends, found, problems))
     values["sinks"] = tuple(_plugged("sink", Sink, "type", families.sinks, found, problems))
-    values["files"] = tuple(found.files)
-    if len(problems.found) > before or values["component"] is None:
-        return None
-    return Settings(**values)
+    values["files"] = tuple(found.lines)
+    return Settings(**{name: value for name, value in values.items() if value is not None})
 
 
 def _items(name: str, found: _Found) -> Iterable[tuple[str, dict[str, Any], str]]:

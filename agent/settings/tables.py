@@ -91,6 +91,8 @@ class Template:
     check: tuple[str, ...] = setting("runs on the candidate, as {candidate}, before anything is replaced", ())
     check_timeout: Seconds = setting("how long a check may take", Seconds(30.0))
     units: tuple[TemplateUnit, ...] = setting("the units that must pick the target up", ())
+    verify: tuple[str, ...] = setting("runs after the action; failing it rolls back", ())
+    verify_timeout: Seconds = setting("how long verify may take, tries included", Seconds(30.0))
     required: bool = setting("whether the units' start waits for parbake (drop-ins of `parbake bake`)", True)
     group_name: str = setting("a group is one transaction; templates with none are together one group", "")
     trim_blocks: bool = setting("Jinja2's trim_blocks", True)
@@ -101,6 +103,18 @@ class Template:
             raise ValueError(f'target "{self.target}" must be an absolute path of a file, without ".."')
         if not self.source or "\0" in self.source + self.target:
             raise ValueError("source and target must be paths")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Units:
+    """[units]"""
+
+    timeout: Seconds = setting("how long one action on one unit may take", Seconds(90.0))
+    settle_active: Seconds = setting("how long a unit must stay active after its action to count as up", Seconds(2.0))
+    retries: int = setting("how often a failed action on a unit that still runs is done again, with back-off", 3)
+    on_first_failure: Literal["stop", "leave"] = setting(
+        "what becomes of a failing unit where there is no earlier generation to go back to", "stop"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +161,11 @@ class State:
         "how the last good run config is kept when it holds secrets: encrypted by systemd-creds, plain (0600), or not",
         "encrypted",
     )
+    generations: int = setting("how many generations are kept for `history` and `rollback`", 10)
+
+    def __post_init__(self) -> None:
+        if self.generations < 1:
+            raise ValueError("generations must be at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +186,7 @@ class Settings:
     sources: tuple[Source, ...] = ()
     keys: dict[tuple[str, ...], Key] = field(default_factory=dict)
     templates: tuple[Template, ...] = ()
+    units: Units = field(default_factory=Units)
     watch: Watch = field(default_factory=Watch)
     ship: Ship = field(default_factory=Ship)
     sinks: tuple[Sink, ...] = ()

@@ -1,0 +1,244 @@
+"""Candidates beside their targets, checked, then all renamed: the whole old file or the whole new one, whatever is killed.
+
+The order of a commit, each step durable before the next:
+
+1. stage: `.NAME.parbake-new` beside every target, complete, with its final owner, mode, label and ACL, fsynced;
+2. check: every check of the group passes on the candidates;
+3. journal: the list of renames is written to the state directory;
+4. rename: the old file is kept as `.NAME.parbake-old` (a hard link), the candidate takes the target's name;
+5. the units are acted on, and verified; then the old files and the journal go, or the old files come back.
+
+A crash before 3 leaves candidates that the next start removes. A crash after 3 is finished by `resume` at the next start.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from agent import disk
+from agent.errors import ApplyError, CheckError
+from agent.masking import Masker
+from agent.model import Change
+from agent.places import Places
+from agent.runner import Ran
+from agent.settings.tables import Template
+
+Run = Callable[[Sequence[str], float], Ran]
+_COPIED_ATTRIBUTES = ("security.selinux", "system.posix_acl_access")
+
+
+@dataclass(frozen=True, slots=True)
+class Rename:
+    """One target of a commit. `created`: there was nothing in its place, so putting back means removing it."""
+
+    target: str
+    created: bool
+
+
+def candidate_name(name: str) -> str:
+    return f".{name}.parbake-new"
+
+
+def backup_name(name: str) -> str:
+    return f".{name}.parbake-old"
+
+
+def stage(places: Places, changes: Iterable[Change]) -> list[Rename]:
+    """Write every candidate. Raises ApplyError after removing what was staged: nothing is left, nothing was replaced."""
+    staged: list[Rename] = []
+    try:
+        for change in changes:
+            with _explained(change.target, "staged"), disk.slot(places, change.target, create=True) as place:
+                staged.append(Rename(change.target, created=not _exists(place, place.name)))
+                _write_candidate(place, change, places)
+    except BaseException:
+        discard(places, [change.target for change in changes])
+        raise
+    return staged
+
+
+def _write_candidate(place: disk.Slot, change: Change, places: Places) -> None:
+    name = candidate_name(place.name)
+    _unlink(place, name)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(name, flags, 0o600, dir_fd=place.directory), "wb") as file:
+        file.write(change.content)
+        file.flush()
+        descriptor = file.fileno()
+        try:
+            os.fchown(descriptor, change.uid, change.gid)
+        except PermissionError:
+            if places.is_host or os.geteuid() == 0:
+                raise
+        _copy_attributes(place, descriptor)
+        os.fchmod(descriptor, change.mode)
+        os.fsync(descriptor)
+
+
+def _copy_attributes(place: disk.Slot, descriptor: int) -> None:
+    """The old file's SELinux label and ACL, where it has them."""
+    try:
+        old = os.open(place.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place.directory)
+    except OSError:
+        return  # no old file, or a symlink in its place: there is nothing to take over
+    try:
+        for name in set(os.listxattr(old)) & set(_COPIED_ATTRIBUTES):
+            os.setxattr(descriptor, name, os.getxattr(old, name))
+    except OSError as error:
+        if error.errno not in (errno.ENOTSUP, errno.ENODATA, errno.EPERM):
+            raise
+    finally:
+        os.close(old)
+
+
+def check(places: Places, templates: Iterable[Template], secrets: Sequence[str], run: Run) -> None:
+    """Run each template's check on its candidate. Raises CheckError with the check's own words, secrets masked."""
+    seen: set[tuple[str, ...]] = set()
+    for template in templates:
+        if not template.check:
+            continue
+        candidate = places.host(template.target)
+        candidate = candidate.with_name(candidate_name(candidate.name))
+        argv = tuple(part.replace("{candidate}", str(candidate)) for part in template.check)
+        if argv in seen:
+            continue
+        seen.add(argv)
+        ran = run(argv, template.check_timeout)
+        if not ran.ok:
+            words = Masker(secrets).mask(ran.output)
+            ending = "did not finish" if ran.code is None else f"exit code {ran.code}"
+            raise CheckError(
+                f"template {template.name}: its check refused the new {template.target} ({ending}): "
+                f"{' '.join(template.check)}\n{_indented(words)}".rstrip(),
+                hint="nothing of its group was replaced; the old file stays in use",
+            )
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines()[-20:])
+
+
+def commit(places: Places, renames: Iterable[Rename]) -> None:
+    """Rename every candidate that is still there. Safe to run again after a crash at any point of an earlier run.
+
+    Raises ApplyError after putting back what this commit had replaced.
+    """
+    renames = list(renames)
+    try:
+        for rename in renames:
+            with _explained(rename.target, "replaced"), disk.slot(places, rename.target) as place:
+                if not _exists(place, candidate_name(place.name)):
+                    continue
+                if not rename.created:
+                    _keep_old(place)
+                os.rename(candidate_name(place.name), place.name, src_dir_fd=place.directory, dst_dir_fd=place.directory)
+                disk.fsync_directory(place.directory)
+    except ApplyError:
+        put_back(places, renames)
+        raise
+
+
+def _keep_old(place: disk.Slot) -> None:
+    backup = backup_name(place.name)
+    if _exists(place, backup):
+        _unlink(place, backup)
+    try:
+        os.link(place.name, backup, src_dir_fd=place.directory, dst_dir_fd=place.directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return  # removed by hand since it was planned
+    disk.fsync_directory(place.directory)
+
+
+def put_back(places: Places, renames: Iterable[Rename]) -> list[str]:
+    """Undo a commit: old files take their names again, created ones go. Returns the targets put back; what cannot be
+    put back is raised as one ApplyError after everything else was."""
+    done, failed = [], []
+    for rename in reversed(list(renames)):
+        try:
+            with disk.slot(places, rename.target) as place:
+                untouched = _exists(place, candidate_name(place.name))
+                _unlink(place, candidate_name(place.name))
+                if _exists(place, backup_name(place.name)):
+                    os.rename(backup_name(place.name), place.name, src_dir_fd=place.directory, dst_dir_fd=place.directory)
+                    # renaming one link of a file to another of its links does nothing and leaves both
+                    _unlink(place, backup_name(place.name))
+                    done.append(rename.target)
+                elif rename.created and not untouched:
+                    _unlink(place, place.name)
+                    done.append(rename.target)
+                disk.fsync_directory(place.directory)
+        except FileNotFoundError:
+            continue
+        except (OSError, ApplyError) as error:
+            failed.append(f"{rename.target}: {error.strerror if isinstance(error, OSError) else error}")
+    if failed:
+        raise ApplyError(
+            f"the old file could not be put back: {'; '.join(failed)}",
+            hint="it stands beside the target as .NAME.parbake-old; rename it by hand",
+        )
+    return done
+
+
+def discard(places: Places, targets: Iterable[str], *, backups: bool = False) -> None:
+    """Remove candidates, and with `backups` the kept old files, wherever they can be reached."""
+    for target in targets:
+        try:
+            with disk.slot(places, target) as place:
+                _unlink(place, candidate_name(place.name))
+                if backups:
+                    _unlink(place, backup_name(place.name))
+        except (OSError, ApplyError):
+            continue  # unreachable now: the next start tries again
+
+
+def as_plain(renames: Iterable[Rename]) -> list[dict[str, Any]]:
+    return [asdict(rename) for rename in renames]
+
+
+def from_plain(items: Iterable[dict[str, Any]]) -> list[Rename]:
+    return [Rename(str(item["target"]), bool(item["created"])) for item in items]
+
+
+def _exists(place: disk.Slot, name: str) -> bool:
+    try:
+        found = os.stat(name, dir_fd=place.directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    if stat.S_ISDIR(found.st_mode):
+        raise ApplyError(f"{name} is a directory where a file must go", hint="nothing was replaced; move it away")
+    return True
+
+
+def _unlink(place: disk.Slot, name: str) -> None:
+    try:
+        os.unlink(name, dir_fd=place.directory)
+    except FileNotFoundError:
+        pass
+
+
+_HINTS = {
+    errno.ENOSPC: "the disk is full; free space on it",
+    errno.EDQUOT: "the quota is used up",
+    errno.EROFS: "its filesystem is read-only; let the image mount it writable, or move the target",
+    errno.EPERM: "it may be immutable (lsattr) or of another owner",
+    errno.EACCES: "parbake has no permission there; run it as root",
+    errno.EBUSY: "it is a mount point of its own, which cannot be replaced; mount its directory instead",
+    errno.EXDEV: "it is a mount point of its own, which cannot be replaced; mount its directory instead",
+}
+
+
+@contextmanager
+def _explained(target: str, done: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        advice = _HINTS.get(error.errno or 0, "see the message above")
+        raise ApplyError(
+            f"target {target} could not be {done}: {error.strerror}", hint=f"the old file is kept; {advice}"
+        ) from None

@@ -1,0 +1,102 @@
+"""`parbake bake`: the last step of an image build."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from agent import __version__, dropins
+from agent.commands import say, say_json
+from agent.commands.check import examine
+from agent.disk import write_atomic
+from agent.errors import StateError
+from agent.places import Places
+from agent.settings.tables import Settings
+
+HEADER = "# written by `parbake bake`"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.set_defaults(json=False)
+
+
+def run(arguments: Namespace, settings: Settings, places: Places) -> int:
+    warnings = examine(settings, places)
+    try:
+        compiled = _compile(settings, places)
+        drop_ins = _write_drop_ins(settings, places)
+        record = manifest(settings, places, [*compiled, *drop_ins])
+        places.manifest.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(places.manifest, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode(), 0o644)
+    except OSError as error:
+        raise StateError(
+            f"the bake cannot be written: {error.filename or places.manifest}: {error.strerror}",
+            hint="run it as root in the image build",
+        ) from None
+    if arguments.json:
+        say_json({"warnings": warnings, "manifest": places.shown(places.manifest), "drop_ins": drop_ins, "compiled": compiled})
+        return 0
+    for warning in warnings:
+        say(f"warning: {warning}")
+    for path in drop_ins:
+        say(f"wrote {path}")
+    say(f"baked {settings.component.name} {settings.component.version}: {len(compiled)} compiled templates, {places.shown(places.manifest)}")
+    return 0
+
+
+def _compile(settings: Settings, places: Places) -> list[str]:
+    if not settings.templates:
+        return []
+    from agent.render import Renderer
+
+    for path in places.compiled.glob("*.jinja") if places.compiled.is_dir() else ():
+        path.unlink()
+    renderer = Renderer(places, settings.component, settings.templates, baking=True)
+    for template in settings.templates:
+        renderer.compile(template)
+    return [places.shown(Path(path)) for path in renderer.baked_files()]
+
+
+def _write_drop_ins(settings: Settings, places: Places) -> list[str]:
+    """The drop-ins of the units named in templates; those of an earlier bake that nothing names any more are removed."""
+    wanted = dropins.drop_ins(settings)
+    for path, text in wanted.items():
+        real = places.host(path)
+        real.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(real, text.encode(), 0o644)
+    for old in places.host("/etc/systemd/system").glob(f"*.d/{dropins.FILE_NAME}"):
+        if places.shown(old) not in wanted:
+            old.unlink()
+            if not any(old.parent.iterdir()):
+                old.parent.rmdir()
+    return sorted(wanted)
+
+
+def manifest(settings: Settings, places: Places, more: list[str]) -> dict[str, Any]:
+    """What the image was baked from: every file of build config by digest."""
+    files = [*_baked_settings(settings, places), *_template_files(settings, places), *more]
+    return {
+        "schema": 1,
+        "parbake": __version__,
+        "component": {"name": settings.component.name, "version": settings.component.version},
+        "files": {path: digest_of(places.host(path)) for path in sorted(set(files))},
+        "templates": [{"name": t.name, "source": t.source, "target": t.target} for t in settings.templates],
+        "keys": {".".join(path): {"type": k.type, "required": k.required, "secret": k.secret} for path, k in settings.keys.items()},
+    }
+
+
+def _baked_settings(settings: Settings, places: Places) -> list[str]:
+    run_time = str(places.runtime_directory)
+    return [places.shown(Path(path)) for path in settings.files if not path.startswith(run_time)]
+
+
+def _template_files(settings: Settings, places: Places) -> list[str]:
+    below = [places.shown(path) for path in places.templates.rglob("*") if path.is_file()]
+    return below + [t.source for t in settings.templates if t.source.startswith("/")]
+
+
+def digest_of(path: Path) -> str:
+    return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,76 @@
+"""`parbake check`: everything that can be known of an image without an instance."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+
+from agent import contract
+from agent.commands import say, say_json
+from agent.errors import ContractError, RenderError
+from agent.model import dotted
+from agent.places import Places
+from agent.runner import PATH
+from agent.settings.tables import Settings
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.set_defaults(json=False)
+
+
+def run(arguments: Namespace, settings: Settings, places: Places) -> int:
+    warnings = examine(settings, places)
+    if arguments.json:
+        say_json({"ok": True, "warnings": warnings})
+        return 0
+    for warning in warnings:
+        say(f"warning: {warning}")
+    say(f"ok: {len(settings.templates)} templates, {len(settings.keys)} keys, {len(settings.sources)} sources, {len(settings.sinks)} sinks")
+    return 0
+
+
+def examine(settings: Settings, places: Places) -> list[str]:
+    """The warnings. Raises ContractError with every problem: syntax, keys read but not declared, commands not there."""
+    problems: list[str] = []
+    read: set[tuple[str, ...]] = set()
+    if settings.templates:
+        from agent import reading, render
+
+        renderer = render.Renderer(places, settings.component, settings.templates)
+        for template in settings.templates:
+            try:
+                renderer.compile(template)
+                keys = reading.keys_read(renderer.environment(template), template.source)
+            except RenderError as error:
+                problems.append(str(error))
+                continue
+            read |= keys
+            if settings.keys:
+                problems += [
+                    f"template {template.name}: reads {dotted(key)}, which [keys] does not declare"
+                    for key in contract.undeclared(keys, settings.keys)
+                ]
+    problems += _commands(settings, places)
+    if problems:
+        raise ContractError(f"the image is not ready: {len(problems)} problem(s)", problems, hint="mend them and bake again")
+    return [
+        f"key {dotted(path)} is declared and never read by a template"
+        for path in sorted(settings.keys)
+        if not any(path[: len(key)] == key or key[: len(path)] == path for key in read)
+    ]
+
+
+def _commands(settings: Settings, places: Places) -> Iterator[str]:
+    search = os.pathsep.join(str(places.host(part)) for part in PATH.split(":"))
+    for template in settings.templates:
+        for what, argv in (("check", template.check), ("verify", template.verify)):
+            if not argv:
+                continue
+            # commands run on the host even below --root, so one that only the host has is there too
+            there = shutil.which(argv[0], path=search) or shutil.which(argv[0], path=PATH)
+            if not there:
+                yield f"template {template.name}: its {what} command {argv[0]} is not in the image"
+            if what == "check" and not any("{candidate}" in part for part in argv):
+                yield f"template {template.name}: its check never names {{candidate}}, so it would check the old file"

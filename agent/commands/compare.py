@@ -1,0 +1,77 @@
+"""`parbake compare ENV ENV`: the same image in two environments, without either."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from argparse import ArgumentParser, Namespace
+from typing import Any
+
+from agent import converge
+from agent.commands import say, say_json
+from agent.converge import Prepared
+from agent.masking import Masker
+from agent.model import MASK, Secret, dotted, leaves
+from agent.places import Places
+from agent.settings.tables import Settings
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("environments", nargs=2, metavar="ENV", help="values of the fact `environment`")
+
+
+def run(arguments: Namespace, settings: Settings, places: Places) -> int:
+    one, two = (_prepare(settings, places, name) for name in arguments.environments)
+    keys = _keys(one, two)
+    targets = {name: _diff(name, one, two, arguments.environments) for name in sorted({*one.renderings, *two.renderings})}
+    waiting = {f"{e}: {g or 'default'}": str(error) for e, p in zip(arguments.environments, (one, two), strict=True) for g, error in p.waiting.items()}
+    if arguments.json:
+        say_json({"keys": keys, "targets": targets, "same_build": True, "waiting": waiting})
+    else:
+        _show(arguments.environments, keys, targets, waiting)
+    return 65 if waiting else 0
+
+
+def _prepare(settings: Settings, places: Places, environment: str) -> Prepared:
+    """The plan of this image where only the environment differs. Last good run config is another environment's: unused."""
+    asked = dataclasses.replace(settings, state=dataclasses.replace(settings.state, cache="none"))
+    world = converge.open_world(places, asked)
+    try:
+        facts = converge.find_out(world)
+        values = {**facts.values, "environment": environment}
+        return converge.prepare(world, dataclasses.replace(facts, values=values))
+    finally:
+        world.close()
+
+
+def _keys(one: Prepared, two: Prepared) -> list[dict[str, Any]]:
+    left, right = dict(leaves(one.config.tree)), dict(leaves(two.config.tree))
+    absent = object()
+    return [
+        {"key": dotted(path), "values": [_shown(left.get(path, absent), absent), _shown(right.get(path, absent), absent)]}
+        for path in sorted({*left, *right})
+        if left.get(path, absent) != right.get(path, absent)
+    ]
+
+
+def _shown(value: Any, absent: object) -> Any:
+    return "(absent)" if value is absent else MASK if isinstance(value, Secret) else value
+
+
+def _diff(name: str, one: Prepared, two: Prepared, environments: list[str]) -> str:
+    masker = Masker((*one.config.secret_texts(), *two.config.secret_texts()))
+    texts = [
+        masker.mask(p.renderings[name].content.decode("utf-8", "replace")).splitlines(keepends=True) if name in p.renderings else []
+        for p in (one, two)
+    ]
+    return "".join(difflib.unified_diff(texts[0], texts[1], f"{environments[0]}/{name}", f"{environments[1]}/{name}"))
+
+
+def _show(environments: list[str], keys: list[dict[str, Any]], targets: dict[str, str], waiting: dict[str, str]) -> None:
+    for row in keys:
+        say(f"{row['key']}: {row['values'][0]!r} in {environments[0]}, {row['values'][1]!r} in {environments[1]}")
+    for name, text in targets.items():
+        say(text.rstrip() if text else f"{name}: the same in both, or differing in secrets only")
+    for name, text in waiting.items():
+        say(f"{name} waits: {text}")
+    say(f"build config is the same; {len(keys)} keys and {sum(bool(text) for text in targets.values())} targets differ")

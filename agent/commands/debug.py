@@ -1,0 +1,44 @@
+"""`parbake debug`"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from agent import converge
+from agent.commands import once, say
+from agent.commands import plan as plan_command
+from agent.places import Places
+from agent.settings.tables import Settings
+from agent.units import booting
+
+LOG_LEVEL = "info"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--apply", action="store_true", help="put the plan into effect")
+
+
+def run(arguments: Namespace, settings: Settings, places: Places) -> int:
+    def narrate(step: str, seconds: float, text: str) -> None:
+        if not arguments.json:
+            say(f"{step:>8}  {seconds * 1000:7.1f} ms  {text}")
+
+    world = converge.open_world(places, settings)
+    world.narrate = narrate
+    if not arguments.json:
+        say(f"settings  {', '.join(settings.files)}")
+    try:
+        if arguments.apply:
+            code = once.converge_and_publish(world, cause="debug", before_ready=booting(world.units))
+            once.show(world, arguments.json)
+            return code
+        prepared = converge.prepare(world, converge.find_out(world))
+    finally:
+        world.close()
+    if arguments.json:
+        plan_command.say_json(plan_command.as_plain(world, prepared))
+    else:
+        say("")
+        plan_command.show(world, prepared)
+        say("nothing was changed; --apply puts this into effect")
+    return max((error.exit_code for error in prepared.waiting.values()), default=0)

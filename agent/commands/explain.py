@@ -1,0 +1,77 @@
+"""`parbake explain KEY`"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from typing import Any
+
+from agent import converge
+from agent.commands import say, say_json
+from agent.converge import Prepared
+from agent.errors import UsageError
+from agent.model import MASK, KeyPath, Secret, dotted, lookup, segments
+from agent.places import Places
+from agent.schema import closest
+from agent.settings.tables import Settings
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("key", metavar="KEY", help="such as db.password; a table explains every key below it")
+
+
+def run(arguments: Namespace, settings: Settings, places: Places) -> int:
+    world = converge.open_world(places, settings)
+    try:
+        prepared = converge.prepare(world, converge.find_out(world))
+    finally:
+        world.close()
+    asked = segments(arguments.key)
+    paths = sorted(path for path in prepared.config.origins if path[: len(asked)] == asked)
+    if not paths:
+        declared = settings.keys.get(asked)
+        known = [dotted(path) for path in prepared.config.origins]
+        why = "is declared, and in no layer" if declared else "is in no layer and not declared"
+        raise UsageError(f"{arguments.key} {why}{closest(arguments.key, known)}")
+    found = [_explained(path, prepared, settings) for path in paths]
+    if arguments.json:
+        say_json(found if len(found) > 1 else found[0])
+    else:
+        for item in found:
+            _show(item)
+    return 0
+
+
+def _explained(path: KeyPath, prepared: Prepared, settings: Settings) -> dict[str, Any]:
+    origin = prepared.config.origins[path]
+    value = lookup(prepared.config.tree, path)
+    declared = settings.keys.get(path)
+    names = [name for name, r in prepared.renderings.items() if any(path[: len(read)] == read for read in r.reads)]
+    return {
+        "key": dotted(path),
+        "value": MASK if isinstance(value, Secret) else value,
+        "secret": isinstance(value, Secret),
+        "type": declared.type if declared else "undeclared",
+        "description": declared.description if declared else "",
+        "source": origin.source,
+        "layer": origin.layer,
+        "revision": origin.revision,
+        "overrode": [{"source": o.source, "layer": o.layer, "revision": o.revision} for o in origin.overrode],
+        "templates": names,
+        "units": sorted({u.name for t in settings.templates if t.name in names for u in t.units}),
+    }
+
+
+def _show(item: dict[str, Any]) -> None:
+    value = item["value"] if item["secret"] else repr(item["value"])
+    say(f"{item['key']} = {value}  ({item['type']}{', secret' if item['secret'] else ''})")
+    if item["description"]:
+        say(f"  {item['description']}")
+    say(f"  from source {item['source']}, layer {item['layer'] or '(top)'}{_revision(item)}")
+    for earlier in item["overrode"]:
+        say(f"  over source {earlier['source']}, layer {earlier['layer'] or '(top)'}{_revision(earlier)}")
+    say(f"  read by templates: {', '.join(item['templates']) or 'none'}")
+    say(f"  picked up by units: {', '.join(item['units']) or 'none'}")
+
+
+def _revision(item: dict[str, Any]) -> str:
+    return f", revision {item['revision']}" if item["revision"] else ""

@@ -1,0 +1,38 @@
+"""`parbake facts`"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from agent.commands import say, say_json, table
+from agent.discovery.discover import discover
+from agent.places import Places
+from agent.settings.tables import Settings
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("-v", "--verbose", action="store_true", help="what was tried, what matched, and how long it took")
+
+
+def run(arguments: Namespace, settings: Settings, places: Places) -> int:
+    facts = discover(settings, places)
+    if arguments.json:
+        found = {
+            "facts": {name: facts.values[name] for name in sorted(facts.values)},
+            "providers": dict(facts.providers),
+            "seconds": facts.seconds,
+        }
+        if arguments.verbose:
+            found["attempts"] = [{"provider": a.provider, "outcome": a.outcome, "seconds": a.seconds} for a in facts.attempts]
+        say_json(found)
+        return 0
+    rows = []
+    for name in sorted(facts.values):
+        value = facts.values[name]
+        shown = value if isinstance(value, str) else ", ".join(f"{k}={v}" for k, v in sorted(value.items()))
+        rows.append((name, shown, facts.providers[name]))
+    say(table(rows) or "no facts are known")
+    if arguments.verbose:
+        say("")
+        say(table([(a.provider, f"{a.seconds * 1000:.1f} ms", a.outcome) for a in facts.attempts]))
+    return 0

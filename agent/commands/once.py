@@ -1,0 +1,54 @@
+"""`parbake once`"""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+
+from agent import converge, report
+from agent.commands import say, say_json
+from agent.converge import RolledBack, World
+from agent.errors import ParbakeError
+from agent.places import Places
+from agent.settings.tables import Settings
+from agent.units import booting
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--no-wait", action="store_true", help="exit 75 instead of waiting for another parbake")
+
+
+def run(arguments: Namespace, settings: Settings, places: Places) -> int:
+    world = converge.open_world(places, settings)
+    try:
+        code = converge_and_publish(world, cause="once", before_ready=booting(world.units), wait=not arguments.no_wait)
+    finally:
+        world.close()
+    show(world, arguments.json)
+    return code
+
+
+def converge_and_publish(world: World, *, cause: str, before_ready: bool, wait: bool = True) -> int:
+    """Converge, and write status.json whatever becomes of it. Raises ParbakeError."""
+    try:
+        return converge.converge(world, cause=cause, before_ready=before_ready, wait=wait)
+    except ParbakeError as error:
+        if error.exit_code != 75:
+            world.report.enter("rolled-back" if isinstance(error, RolledBack) else "failed", str(error))
+        raise
+    finally:
+        try:
+            report.publish(world.report, world.places)
+        except OSError as failure:
+            sys.stderr.write(f"warning: {world.places.status} cannot be written: {failure.strerror}\n")
+
+
+def show(world: World, as_json: bool) -> None:
+    """The outcome, in a line or as status.json."""
+    found = world.report
+    if as_json:
+        say_json(report.as_status(found))
+        return
+    say(f"{found.state}, generation {found.generation}, in {found.seconds:.2f} s")
+    for result in found.units:
+        say(f"  {result.action} {result.unit}: {result.result}{f' ({result.detail})' if result.detail else ''}")

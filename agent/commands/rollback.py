@@ -1,0 +1,22 @@
+"""`parbake rollback [N]`"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from agent import converge, rollback
+from agent.commands.once import show
+from agent.places import Places
+from agent.settings.tables import Settings
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("generation", nargs="?", type=int, metavar="N", help="default: the one before the applied one")
+    parser.add_argument("--no-wait", action="store_true", help="exit 75 instead of waiting for another parbake")
+
+
+def run(arguments: Namespace, settings: Settings, places: Places) -> int:
+    world = converge.open_world(places, settings)
+    rollback.roll_back(world, arguments.generation, wait=not arguments.no_wait)
+    show(world, arguments.json)
+    return 0

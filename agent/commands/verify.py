@@ -1,0 +1,75 @@
+"""`parbake verify`"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from argparse import ArgumentParser, Namespace
+from typing import Any
+
+from agent import disk
+from agent.commands import say, say_json
+from agent.commands.bake import digest_of
+from agent.errors import ApplyError, StateError
+from agent.generations import Generations
+from agent.places import Places
+from agent.settings.tables import Settings
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.set_defaults(json=False)
+
+
+def run(arguments: Namespace, settings: Settings, places: Places) -> int:
+    drifted = [*_targets(settings, places), *_manifest(places)]
+    if arguments.json:
+        say_json({"drift": drifted})
+    else:
+        for item in drifted:
+            say(f"{item['path']}: {item['drift']}")
+        say(f"{len(drifted)} drifted" if drifted else "nothing has drifted")
+    return 2 if drifted else 0
+
+
+def _targets(settings: Settings, places: Places) -> list[dict[str, Any]]:
+    last = Generations(places, settings.state.generations, settings.state.cache).last()
+    found = []
+    for known in (last.targets if last else {}).values():
+        drift = target_drift(places, known)
+        if drift:
+            found.append({"path": known["target"], "drift": drift})
+    return found
+
+
+def target_drift(places: Places, known: Any) -> str | None:
+    """How a target differs from what its generation recorded, or None."""
+    try:
+        now = disk.read_target(places, str(known["target"]))
+    except ApplyError as error:
+        return str(error)
+    if now is None or now.content is None:
+        return "is gone"
+    if hashlib.sha256(now.content).hexdigest() != known["sha256"]:
+        return "its content was changed"
+    if f"{now.mode:04o}" != known["mode"]:
+        return f"its mode is {now.mode:04o}, was {known['mode']}"
+    if (now.uid, now.gid) != (known["uid"], known["gid"]):
+        return f"its owner is {now.uid}:{now.gid}, was {known['uid']}:{known['gid']}"
+    return None
+
+
+def _manifest(places: Places) -> list[dict[str, Any]]:
+    try:
+        record = json.loads(places.manifest.read_bytes())
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise StateError(f"{places.manifest} cannot be read: {error}", hint="bake the image again") from None
+    found = []
+    for path, digest in record.get("files", {}).items():
+        try:
+            if digest_of(places.host(path)) != digest:
+                found.append({"path": path, "drift": "differs from the bake"})
+        except OSError as error:
+            found.append({"path": path, "drift": f"baked, and now: {error.strerror}"})
+    return found

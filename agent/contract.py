@@ -1,0 +1,183 @@
+"""The merged tree under the contract: types, required, secret, default. Pure; every problem is reported at once."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from agent.errors import ContractError
+from agent.model import KeyPath, Merged, Origin, RunConfig, Secret, dotted, leaves, lookup
+from agent.schema import kind_of
+from agent.settings.tables import Key
+
+_ABSENT = object()
+_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+def apply(merged: Merged, keys: Mapping[KeyPath, Key]) -> RunConfig:
+    """The run config. Raises ContractError with every key that is missing or of the wrong type; never shows a value."""
+    problems: list[str] = []
+    declared: dict[KeyPath, Any] = {}
+    for path, key in keys.items():
+        value = lookup(merged.tree, path, _ABSENT)
+        if value is _ABSENT:
+            if key.default is not None:
+                declared[path] = _default(key)
+            elif key.required:
+                problems.append(f"{dotted(path)}: required, and in no layer{_near(path, merged)}{_described(key)}")
+            continue
+        try:
+            declared[path] = Secret(_convert(value, key.type)) if key.secret else _convert(value, key.type)
+        except ValueError as error:
+            problems.append(f"{dotted(path)}: {error}, from {_place(merged, path)}")
+    if problems:
+        raise ContractError(
+            f"the run config breaks the contract: {len(problems)} key(s)",
+            problems,
+            hint="nothing was changed; set the keys in the store, or correct [keys] in the image",
+        )
+    tree = _overlay(merged.tree, declared)
+    origins = dict(merged.origins)
+    origins.update({path: Origin("contract", "default") for path in declared if lookup(merged.tree, path, _ABSENT) is _ABSENT})
+    secrets = frozenset(path for path, value in leaves(tree) if isinstance(value, Secret))
+    return RunConfig(tree, origins, secrets)
+
+
+def _default(key: Key) -> Any:
+    value = base64.b64decode(key.default) if key.type == "bytes" else key.default
+    return Secret(value) if key.secret else value
+
+
+def _described(key: Key) -> str:
+    return f" ({key.description})" if key.description else ""
+
+
+def _near(path: KeyPath, merged: Merged) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(dotted(path), [dotted(p) for p in merged.origins], 1, 0.8)
+    return f"; there is {near[0]}" if near else ""
+
+
+def _place(merged: Merged, path: KeyPath) -> str:
+    for known, origin in merged.origins.items():
+        if known[: len(path)] == path:
+            return f"source {origin.source}, layer {origin.layer or '(top)'}"
+    return "no layer"
+
+
+def _overlay(tree: Mapping[str, Any], declared: Mapping[KeyPath, Any]) -> dict[str, Any]:
+    copied = _copy(tree)
+    for path in sorted(declared, key=len):
+        table = copied
+        for segment in path[:-1]:
+            table = table.setdefault(segment, {})
+        table[path[-1]] = _copy(declared[path]) if isinstance(declared[path], Mapping) else declared[path]
+    return copied
+
+
+def _copy(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in sorted(tree.items())}
+
+
+def _convert(value: Any, kind: str) -> Any:
+    """`value` as `kind`. Raises ValueError that says what was expected and never what was found, but for its type."""
+    return _CONVERTERS[kind](value)
+
+
+def _string(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    raise _wrong(value, "a string; quote it in the store")
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,4000}\s*", value):
+        return int(value)
+    raise _wrong(value, "an integer")
+
+
+def _number(value: Any) -> float | int:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return value
+    if isinstance(value, str):
+        try:
+            return _integer(value)
+        except ValueError:
+            pass
+        try:
+            number = float(value)
+        except ValueError:
+            raise _wrong(value, "a number") from None
+        if math.isfinite(number):
+            return number
+    raise _wrong(value, "a number")
+
+
+def _boolean(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.strip().lower() in (*_TRUE, *_FALSE):
+        return value.strip().lower() in _TRUE
+    raise _wrong(value, "true or false")
+
+
+def _list(value: Any) -> list[Any]:
+    return _parsed(value, list, "a list, or a JSON list as text")
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return _parsed(value, dict, "a table, or a JSON object as text")
+
+
+def _parsed(value: Any, kind: type, expected: str) -> Any:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise ValueError(f"found a string, expected {expected}") from None
+    if isinstance(value, Mapping):
+        value = dict(value)
+    if not isinstance(value, kind):
+        raise _wrong(value, expected)
+    return value
+
+
+def _bytes(value: Any) -> bytes:
+    if isinstance(value, str):
+        try:
+            return base64.b64decode("".join(value.split()), validate=True)
+        except (binascii.Error, ValueError):
+            raise ValueError("found a string that is not base64, expected bytes in base64") from None
+    if isinstance(value, bytes):
+        return value
+    raise _wrong(value, "bytes in base64")
+
+
+def _wrong(value: Any, expected: str) -> ValueError:
+    return ValueError(f"found {kind_of(value)}, expected {expected}")
+
+
+_CONVERTERS: dict[str, Callable[[Any], Any]] = {
+    "string": _string,
+    "integer": _integer,
+    "number": _number,
+    "boolean": _boolean,
+    "list": _list,
+    "table": _mapping,
+    "bytes": _bytes,
+}
+
+
+def undeclared(reads: Iterable[KeyPath], keys: Mapping[KeyPath, Key]) -> list[KeyPath]:
+    """The keys of `reads` that the contract says nothing about: neither they, nor a table around or below them."""
+    return sorted(
+        path for path in reads if not any(known[: len(path)] == path or path[: len(known)] == known for known in keys)
+    )

@@ -1,0 +1,200 @@
+"""Targets on the disk, reached so that nobody else's symlink can lead a write away.
+
+Every directory on the way is opened by descriptor, one segment at a time. A symlink on the way is followed only when it
+belongs to root or to the user parbake runs as; one of anybody else is an error. Links are resolved below the root, so that
+--root DIR never reaches out of DIR. A symlink in the target's own place is not followed: it is replaced by the file.
+"""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import pwd
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.errors import ApplyError
+from agent.model import TargetFile
+from agent.places import Places
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LINKS_MAX = 40
+READ_MAX_BYTES = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A place for a file: its directory's descriptor, and its name there."""
+
+    directory: int
+    name: str
+
+
+@contextmanager
+def slot(places: Places, target: str, *, create: bool = False) -> Iterator[Slot]:
+    """The place of `target`. With `create`, missing directories are made, 0755.
+
+    Raises FileNotFoundError without `create`, ApplyError where the way there cannot be trusted or made.
+    """
+    *parents, name = [segment for segment in target.split("/") if segment]
+    descriptor = _walk(places, target, parents, create)
+    try:
+        yield Slot(descriptor, name)
+    finally:
+        os.close(descriptor)
+
+
+def _walk(places: Places, target: str, parents: list[str], create: bool) -> int:
+    trail = [os.open(places.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
+    todo, links = list(reversed(parents)), 0
+    try:
+        while todo:
+            segment = todo.pop()
+            if segment == ".":
+                continue
+            if segment == "..":
+                if len(trail) > 1:
+                    os.close(trail.pop())
+                continue
+            try:
+                trail.append(_enter(trail[-1], segment, create))
+            except OSError as error:
+                if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+                    raise
+                links += 1
+                destination = _trusted_link(trail[-1], segment, target, links)
+                if destination.startswith("/"):
+                    while len(trail) > 1:
+                        os.close(trail.pop())
+                todo.extend(reversed([part for part in destination.split("/") if part]))
+        return trail.pop()
+    finally:
+        for descriptor in trail:
+            os.close(descriptor)
+
+
+def _enter(directory: int, segment: str, create: bool) -> int:
+    try:
+        return os.open(segment, _DIRECTORY, dir_fd=directory)
+    except FileNotFoundError:
+        if not create:
+            raise
+        os.mkdir(segment, 0o755, dir_fd=directory)
+        return os.open(segment, _DIRECTORY, dir_fd=directory)
+
+
+def _trusted_link(directory: int, segment: str, target: str, links: int) -> str:
+    found = os.stat(segment, dir_fd=directory, follow_symlinks=False)
+    if not stat.S_ISLNK(found.st_mode):
+        raise ApplyError(f"target {target}: {segment} on its path is not a directory", hint="nothing was replaced")
+    if found.st_uid not in (0, os.geteuid()):
+        raise ApplyError(
+            f"target {target}: {segment} on its path is a symlink that belongs to uid {found.st_uid}",
+            hint="nothing was replaced; only links of root are followed",
+        )
+    if links > _LINKS_MAX:
+        raise ApplyError(f"target {target}: too many symlinks on its path", hint="nothing was replaced")
+    return os.readlink(segment, dir_fd=directory)
+
+
+def read_target(places: Places, target: str) -> TargetFile | None:
+    """The target as it stands; None where there is no file. A symlink counts as no file: it will be replaced.
+
+    Raises ApplyError where it cannot be read or is no regular file.
+    """
+    try:
+        with slot(places, target) as place:
+            try:
+                descriptor = os.open(place.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place.directory)
+            except OSError as error:
+                if error.errno == errno.ELOOP:
+                    return None
+                raise
+            with open(descriptor, "rb") as file:
+                found = os.fstat(descriptor)
+                if not stat.S_ISREG(found.st_mode):
+                    raise ApplyError(f"target {target} is not a regular file", hint="nothing was replaced; move it away")
+                if found.st_size > READ_MAX_BYTES:
+                    raise ApplyError(f"target {target} is larger than {READ_MAX_BYTES} bytes; parbake did not write it")
+                return TargetFile(file.read(), stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ApplyError(f"target {target} cannot be read: {error.strerror}", hint="nothing was replaced") from None
+
+
+def owner_id(places: Places, name: str) -> int:
+    """A uid by name or number. Below --root, DIR/etc/passwd is asked where it exists. Raises ApplyError."""
+    return _id(places, name, "passwd", "user", lambda n: pwd.getpwnam(n).pw_uid)
+
+
+def group_id(places: Places, name: str) -> int:
+    """A gid by name or number. Below --root, DIR/etc/group is asked where it exists. Raises ApplyError."""
+    return _id(places, name, "group", "group", lambda n: grp.getgrnam(n).gr_gid)
+
+
+def _id(places: Places, name: str, file: str, what: str, ask: object) -> int:
+    if name.isdigit():
+        return int(name)
+    table = places.host(f"/etc/{file}")
+    if not places.is_host and table.is_file():
+        for line in table.read_text("utf-8", "replace").splitlines():
+            fields = line.split(":")
+            if fields[0] == name and len(fields) > 2:
+                return int(fields[2])
+    try:
+        return int(ask(name))  # type: ignore[operator]
+    except KeyError:
+        raise ApplyError(
+            f'there is no {what} "{name}" on this instance',
+            hint="nothing was replaced; create it in the image, or correct the template's owner or group",
+        ) from None
+
+
+def fsync_directory(descriptor: int) -> None:
+    """Make renames in a directory durable."""
+    os.fsync(descriptor)
+
+
+def write_atomic(path: Path, content: bytes, mode: int) -> None:
+    """Write a file of parbake's own (state, status): whole or not at all, durable before it returns. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            os.fchmod(descriptor, mode)
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def occupied(places: Places, target: str) -> bool:
+    """Whether anything, a symlink too, has the target's name."""
+    try:
+        with slot(places, target) as place:
+            os.stat(place.name, dir_fd=place.directory, follow_symlinks=False)
+            return True
+    except OSError:
+        return False
+
+
+def unprivileged() -> bool:
+    return os.geteuid() != 0
+
+
+def own_ids() -> tuple[int, int]:
+    return os.geteuid(), os.getegid()

@@ -1,0 +1,141 @@
+"""Generations on disk: for each, what changed and how the units took it, and the targets' content to go back to.
+
+The record (NUMBER.json) holds names and digests only. The content (NUMBER.content) holds whatever the targets hold, so it
+is kept under the same rule as the last good run config: sealed where a secret is in it, or not at all.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agent.disk import write_atomic
+from agent.errors import StateError, UsageError
+from agent.model import Change, UnitResult
+from agent.places import Places
+from agent.sealing import Sealer
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One recorded state. `keys` are the run-config keys that changed since the one before, by name."""
+
+    number: int
+    time: str
+    cause: str
+    digest: str
+    state: str
+    keys: tuple[str, ...] = ()
+    targets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    units: tuple[Mapping[str, str], ...] = ()
+    error: str | None = None
+
+
+class Generations:
+    """The last `keep` generations in the state directory."""
+
+    def __init__(self, places: Places, keep: int, cache: str) -> None:
+        self._directory = places.state / "generations"
+        self._keep = keep
+        self._cache = cache
+        self._sealer = Sealer(places)
+
+    def all(self) -> list[Generation]:
+        """Oldest first. A damaged record is left out."""
+        found = []
+        for path in self._directory.glob("*.json") if self._directory.is_dir() else ():
+            generation = _read(path)
+            if generation is not None:
+                found.append(generation)
+        return sorted(found, key=lambda generation: generation.number)
+
+    def last(self) -> Generation | None:
+        """The newest that was not rolled back."""
+        good = [generation for generation in self.all() if generation.state != "rejected"]
+        return good[-1] if good else None
+
+    def next_number(self) -> int:
+        numbers = [int(path.stem) for path in self._directory.glob("*.json") if path.stem.isdigit()]
+        return max(numbers, default=0) + 1
+
+    def record(self, generation: Generation, changes: Iterable[Change] = ()) -> None:
+        """Write a generation, with the content of all its targets where it may be kept. Raises StateError."""
+        changes = list(changes)
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if changes:
+                self._write_content(generation.number, changes)
+            record = json.dumps(asdict(generation), sort_keys=True).encode()
+            write_atomic(self._directory / f"{generation.number:06}.json", record, 0o600)
+        except OSError as error:
+            raise StateError(f"generation {generation.number} cannot be recorded: {error.strerror}") from None
+        self._prune()
+
+    def _write_content(self, number: int, changes: list[Change]) -> None:
+        if self._cache == "none":
+            return
+        content = json.dumps({c.template: base64.b64encode(c.content).decode("ascii") for c in changes}).encode()
+        if any(c.secret for c in changes) and self._cache == "encrypted":
+            sealed = self._sealer.seal(content)
+            if sealed is None:
+                return
+            content = sealed
+        write_atomic(self._directory / f"{number:06}.content", content, 0o600)
+
+    def content(self, number: int) -> dict[str, bytes]:
+        """The targets' content of a generation, by template. Raises UsageError where it was not kept, StateError where
+        it cannot be opened."""
+        path = self._directory / f"{number:06}.content"
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            known = ", ".join(str(g.number) for g in self.all() if (self._directory / f"{g.number:06}.content").exists())
+            raise UsageError(
+                f"generation {number} has no kept content", hint=f"generations that can be gone back to: {known or 'none'}"
+            ) from None
+        if content.startswith(b'{"sealed"'):
+            content = self._sealer.open(content)
+        try:
+            return {name: base64.b64decode(text) for name, text in json.loads(content).items()}
+        except (ValueError, AttributeError) as error:
+            raise StateError(f"generation {number} is damaged: {error}") from None
+
+    def _prune(self) -> None:
+        for generation in self.all()[: -self._keep]:
+            for suffix in ("json", "content"):
+                (self._directory / f"{generation.number:06}.{suffix}").unlink(missing_ok=True)
+
+
+def targets_of(changes: Iterable[Change], number: int, earlier: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What a generation's record says of its targets; `generation` is the one that last changed each."""
+    return {
+        change.template: {
+            "target": change.target,
+            "mode": f"{change.mode:04o}",
+            "uid": change.uid,
+            "gid": change.gid,
+            "sha256": hashlib.sha256(change.content).hexdigest(),
+            "secret": change.secret,
+            "generation": number if change.pending else earlier.get(change.template, {}).get("generation", number),
+        }
+        for change in changes
+    }
+
+
+def units_of(results: Iterable[UnitResult]) -> tuple[dict[str, str], ...]:
+    return tuple({"name": r.unit, "action": r.action, "result": r.result} for r in results)
+
+
+def _read(path: Path) -> Generation | None:
+    try:
+        record = json.loads(path.read_bytes())
+        known = {name: record[name] for name in Generation.__dataclass_fields__ if name in record}
+        known["keys"], known["units"] = tuple(known.get("keys", ())), tuple(known.get("units", ()))
+        return Generation(**known)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None

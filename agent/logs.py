@@ -1,0 +1,81 @@
+"""parbake's own log: structured entries in the journal under systemd, plain lines elsewhere. Key names only, never a value."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any
+
+FIELDS = ("PARBAKE_GENERATION", "PARBAKE_SOURCE", "PARBAKE_TARGET", "PARBAKE_UNIT")
+
+CONVERGED = "9f416f18385c40858f06471828bfa95f"
+STALE = "fbe059adbfff432ba890a32dbe9c6321"
+FAILED = "c95b5c5cb4164635a65344bd2e7843ed"
+ROLLED_BACK = "f76c3d33e3384c34a35a5d18885db6da"
+DRIFT = "fdf4c3a74953445a852acbfe99ba6f4a"
+"""The MESSAGE_IDs of the events that operators alert on; they never change."""
+
+
+class JournalFormat(logging.Handler):
+    """Sends records to journald. Only the message and the fields above: the stock handler forwards a record's raw arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from systemd import journal
+
+        self._send = journal.sendv
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields = [f"MESSAGE={self.format(record)}", f"PRIORITY={_priority(record.levelno)}", "SYSLOG_IDENTIFIER=parbake"]
+        fields += [f"{name}={record.__dict__[name]}" for name in FIELDS if name in record.__dict__]
+        if "MESSAGE_ID" in record.__dict__:
+            fields.append(f"MESSAGE_ID={record.__dict__['MESSAGE_ID']}")
+        fields.append(f"PARBAKE_LOGGER={record.name}")
+        try:
+            self._send(*fields)
+        except OSError:
+            sys.stderr.write(f"{fields[0]}\n")  # a full or restarting journal must not stop a convergence
+
+
+class TerminalFormat(logging.Formatter):
+    """`warning: text`, as command-line programs say it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        return text if record.levelno == logging.INFO else f"{record.levelname.lower()}: {text}"
+
+
+def set_up(level: str) -> None:
+    """Send the log where this process's output goes: the journal when systemd connected it, else standard error."""
+    handler: logging.Handler
+    if _on_journal():
+        handler = JournalFormat()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(TerminalFormat())
+    root = logging.getLogger("parbake")
+    root.handlers[:] = [handler]
+    root.setLevel(getattr(logging, level.upper()))
+    root.propagate = False
+
+
+def _on_journal() -> bool:
+    """Whether standard error is the journal's own stream, as systemd.exec(5) describes JOURNAL_STREAM."""
+    stream = os.environ.get("JOURNAL_STREAM", "")
+    device, _, inode = stream.partition(":")
+    try:
+        found = os.fstat(2)
+    except OSError:
+        return False
+    return device == str(found.st_dev) and inode == str(found.st_ino)
+
+
+def _priority(level: int) -> int:
+    return 3 if level >= logging.ERROR else 4 if level >= logging.WARNING else 6 if level >= logging.INFO else 7
+
+
+def event(message_id: str, generation: int, **more: Any) -> dict[str, Any]:
+    """The `extra` of a record that operators alert on."""
+    return {"MESSAGE_ID": message_id, "PARBAKE_GENERATION": generation, **more}

@@ -1,0 +1,113 @@
+"""Renderings + the disk as it is -> what changes, and one action a unit. Pure: nothing is touched."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from agent.errors import RenderError
+from agent.masking import Masker
+from agent.model import ACTIONS, Change, Rendering, RunConfig, TargetFile, UnitStep
+from agent.settings.tables import Template
+
+_PLAIN_MODE, _SECRET_MODE = 0o644, 0o600
+_WORLD = 0o007
+_DIFF_LINES_MAX = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything a convergence would do. `waiting` are the groups held up by an error, with that error's text."""
+
+    changes: tuple[Change, ...] = ()
+    units: tuple[UnitStep, ...] = ()
+    waiting: Mapping[str, str] = None  # type: ignore[assignment]
+
+    @property
+    def pending(self) -> bool:
+        return any(change.pending for change in self.changes)
+
+
+def change(template: Template, rendering: Rendering, old: TargetFile | None, uid: int | None, gid: int | None) -> Change:
+    """What happens to one target. `uid` and `gid` are None where the settings do not state them: an old file's are kept.
+
+    Raises RenderError where a secret would become readable by everybody.
+    """
+    mode = template.mode if template.mode is not None else _SECRET_MODE if rendering.secret else _PLAIN_MODE
+    if rendering.secret and mode & _WORLD:
+        raise RenderError(
+            f"template {template.name} reads a secret key, and mode {mode:04o} lets everybody use {template.target}",
+            hint='nothing was replaced; give it mode "0640" or "0600"',
+        )
+    uid = uid if uid is not None else old.uid if old else 0
+    gid = gid if gid is not None else old.gid if old else 0
+    if old is None:
+        kind = "create"
+    elif old.content != rendering.content:
+        kind = "content"
+    elif (old.mode, old.uid, old.gid) != (mode, uid, gid):
+        kind = "attributes"
+    else:
+        kind = "unchanged"
+    return Change(
+        template.name, template.target, kind, template.group_name, mode, uid, gid, rendering.secret, rendering.content, old
+    )
+
+
+def units(templates: Iterable[Template], changes: Iterable[Change]) -> tuple[UnitStep, ...]:
+    """One action a unit: the strongest that the changed templates ask for, in the order the units are first named."""
+    changed = {c.template for c in changes if c.pending}
+    asked: dict[str, list[tuple[str, str]]] = {}
+    for template in templates:
+        for unit in template.units:
+            asked.setdefault(unit.name, [])
+            if template.name in changed and unit.action != "none":
+                asked[unit.name].append((unit.action, template.name))
+    return tuple(
+        UnitStep(unit, max((action for action, _ in wishes), key=ACTIONS.index), tuple(name for _, name in wishes))
+        for unit, wishes in asked.items()
+        if wishes
+    )
+
+
+def diff(change: Change, config: RunConfig) -> str:
+    """A unified diff with secrets masked. A masked line that changed still shows as changed."""
+    if change.kind == "unchanged":
+        return ""
+    masker = Masker(config.secret_texts())
+    before = change.old.content if change.old and change.old.content is not None else b""
+    if change.kind == "attributes" and change.old:
+        old = change.old
+        return (
+            f"{change.target}: mode {old.mode:04o} -> {change.mode:04o}, "
+            f"owner {old.uid}:{old.gid} -> {change.uid}:{change.gid}\n"
+        )
+    if b"\0" in before + change.content:
+        return f"{change.target}: binary, {len(before)} -> {len(change.content)} bytes\n"
+    if change.secret and before:
+        # the old file may hold the secret's earlier value, which nobody knows any more: only its shape is shown
+        return _secret_diff(change, before, masker)
+    old_lines = masker.mask(before.decode("utf-8", "replace")).splitlines(keepends=True)
+    new_lines = masker.mask(change.content.decode("utf-8", "replace")).splitlines(keepends=True)
+    return _unified(change, old_lines, new_lines)
+
+
+def _secret_diff(change: Change, before: bytes, masker: Masker) -> str:
+    """Line by line: what stands in both is shown; of an old line that is gone only the mask."""
+    new_raw = change.content.decode("utf-8", "replace").splitlines(keepends=True)
+    kept = set(new_raw)
+    old_lines = [
+        masker.mask(line) if line in kept else "(a line of the old file, withheld: it may hold an earlier secret)\n"
+        for line in before.decode("utf-8", "replace").splitlines(keepends=True)
+    ]
+    return _unified(change, old_lines, [masker.mask(line) for line in new_raw])
+
+
+def _unified(change: Change, old: list[str], new: list[str]) -> str:
+    name = change.target.lstrip("/")
+    before = "/dev/null" if change.kind == "create" else f"a/{name}"
+    lines = list(difflib.unified_diff(old, new, before, f"b/{name}"))
+    if len(lines) > _DIFF_LINES_MAX:
+        lines = [*lines[:_DIFF_LINES_MAX], f"... {len(lines) - _DIFF_LINES_MAX} more lines\n"]
+    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)

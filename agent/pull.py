@@ -1,0 +1,109 @@
+"""Sources -> snapshots, with the last good one where a source fails or is not believed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agent import placeholders
+from agent.errors import DiscoveryError, SourceError, SourceMissing
+from agent.model import Facts, Snapshot, SourceReport, leaves
+from agent.settings.tables import Source as SourceSettings
+from agent.sources import Source
+
+log = logging.getLogger("parbake.sources")
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """What all sources gave. `snapshots` in overlay order; `fresh` names the sources that answered and were believed."""
+
+    snapshots: tuple[tuple[str, Snapshot], ...]
+    reports: tuple[SourceReport, ...]
+    fresh: frozenset[str]
+    missing: tuple[str, ...] = ()
+
+    @property
+    def stale(self) -> bool:
+        return any(report.state == "stale" for report in self.reports)
+
+
+def layer_names(settings: SourceSettings, facts: Facts, build: Mapping[str, str]) -> tuple[str, ...]:
+    """A source's layers with their placeholders filled. Raises DiscoveryError naming a missing fact."""
+    spaces: dict[str, Mapping[str, Any]] = {"facts": facts.values, "build": build}
+    return tuple(placeholders.fill(layer, spaces) for layer in settings.layers)
+
+
+def pull(
+    sources: Iterable[tuple[SourceSettings, Source]],
+    facts: Facts,
+    build: Mapping[str, str],
+    good: Mapping[str, Snapshot],
+    fetched: Mapping[str, str],
+    now: Callable[[], str],
+) -> Pulled:
+    """Ask every source once. A source that fails or is not believed gives its last good snapshot, and is stale."""
+    snapshots: list[tuple[str, Snapshot]] = []
+    reports: list[SourceReport] = []
+    fresh: set[str] = set()
+    missing: list[str] = []
+    for settings, source in sources:
+        name = settings.name
+        layers: tuple[str, ...] | None = None
+        try:
+            layers = layer_names(settings, facts, build)
+            snapshot = source.fetch(layers)
+            _believe(settings, snapshot, good.get(name))
+        except (SourceError, DiscoveryError) as error:
+            last = _fitting(good.get(name), layers)
+            report = _without(settings, last, fetched.get(name), error)
+            reports.append(report)
+            if last is not None:
+                snapshots.append((name, last))
+            elif settings.required:
+                missing.append(f"{name} ({settings.backend}): {error}")
+            continue
+        fresh.add(name)
+        snapshots.append((name, snapshot))
+        reports.append(SourceReport(name, settings.backend, "ok", snapshot.revision, now()))
+    return Pulled(tuple(snapshots), tuple(reports), frozenset(fresh), tuple(missing))
+
+
+def _believe(settings: SourceSettings, snapshot: Snapshot, last: Snapshot | None) -> None:
+    """Refuse an answer that would empty a config. Raises SourceMissing.
+
+    A layer that had keys in the last good run config and has none now is a store that lost its state far more often than
+    an operator who removed the last key.
+    """
+    if settings.allow_empty:
+        return
+    had = {layer.name: layer for layer in last.layers} if last else {}
+    lost = [layer.name for layer in snapshot.layers if _empty(layer.tree) and layer.name in had and not _empty(had[layer.name].tree)]
+    if lost:
+        raise SourceMissing(
+            f"layer {', '.join(name or '(top)' for name in lost)} had keys and has none now; it is not believed",
+            hint=f"if that is meant, set allow_empty = true on [[source]] {settings.name}",
+        )
+    if settings.required and all(layer.tree is None for layer in snapshot.layers):
+        names = ", ".join(layer.name or "(top)" for layer in snapshot.layers)
+        raise SourceMissing(f"none of its layers exists: {names}")
+
+
+def _empty(tree: Mapping[str, Any] | None) -> bool:
+    return tree is None or all(isinstance(value, Mapping) for _, value in leaves(tree))
+
+
+def _fitting(last: Snapshot | None, layers: Sequence[str] | None) -> Snapshot | None:
+    """The last good snapshot, unless it is of other layers: another environment's config is never used."""
+    if last is None:
+        return None
+    return last if layers is None or tuple(layer.name for layer in last.layers) == tuple(layers) else None
+
+
+def _without(settings: SourceSettings, last: Snapshot | None, fetched: str | None, error: Exception) -> SourceReport:
+    if last is not None:
+        return SourceReport(settings.name, settings.backend, "stale", last.revision, fetched or None, str(error))
+    state = "failed" if settings.required else "absent"
+    return SourceReport(settings.name, settings.backend, state, "", None, str(error))

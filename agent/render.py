@@ -1,0 +1,136 @@
+"""Template + run config + facts + build -> bytes, and a record of everything that was read. No I/O but the template's own file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from jinja2 import Template as JinjaTemplate
+from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError
+
+from agent.errors import RenderError
+from agent.model import Facts, KeyPath, Rendering, RunConfig, dotted, lookup
+from agent.places import Places
+from agent.settings.tables import Component, Template
+from agent.templating import Compiled, Sandbox, TemplateFiles
+from agent.views import Reads, View
+
+
+class Renderer:
+    """Renders the templates of one image. Environments and compiled templates are made once and kept."""
+
+    def __init__(self, places: Places, component: Component, templates: Iterable[Template], *, baking: bool = False) -> None:
+        self._places = places
+        self._build = {"component": component.name, "version": component.version}
+        self._absolute = frozenset(t.source for t in templates if t.source.startswith("/"))
+        self._baking = baking
+        self._environments: dict[tuple[bool, bool], Sandbox] = {}
+        self._compiled: dict[tuple[bool, bool], Compiled] = {}
+
+    def render(self, template: Template, config: RunConfig, facts: Facts) -> Rendering:
+        """The rendering. Raises RenderError naming the template, the line and every key that is missing."""
+        reads = Reads()
+        try:
+            compiled = self.compile(template)
+            text = compiled.render(self._spaces(config, facts, reads))
+            content = text.encode("utf-8", "surrogateescape")
+        except RenderError:
+            raise
+        except UndefinedError as error:
+            raise self._missing(template, config, facts, error) from None
+        except Exception as error:  # noqa: BLE001 - a template runs arbitrary filters: whatever fails is the template's fault
+            raise RenderError(f"template {template.name}: {_line(error)}{_text(error, reads)}") from None
+        return Rendering(template.name, content, frozenset(reads.keys["config"]), _first(reads.keys["facts"]), reads.secret)
+
+    def compile(self, template: Template) -> JinjaTemplate:
+        """The compiled template, from the bake's store where it fits. Raises RenderError with the line of a syntax error."""
+        environment = self._environment(template)
+        try:
+            return environment.get_template(template.source)
+        except TemplateSyntaxError as error:
+            where = f"{error.name or template.source} line {error.lineno}"
+            raise RenderError(f"template {template.name}: {where}: {error.message}") from None
+        except (TemplateError, OSError, UnicodeDecodeError) as error:
+            raise RenderError(f"template {template.name}: {error}") from None
+
+    def environment(self, template: Template) -> Sandbox:
+        """The environment this template is compiled in, for `parbake check`."""
+        return self._environment(template)
+
+    def baked_files(self) -> list[str]:
+        """The compiled files written while baking."""
+        return sorted(str(path) for cache in self._compiled.values() for path in cache.written)
+
+    def _environment(self, template: Template) -> Sandbox:
+        flavour = (template.trim_blocks, template.lstrip_blocks)
+        if flavour not in self._environments:
+            cache = Compiled(self._places.compiled, f"{flavour[0]}{flavour[1]}", writable=self._baking)
+            self._compiled[flavour] = cache
+            loader = TemplateFiles(self._places, self._absolute)
+            self._environments[flavour] = Sandbox(loader, cache, trim_blocks=flavour[0], lstrip_blocks=flavour[1])
+        return self._environments[flavour]
+
+    def _spaces(self, config: RunConfig, facts: Facts, reads: Reads) -> dict[str, Any]:
+        return {
+            "build": View("build", self._build, reads),
+            "config": View("config", config.tree, reads),
+            "facts": View("facts", facts.values, reads),
+        }
+
+    def _missing(self, template: Template, config: RunConfig, facts: Facts, first: UndefinedError) -> RenderError:
+        """Render once more with absent keys noted instead of fatal, so that one run names them all."""
+        reads = Reads(lenient=True)
+        try:
+            self.compile(template).render(self._spaces(config, facts, reads))
+        except Exception:  # noqa: BLE001 - the first error is the one reported; this pass only adds names
+            reads.missing.setdefault("", None)
+        named = [name for name in reads.missing if name]
+        problems = [f"{name} is not set" for name in named] or [str(first)]
+        return RenderError(
+            f"template {template.name}: {_line(first)}{'a key it needs is missing' if named else 'cannot be rendered'}",
+            problems,
+            hint="set the keys in the store, declare a default under [keys], or use `| default(...)` in the template",
+        )
+
+
+def _line(error: BaseException) -> str:
+    """The innermost line of a template that the error passed through."""
+    found, trace = "", error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if code.co_filename.endswith((".j2", ".jinja", ".jinja2")) or trace.tb_frame.f_globals.get("__jinja_template__"):
+            found = f"line {trace.tb_lineno}: "
+        trace = trace.tb_next
+    return found
+
+
+def _text(error: BaseException, reads: Reads) -> str:
+    # a filter's own message can quote the value it choked on
+    if reads.secret:
+        return f"{type(error).__name__} (its text is withheld: the template reads secrets)"
+    return f"{type(error).__name__}: {error}"
+
+
+def _first(paths: Iterable[KeyPath]) -> frozenset[str]:
+    return frozenset(path[0] for path in paths if path)
+
+
+def still_holds(rendering: Rendering, old: RunConfig, new: RunConfig, old_facts: Facts, new_facts: Facts) -> bool:
+    """Whether everything this rendering read is as it was, so that it need not be made again."""
+    if any(lookup(old.tree, path, _ABSENT) != lookup(new.tree, path, _ABSENT) for path in rendering.reads):
+        return False
+    return all(old_facts.values.get(name) == new_facts.values.get(name) for name in rendering.facts)
+
+
+_ABSENT = object()
+
+
+def secret_reads(rendering: Rendering, config: RunConfig) -> list[str]:
+    """The secret keys a rendering read, as operators write them."""
+    return sorted(
+        dotted(secret)
+        for secret in config.secrets
+        if any(secret[: len(path)] == path for path in rendering.reads)
+    )
+
+

@@ -1,0 +1,92 @@
+"""Back to an earlier generation by hand, and held there until `parbake resume`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from agent import apply, disk, generations, plan, report, transaction
+from agent.converge import HOLD, World, finish, resume, tools_of
+from agent.errors import UsageError
+from agent.generations import Generation
+from agent.model import Change
+
+
+def roll_back(world: World, number: int | None, *, wait: bool = True) -> None:
+    """Put a kept generation's targets in place, act on the units, hold it. Raises UsageError, ApplyError, StateError."""
+    world.state.prepare()
+    with world.state.lock(wait=wait):
+        resume(world, before_ready=False)
+        wanted = _choose(world, number)
+        changes = _changes(world, wanted)
+        pending = [change for change in changes if change.pending]
+        world.state.save(HOLD, {"generation": wanted.number})
+        world.report.hold = wanted.number
+        if pending:
+            _put_in_place(world, wanted, changes, pending)
+        world.report.generation = wanted.number
+        world.report.digest = wanted.digest
+        world.report.templates = tuple(
+            {"name": name, "target": t["target"], "state": "current", "generation": wanted.number} for name, t in wanted.targets.items()
+        )
+        world.report.enter("rolled-back", f"held at generation {wanted.number} by `parbake rollback`; `parbake resume` ends it")
+        report.publish(world.report, world.places)
+
+
+def _choose(world: World, number: int | None) -> Generation:
+    known = world.generations.all()
+    if number is None:
+        good = [generation for generation in known if generation.state != "rejected"]
+        if len(good) < 2:
+            raise UsageError("there is no earlier generation to go back to", hint="`parbake history` lists those there are")
+        return good[-2]
+    for generation in known:
+        if generation.number == number:
+            return generation
+    raise UsageError(
+        f"there is no generation {number}", hint=f"kept: {', '.join(str(g.number) for g in known) or 'none'}; see `parbake history`"
+    )
+
+
+def _changes(world: World, wanted: Generation) -> list[Change]:
+    content = world.generations.content(wanted.number)
+    groups = {template.name: template.group_name for template in world.settings.templates}
+    changes = []
+    for name, known in wanted.targets.items():
+        old = disk.read_target(world.places, known["target"])
+        mode = int(known["mode"], 8)
+        same = old is not None and old.content == content[name] and old.mode == mode
+        kind = "unchanged" if same else "create" if old is None else "content"
+        changes.append(
+            Change(
+                name, known["target"], kind, groups.get(name, ""), mode, known["uid"], known["gid"], known["secret"], content[name], old
+            )
+        )
+    return changes
+
+
+def _put_in_place(world: World, wanted: Generation, changes: list[Change], pending: list[Change]) -> None:
+    templates: dict[str, Any] = {template.name: template for template in world.settings.templates}
+    try:
+        apply.stage(world.places, pending)
+        apply.check(world.places, [templates[c.template] for c in pending if c.template in templates], (), world.run)
+    except BaseException:
+        apply.discard(world.places, [c.target for c in pending])
+        raise
+    number = world.generations.next_number()
+    started = transaction.Transaction(
+        number,
+        wanted.digest,
+        wanted.keys,
+        tuple(apply.Rename(c.target, created=c.old is None and not disk.occupied(world.places, c.target)) for c in pending),
+        plan.units(world.settings.templates, pending),
+        tuple(c.template for c in pending),
+    )
+    tools = tools_of(world, None)
+    done = transaction.act(tools, transaction.commit(tools, started), before_ready=False)
+    record = replace(
+        wanted, number=number, time=report.now(), cause=f"rollback to {wanted.number}",
+        targets=generations.targets_of(changes, number, wanted.targets), units=generations.units_of(done.results.values()),
+    )
+    world.generations.record(record, changes)
+    world.report.units = finish(world, tools, done, before_ready=False)

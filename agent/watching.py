@@ -1,0 +1,87 @@
+"""One thread a source that waits for changes, so that the daemon's loop only ever waits for its queue."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+
+from agent.errors import SourceError
+from agent.model import Snapshot
+from agent.sources import Source, Watching
+
+log = logging.getLogger("parbake.watch")
+_WATCH_SECONDS = 300.0
+_FIRST_DELAY, _LAST_DELAY = 0.5, 30.0
+
+
+class Watcher:
+    """Waits on one source; calls `changed` when it may hold something new, and when it is back after an absence.
+
+    After calling `changed` it waits until the loop has pulled (`saw`), so that a source that always claims to have
+    changed costs a back-off and no storm.
+    """
+
+    def __init__(self, name: str, source: Source, poll_seconds: float, changed: Callable[[str], None]) -> None:
+        self.source = source
+        self._name = name
+        self._poll = poll_seconds
+        self._changed = changed
+        self._stopping = threading.Event()
+        self._seen: Snapshot | None = None
+        self._version = 0
+        self._told = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name=f"watch {name}", daemon=True)
+
+    def saw(self, snapshot: Snapshot | None) -> None:
+        """What the loop pulled last; None where the source did not answer."""
+        with self._told:
+            self._seen = snapshot
+            self._version += 1
+            self._told.notify_all()
+        if not self._thread.is_alive() and not self._stopping.is_set():
+            self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        with self._told:
+            self._told.notify_all()
+
+    def _work(self) -> None:
+        delay = _FIRST_DELAY
+        while not self._stopping.is_set():
+            with self._told:
+                seen, version = self._seen, self._version
+            changed, healthy = self._wait(seen)
+            if self._stopping.is_set():
+                return
+            if not changed:
+                delay = _FIRST_DELAY if healthy else self._pause(delay)
+                continue
+            self._changed(self._name)
+            now = self._pulled(version)
+            delay = self._pause(delay) if now is None or now == seen else _FIRST_DELAY
+
+    def _wait(self, seen: Snapshot | None) -> tuple[bool, bool]:
+        """(whether to pull, whether the source is well)."""
+        if seen is None:
+            return True, False  # it did not answer: the loop tries again, after the back-off
+        if not isinstance(self.source, Watching):
+            self._stopping.wait(self._poll * random.uniform(0.9, 1.1))  # noqa: S311 - jitter, not a secret
+            return True, True
+        try:
+            return self.source.watch(seen, _WATCH_SECONDS), True
+        except SourceError as error:
+            log.info("source %s: its watch ended: %s", self._name, error, extra={"PARBAKE_SOURCE": self._name})
+            return True, False
+
+    def _pulled(self, version: int) -> Snapshot | None:
+        with self._told:
+            self._told.wait_for(lambda: self._version > version or self._stopping.is_set())
+            return self._seen
+
+    def _pause(self, delay: float) -> float:
+        """Exponential back-off with full jitter; returns the next delay."""
+        self._stopping.wait(random.uniform(0, delay))  # noqa: S311 - jitter, not a secret
+        return min(delay * 2, _LAST_DELAY)
