@@ -1,0 +1,42 @@
+"""What a run that was killed has left in the kernel: removed by the next one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.image.lab.cgroups import hierarchies, remove_tree
+from tests.image.lab.commands import call
+from tests.image.lab.names import orphaned
+
+
+def sweep() -> list[str]:
+    """Remove namespaces, control groups and mounts whose run is gone; returns what there was."""
+    swept = []
+    for path in _children(Path("/run/netns")):
+        if orphaned(path.name):
+            call(["ip", "netns", "delete", path.name], check=False)
+            swept.append(f"network namespace {path.name}")
+    for hierarchy in hierarchies():
+        for path in _children(hierarchy):
+            if orphaned(path.name):
+                remove_tree(path)
+                swept.append(f"control group {path}")
+    for root in _orphaned_mounts():
+        call(["umount", "--lazy", root], check=False)
+        swept.append(f"mount {root}")
+    return swept
+
+
+def _children(directory: Path) -> list[Path]:
+    return list(directory.iterdir()) if directory.is_dir() else []
+
+
+def _orphaned_mounts() -> list[str]:
+    """Mount points of the lab's overlays: the directory that holds one is named by the run."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        point = before.split(" ")[4]
+        if after.startswith("overlay parbake-lab ") and any(orphaned(part) for part in Path(point).parts):
+            found.append(point)
+    return found

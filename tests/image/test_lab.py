@@ -1,0 +1,118 @@
+"""The lab keeps its own promises, so that a failing image test speaks about parbake."""
+
+from __future__ import annotations
+
+import gzip
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.image.conftest import Machines
+from tests.image.lab import Image, LabError, Network
+from tests.image.lab.leftovers import sweep
+from tests.servers.consul import Consul
+from tests.servers.receiver import Receiver
+
+pytestmark = [pytest.mark.image, pytest.mark.root]
+
+
+def test_a_machine_boots_runs_commands_and_reboots_on_its_own_disk(
+    bare_image: Image, machines: Machines, network: Network
+) -> None:
+    """What a machine wrote is there after a reboot, in a boot of its own, and never in the image."""
+    machine = machines(bare_image, network=network, hostname="web-1")
+    machine.seed(user_data="#cloud-config\nwrite_files:\n- {path: /run/seeded, content: yes-it-was}\n")
+    machine.boot()
+    first = machine.read("/proc/sys/kernel/random/boot_id")
+    assert machine.read("/run/seeded") == "yes-it-was"
+    assert machine.read("/run/cloud-init/cloud-id").strip() == "nocloud"
+    assert machine.run(["hostname"]).stdout.strip() == "web-1"
+    machine.write("/etc/kept/here", "a value\n", mode="0600")
+    machine.write("/run/lost", "volatile\n")
+
+    machine.reboot()
+
+    assert machine.read("/proc/sys/kernel/random/boot_id") != first
+    assert machine.run(["stat", "-c", "%a %U", "/etc/kept/here"]).stdout.split() == ["600", "root"]
+    assert machine.read("/etc/kept/here") == "a value\n"
+    assert not machine.exists("/run/lost")
+    assert not any((layer / "etc/kept").exists() for layer in bare_image.layers)
+
+
+def test_two_machines_run_side_by_side_and_one_survives_the_others_death(
+    bare_image: Image, machines: Machines, network: Network
+) -> None:
+    """A machine that is killed takes nothing of another with it, and boots again on the disk it had."""
+    one, two = (machines(bare_image, network=network, hostname=name) for name in ("one", "two"))
+    for machine in (one, two):
+        machine.seed()
+        machine.boot()
+    haproxy = two.run(["systemctl", "show", "-P", "MainPID", "haproxy"]).stdout
+    one.write("/root/kept", "kept")
+    one.kill()
+    assert not one.booted
+    assert two.run(["systemctl", "show", "-P", "MainPID", "haproxy"]).stdout == haproxy
+    assert two.run(["systemctl", "is-system-running"]).stdout.strip() == "running"
+    one.boot()
+    assert one.read("/root/kept") == "kept"
+
+
+@pytest.mark.parametrize("suite", ["bookworm"], indirect=True)
+def test_a_machine_reaches_the_servers_of_its_network_and_nothing_else(
+    bare_image: Image, machines: Machines, network: Network, consul: Consul, receiver: Receiver
+) -> None:
+    """Consul and the receiver answer at the link-local address; every other address is unreachable."""
+    machine = machines(bare_image, network=network)
+    machine.boot()
+    consul.put("env/dev/greeting", "hello")
+    assert machine.run(["curl", "-fsS", f"{consul.url}/v1/kv/env/dev/greeting?raw"]).stdout == "hello"
+
+    batch = gzip.compress(b'{"message": "one"}\n{"message": "two"}\n')
+    machine.write("/root/batch", batch)
+    headers = ["-H", "Content-Type: application/x-ndjson", "-H", "Content-Encoding: gzip"]
+    machine.run(["curl", "-fsS", "--data-binary", "@/root/batch", *headers, receiver.url])
+    assert [line["message"] for line in receiver.lines()] == ["one", "two"]
+    assert receiver.refusals() == []
+
+    outside = machine.run(["curl", "-sS", "--max-time", "3", "http://192.0.2.1/"], check=False)
+    assert outside.returncode == 7, outside
+
+
+@pytest.mark.parametrize("suite", ["bookworm"], indirect=True)
+def test_a_boot_that_goes_wrong_says_what_failed(bare_image: Image, machines: Machines) -> None:
+    """A failed unit fails the boot, by name, unless the test asked for a degraded machine."""
+    machine = machines(bare_image)
+    machine.write("/etc/systemd/system/broken.service", "[Service]\nType=oneshot\nExecStart=/bin/false\n")
+    machine.run(["systemctl", "add-wants", "multi-user.target", "broken.service"])
+    with pytest.raises(LabError, match=r"degraded[\s\S]*broken\.service"):
+        machine.boot()
+    assert "broken.service: Failed with result" in machine.journal(lines=1000)
+    machine.poweroff()
+    machine.boot(degraded=True)
+    with pytest.raises(LabError, match="exited with 3"):
+        machine.run(["systemctl", "is-active", "broken.service"])
+
+
+@pytest.mark.parametrize("suite", ["bookworm"], indirect=True)
+def test_a_command_that_hangs_is_ended_inside_the_machine(bare_image: Image, machines: Machines) -> None:
+    """A bounded command costs its bound, and no process of it goes on in the machine."""
+    machine = machines(bare_image)
+    machine.boot()
+    began = time.monotonic()
+    with pytest.raises(LabError, match=r"more than 0\.5 s"):
+        machine.run(["sleep", "98765"], timeout_seconds=0.5)
+    assert time.monotonic() - began < 5
+    assert "98765" not in machine.run(["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"]).stdout
+
+
+def test_the_lab_leaves_nothing_behind(lab: None, scratch: Path) -> None:
+    """A network's name is gone with it, and a sweep finds nothing of this run to remove."""
+    with Network() as network:
+        log = scratch / "server.log"
+        child = network.spawn(["sleep", "1000"], log)
+        assert network.path.exists()
+        assert child.alive
+    assert not network.path.exists()
+    assert not child.alive
+    assert sweep() == []
