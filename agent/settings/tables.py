@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from agent.schema import Mode, Seconds, setting
+from agent.schema import Mode, Seconds, Size, setting
 
 ActionName = Literal["none", "start", "reload", "reload-or-restart", "restart"]
 PRIORITIES = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
@@ -130,9 +131,32 @@ class Watch:
 class Journal:
     """[ship.journal]"""
 
-    units: tuple[str, ...] = setting("only these units; none: all", ())
+    units: tuple[str, ...] = setting("only these units, and what systemd says about them; none: all", ())
     priority: PriorityName = setting("nothing less urgent than this", "debug")
     match: tuple[str, ...] = setting("journal matches FIELD=value; of one field any, of several fields all", ())
+
+    def __post_init__(self) -> None:
+        for match in self.match:
+            name, equals, _ = match.partition("=")
+            if not equals or not re.fullmatch(r"[A-Z0-9_]{1,64}", name):
+                raise ValueError(f'match "{match}" is not FIELD=value with an upper-case journal field')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogFile:
+    """An entry of [ship] `files` that needs more than its path."""
+
+    path: str = setting("a log file, or a glob of several")
+    start: str = setting("a regular expression that the first line of an entry matches; the lines between belong to it", "")
+    pause: Seconds = setting("an entry of several lines is whole after this long without another line", Seconds(1.0))
+
+    def __post_init__(self) -> None:
+        if not self.path.startswith("/"):
+            raise ValueError(f'path "{self.path}" must be absolute')
+        try:
+            re.compile(self.start.encode())
+        except re.error as error:
+            raise ValueError(f'start "{self.start}" is not a regular expression: {error}') from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +164,24 @@ class Ship:
     """[ship]"""
 
     journal: bool | Journal = setting("whether the journal is shipped, or which part of it", True)
-    files: tuple[str, ...] = setting("log files to tail, with globs", ())
+    files: tuple[str | LogFile, ...] = setting("log files to tail, with globs", ())
+    mask: tuple[str, ...] = setting(
+        "regular expressions masked besides the secrets; where one has groups, only they are masked", ()
+    )
+    mask_wait: Seconds = setting("how long lines are held at a start until it is known what to mask", Seconds(60.0))
+    line_max: Size = setting("a longer line or field is cut there, with a mark", Size(100_000))
+    drain: Seconds = setting("how long a stop may take to ship what is there", Seconds(10.0))
+
+    def __post_init__(self) -> None:
+        for pattern in self.mask:
+            try:
+                re.compile(pattern.encode())
+            except re.error as error:
+                raise ValueError(f'mask "{pattern}" is not a regular expression: {error}') from None
+        if not 256 <= self.line_max <= 16 * 2**20:
+            raise ValueError("line_max must be between 256 bytes and 16 MiB")
+        if any(isinstance(file, str) and not file.startswith("/") for file in self.files):
+            raise ValueError("files must be absolute paths")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +191,39 @@ class Sink:
     type: str = setting("the kind of the sink")
     name: str = setting("default: the type", "")
     labels: dict[str, str] = setting("what every entry carries, with placeholders", factory=dict)
+    fields: tuple[str, ...] = setting(
+        'the fields of an entry that are shipped; ["*"]: all of them',
+        (
+            "MESSAGE",
+            "PRIORITY",
+            "SYSLOG_IDENTIFIER",
+            "_SYSTEMD_UNIT",
+            "UNIT",
+            "_PID",
+            "_UID",
+            "_COMM",
+            "_HOSTNAME",
+            "_TRANSPORT",
+            "_BOOT_ID",
+            "MESSAGE_ID",
+            "PARBAKE_GENERATION",
+            "FILE",
+        ),
+    )
+    batch_entries: int = setting("the most entries that go at once", 1000)
+    batch_bytes: Size = setting("about the most bytes that go at once, before compression", Size(1024 * 1024))
+    batch_age: Seconds = setting("how long an entry may wait for others to go with", Seconds(1.0))
     options: Any = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch_entries <= 10_000:
+            raise ValueError("batch_entries must be between 1 and 10000")
+        if not 1024 <= self.batch_bytes <= 16 * 2**20:
+            raise ValueError("batch_bytes must be between 1 KiB and 16 MiB")
+        if "MESSAGE" not in self.fields and "*" not in self.fields:
+            raise ValueError('fields must hold "MESSAGE"')
+        if self.name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", self.name):
+            raise ValueError(f'name "{self.name}" becomes a file name; use letters, digits, "_", "." and "-"')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

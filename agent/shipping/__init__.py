@@ -1,6 +1,122 @@
-"""The reader and sink contracts, and the table of sinks.
+"""The reader and sink contracts.
 
-A reader reads from a position; a batch goes to a sink; the sink's checkpoint moves when it has acknowledged.
+A reader reads from a position; a batch goes to a sink; the sink's checkpoint moves when it has acknowledged. The journal
+and the files are the queue: nothing is spooled a second time, so that a sink that hangs costs one batch of memory.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol
+
+from agent.errors import SinkRefused
+from agent.places import Places
+from agent.shipping.stop import Stop
+
+Column = Sequence[bytes | None]
+PRIORITY_OF_LOSS = b"4"
+
+
+class SinkTooLarge(SinkRefused):
+    """The batch is more than the sink takes at once: it is halved, and a single entry is set aside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Entries of one reader, in order, by column: `columns[NAME][i]` is the field NAME of entry i, None where it has none.
+
+    `times` are microseconds since 1970. `ids` name the entries for ever, and are there where the sink wants them.
+    `position` is where to read on once all of it is acknowledged. `labels` belong to every entry.
+    """
+
+    times: Sequence[int]
+    columns: Mapping[str, Column]
+    position: Mapping[str, Any] = field(default_factory=dict)
+    ids: Sequence[str] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    full: bool = False
+    lost: int = 0
+    skipped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def pick(self, wanted: Sequence[int]) -> Batch:
+        """Some of the entries, in the order of `wanted`."""
+        return replace(
+            self,
+            times=[self.times[i] for i in wanted],
+            columns={name: [column[i] for i in wanted] for name, column in self.columns.items()},
+            ids=[self.ids[i] for i in wanted] if self.ids else (),
+        )
+
+    def rows(self) -> list[dict[str, str]]:
+        """The entries one by one, for sinks that send them one by one."""
+        found: list[dict[str, str]] = [{} for _ in self.times]
+        for name, column in self.columns.items():
+            for row, value in zip(found, column, strict=True):
+                if value is not None:
+                    row[name] = value.decode("utf-8", "replace")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a batch that the sink answered for: entries it will never take, with the reason, and entries to
+    send again. All the others are acknowledged."""
+
+    refused: Sequence[tuple[int, str]] = ()
+    again: Sequence[int] = ()
+    retry_after_seconds: float | None = None
+
+
+TAKEN = Outcome()
+
+
+@dataclass(frozen=True, slots=True)
+class SinkContext:
+    """What a sink is given besides its options. `mark` is in what it sends where a receiver on this host may log it, so
+    that a line that comes back is known."""
+
+    name: str
+    places: Places
+    stop: Stop
+    mark: str = ""
+
+
+class Reader(Protocol):
+    """One stream of entries. The constructor does no I/O; it takes the position to read on from."""
+
+    def read(self, max_entries: int, max_bytes: int) -> Batch:
+        """What comes next, at once; an empty batch at the end of the stream. `full` where there may be more.
+
+        Never raises for a damaged entry or file: it is skipped and counted in `skipped`.
+        """
+        ...
+
+    def wait(self, timeout_seconds: float, stop: Stop) -> None:
+        """Return when there may be something to read, when `stop` is set, or after the time-out."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Sink(Protocol):
+    """Where batches go. The constructor takes (options, context) and does no I/O.
+
+    `wants_ids`: whether the batches must carry `ids`.
+    """
+
+    options_class: ClassVar[type[Any]]
+    wants_ids: ClassVar[bool]
+
+    def send(self, batch: Batch) -> Outcome:
+        """Return once the receiver has answered for the whole batch.
+
+        Raises SinkUnavailable or SinkDenied (sent again later), SinkTooLarge (halved), SinkRefused (halved, until the
+        entry that is refused stands alone and is set aside).
+        """
+        ...
+
+    def close(self) -> None: ...
