@@ -17,7 +17,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -216,10 +216,8 @@ def _exists(place: disk.Slot, name: str) -> bool:
 
 
 def _unlink(place: disk.Slot, name: str) -> None:
-    try:
+    with suppress(FileNotFoundError):
         os.unlink(name, dir_fd=place.directory)
-    except FileNotFoundError:
-        pass
 
 
 _HINTS = {

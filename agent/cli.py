@@ -37,7 +37,7 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{self.prog}: {message}", hint=f"see `{self.prog} -h`")
 
 
-def _general(*, top: bool) -> argparse.ArgumentParser:
+def _general(*, top: bool) -> _Parser:
     """The options of all commands, taken before the command and after it."""
     default: Any = None if top else argparse.SUPPRESS
     general = _Parser(add_help=False)

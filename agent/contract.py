@@ -130,11 +130,13 @@ def _boolean(value: Any) -> bool:
 
 
 def _list(value: Any) -> list[Any]:
-    return _parsed(value, list, "a list, or a JSON list as text")
+    found: list[Any] = _parsed(value, list, "a list, or a JSON list as text")
+    return found
 
 
 def _mapping(value: Any) -> dict[str, Any]:
-    return _parsed(value, dict, "a table, or a JSON object as text")
+    found: dict[str, Any] = _parsed(value, dict, "a table, or a JSON object as text")
+    return found
 
 
 def _parsed(value: Any, kind: type, expected: str) -> Any:

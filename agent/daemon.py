@@ -16,9 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from agent import converge, logs, report
-from agent.converge import RolledBack, World
+from agent.effect import RolledBack, confirm_started
 from agent.errors import ParbakeError
 from agent.watching import Watcher
+from agent.world import World
 
 log = logging.getLogger("parbake")
 _RETRY_FIRST, _RETRY_LAST = 1.0, 60.0
@@ -160,7 +161,7 @@ class Daemon:
             code = converge.converge(self.world, cause=cause, before_ready=not self.ready)
             if not self.ready and (code in (0, 75) or self._stands()):
                 self._become_ready()
-                converge.confirm_started(self.world)
+                confirm_started(self.world)
         except ParbakeError as error:
             code = error.exit_code
             self._failed(error)
@@ -232,4 +233,3 @@ class Daemon:
         self.world.close()
         log.info("stopped")
         return 0
-

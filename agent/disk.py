@@ -109,7 +109,9 @@ def read_target(places: Places, target: str) -> TargetFile | None:
     try:
         with slot(places, target) as place:
             try:
-                descriptor = os.open(place.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place.directory)
+                descriptor = os.open(
+                    place.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place.directory
+                )
             except OSError as error:
                 if error.errno == errno.ELOOP:
                     return None

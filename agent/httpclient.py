@@ -249,9 +249,7 @@ class Client:
             url = target
         raise Trouble("invalid", f"{shown(url)} redirects without end")
 
-    def _send_once(
-        self, method: str, url: str, headers: dict[str, str], body: bytes | None, ends: float
-    ) -> requests.Response:
+    def _send_once(self, method: str, url: str, headers: dict[str, str], body: bytes | None, ends: float) -> requests.Response:
         from agent import httptransport
 
         left = max(0.05, ends - time.monotonic())

@@ -24,7 +24,7 @@ def problems(text: str) -> Iterator[str]:
             yield f'"{match[0]}" is not a placeholder; expected {{{{ facts.NAME }}}} or {{{{ build.NAME }}}}'
     rest = _BRACES.sub("", text)
     if "{{" in rest or "{%" in rest:
-        yield f'"{text}" has an unfinished placeholder or a statement; only {{{{ facts.NAME }}}} and {{{{ build.NAME }}}} work here'
+        yield f'"{text}" has an unfinished placeholder; only {{{{ facts.NAME }}}} and {{{{ build.NAME }}}} work here'
 
 
 def names(text: str) -> frozenset[str]:

@@ -80,7 +80,9 @@ def _believe(settings: SourceSettings, snapshot: Snapshot, last: Snapshot | None
     if settings.allow_empty:
         return
     had = {layer.name: layer for layer in last.layers} if last else {}
-    lost = [layer.name for layer in snapshot.layers if _empty(layer.tree) and layer.name in had and not _empty(had[layer.name].tree)]
+    lost = [
+        layer.name for layer in snapshot.layers if _empty(layer.tree) and layer.name in had and not _empty(had[layer.name].tree)
+    ]
     if lost:
         raise SourceMissing(
             f"layer {', '.join(name or '(top)' for name in lost)} had keys and has none now; it is not believed",

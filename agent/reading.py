@@ -26,7 +26,7 @@ def _of(environment: Environment, name: str, seen: set[str]) -> set[KeyPath]:
     found: set[KeyPath] = set()
     _collect(tree, {"config": ()}, found)
     for node in tree.find_all((nodes.Include, nodes.Extends, nodes.Import, nodes.FromImport)):
-        template = node.template
+        template = getattr(node, "template", None)
         names = [template.value] if isinstance(template, nodes.Const) else []
         for included in names:
             if isinstance(included, str):

@@ -1,4 +1,4 @@
-"""Template + run config + facts + build -> bytes, and a record of everything that was read. No I/O but the template's own file."""
+"""Template + run config + facts + build -> bytes, and a record of all that was read. No I/O but the template's file."""
 
 from __future__ import annotations
 
@@ -127,10 +127,4 @@ _ABSENT = object()
 
 def secret_reads(rendering: Rendering, config: RunConfig) -> list[str]:
     """The secret keys a rendering read, as operators write them."""
-    return sorted(
-        dotted(secret)
-        for secret in config.secrets
-        if any(secret[: len(path)] == path for path in rendering.reads)
-    )
-
-
+    return sorted(dotted(secret) for secret in config.secrets if any(secret[: len(path)] == path for path in rendering.reads))

@@ -57,7 +57,9 @@ def as_status(report: Report) -> dict[str, Any]:
         "digest": report.digest,
         "since": report.since,
         "component": dict(report.component),
-        "facts": {name: value if isinstance(value, str) else dict(value) for name, value in report.facts.items() if name != "userdata"},
+        "facts": {
+            name: value if isinstance(value, str) else dict(value) for name, value in report.facts.items() if name != "userdata"
+        },
         "sources": [asdict(source) for source in report.sources],
         "templates": list(report.templates),
         "units": [{"name": u.unit, "action": u.action, "result": u.result, "detail": u.detail} for u in report.units],

@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from agent import apply, disk, generations, plan, report, transaction
-from agent.converge import HOLD, World, finish, resume, tools_of
+from agent.effect import HOLD, finish, resume, tools_of
 from agent.errors import UsageError
 from agent.generations import Generation
 from agent.model import Change
+from agent.world import World
 
 
 def roll_back(world: World, number: int | None, *, wait: bool = True) -> None:
@@ -27,7 +28,8 @@ def roll_back(world: World, number: int | None, *, wait: bool = True) -> None:
         world.report.generation = wanted.number
         world.report.digest = wanted.digest
         world.report.templates = tuple(
-            {"name": name, "target": t["target"], "state": "current", "generation": wanted.number} for name, t in wanted.targets.items()
+            {"name": name, "target": t["target"], "state": "current", "generation": wanted.number}
+            for name, t in wanted.targets.items()
         )
         world.report.enter("rolled-back", f"held at generation {wanted.number} by `parbake rollback`; `parbake resume` ends it")
         report.publish(world.report, world.places)
@@ -44,7 +46,8 @@ def _choose(world: World, number: int | None) -> Generation:
         if generation.number == number:
             return generation
     raise UsageError(
-        f"there is no generation {number}", hint=f"kept: {', '.join(str(g.number) for g in known) or 'none'}; see `parbake history`"
+        f"there is no generation {number}",
+        hint=f"kept: {', '.join(str(g.number) for g in known) or 'none'}; see `parbake history`",
     )
 
 
@@ -59,7 +62,16 @@ def _changes(world: World, wanted: Generation) -> list[Change]:
         kind = "unchanged" if same else "create" if old is None else "content"
         changes.append(
             Change(
-                name, known["target"], kind, groups.get(name, ""), mode, known["uid"], known["gid"], known["secret"], content[name], old
+                name,
+                known["target"],
+                kind,
+                groups.get(name, ""),
+                mode,
+                known["uid"],
+                known["gid"],
+                known["secret"],
+                content[name],
+                old,
             )
         )
     return changes
@@ -85,8 +97,12 @@ def _put_in_place(world: World, wanted: Generation, changes: list[Change], pendi
     tools = tools_of(world, None)
     done = transaction.act(tools, transaction.commit(tools, started), before_ready=False)
     record = replace(
-        wanted, number=number, time=report.now(), cause=f"rollback to {wanted.number}",
-        targets=generations.targets_of(changes, number, wanted.targets), units=generations.units_of(done.results.values()),
+        wanted,
+        number=number,
+        time=report.now(),
+        cause=f"rollback to {wanted.number}",
+        targets=generations.targets_of(changes, number, wanted.targets),
+        units=generations.units_of(done.results.values()),
     )
     world.generations.record(record, changes)
     world.report.units = finish(world, tools, done, before_ready=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -53,10 +54,8 @@ def run(argv: Sequence[str], timeout_seconds: float) -> Ran:
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
     """What a check left in the background must not outlive it."""
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
     if process.stdout is not None:
         process.stdout.close()
     process.wait()

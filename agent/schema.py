@@ -47,7 +47,7 @@ def setting(doc: str, default: Any = dataclasses.MISSING, *, factory: Any = data
 
 
 def closest(word: str, known: Iterable[str]) -> str:
-    """" Did you mean ...?" with the closest known word, or the list of those there are."""
+    """ " Did you mean ...?" with the closest known word, or the list of those there are."""
     names = sorted(known)
     near = difflib.get_close_matches(word, names, 1, 0.6)
     if near:

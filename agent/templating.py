@@ -64,7 +64,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 def _printable(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
-    if value is None or callable(value) and not isinstance(value, Missing):
+    if value is None or (callable(value) and not isinstance(value, Missing)):
         what = "nothing (null)" if value is None else f"a function ({getattr(value, '__name__', value)})"
         raise UndefinedError(f"an expression gives {what}, which cannot be printed; a key named like a method needs [...]")
     return value

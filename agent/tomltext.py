@@ -10,7 +10,7 @@ from typing import Any
 
 
 def dumps(value: Any) -> str:
-    """A table as a TOML document, keys sorted. Raises ValueError for what TOML cannot say (null, a top level that is no table)."""
+    """A table as a TOML document, keys sorted. Raises ValueError for what TOML cannot say, such as a null."""
     if not isinstance(value, Mapping):
         raise ValueError("only a table can be written as TOML")
     lines: list[str] = []
@@ -19,9 +19,7 @@ def dumps(value: Any) -> str:
 
 
 def _table(table: Mapping[str, Any], path: tuple[str, ...], lines: list[str]) -> None:
-    for key in sorted(table):
-        if not isinstance(table[key], Mapping):
-            lines.append(f"{_key(key)} = {_value(table[key])}")
+    lines.extend(f"{_key(key)} = {_value(table[key])}" for key in sorted(table) if not isinstance(table[key], Mapping))
     for key in sorted(table):
         if isinstance(table[key], Mapping):
             lines.extend(["", f"[{'.'.join(_key(part) for part in (*path, key))}]"])
@@ -42,7 +40,11 @@ def _value(value: Any) -> str:
     if isinstance(value, int):
         return str(value)
     if isinstance(value, float):
-        return {"inf": "inf", "-inf": "-inf", "nan": "nan"}.get(str(value), repr(value)) if not math.isfinite(value) else repr(value)
+        return (
+            {"inf": "inf", "-inf": "-inf", "nan": "nan"}.get(str(value), repr(value))
+            if not math.isfinite(value)
+            else repr(value)
+        )
     if isinstance(value, str):
         return _string(value)
     if isinstance(value, (list, tuple)):

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-
 
 from agent import apply
 from agent.masking import Masker
@@ -126,7 +125,11 @@ def act(tools: Tools, transaction: Transaction, *, before_ready: bool) -> Transa
         result = _act_with_retries(tools, step, before_ready)
         log.log(
             logging.INFO if result.result != "failed" else logging.ERROR,
-            "unit %s: %s %s%s", step.unit, step.action, result.result, f" ({result.detail})" if result.detail else "",
+            "unit %s: %s %s%s",
+            step.unit,
+            step.action,
+            result.result,
+            f" ({result.detail})" if result.detail else "",
             extra={"PARBAKE_UNIT": step.unit},
         )
         transaction = replace(transaction, results={**transaction.results, step.unit: result})
@@ -256,5 +259,3 @@ def leave_or_stop(tools: Tools, transaction: Transaction) -> list[str]:
 def sweep(places: Places, templates: Iterable[Template]) -> None:
     """Remove candidates that a run which was killed before its journal left beside its targets."""
     apply.discard(places, [template.target for template in templates])
-
-

@@ -56,9 +56,7 @@ class Systemd:
         self._timeout = timeout_seconds
 
     def state(self, unit: str) -> UnitState:
-        ran = self._run(
-            ["systemctl", "show", f"--property={','.join(_PROPERTIES)}", "--", unit], _SHOW_SECONDS
-        )
+        ran = self._run(["systemctl", "show", f"--property={','.join(_PROPERTIES)}", "--", unit], _SHOW_SECONDS)
         said = dict(line.partition("=")[::2] for line in ran.output.splitlines() if "=" in line)
         restarts = said.get("NRestarts", "0")
         return UnitState(

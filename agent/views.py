@@ -30,6 +30,9 @@ class Missing(StrictUndefined):
     names the whole key; using it is not."""
 
     __slots__ = ("_parbake_path", "_parbake_reads", "_parbake_space")
+    _parbake_path: KeyPath
+    _parbake_reads: Reads
+    _parbake_space: str
 
     @classmethod
     def key(cls, space: str, path: KeyPath, reads: Reads) -> Missing:
@@ -56,30 +59,30 @@ class MissingLenient(Missing):
     def _note(self) -> None:
         self._parbake_reads.missing[f"{self._parbake_space}.{dotted(self._parbake_path)}"] = None
 
-    def __str__(self) -> str:
+    def __str__(self) -> str:  # type: ignore[override]
         self._note()
         return ""
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self._note()
         return iter(())
 
-    def __len__(self) -> int:
+    def __len__(self) -> int:  # type: ignore[override]
         self._note()
         return 0
 
-    def __bool__(self) -> bool:
+    def __bool__(self) -> bool:  # type: ignore[override]
         self._note()
         return False
 
-    def __eq__(self, other: object) -> bool:
+    def __eq__(self, other: object) -> bool:  # type: ignore[override]
         self._note()
         return False
 
-    def __hash__(self) -> int:
+    def __hash__(self) -> int:  # type: ignore[override]
         return id(self)
 
-    def __int__(self) -> int:
+    def __int__(self) -> int:  # type: ignore[override]
         self._note()
         return 0
 

@@ -43,7 +43,8 @@ def run(arguments: Namespace, settings: Settings, places: Places) -> int:
         say(f"warning: {warning}")
     for path in drop_ins:
         say(f"wrote {path}")
-    say(f"baked {settings.component.name} {settings.component.version}: {len(compiled)} compiled templates, {places.shown(places.manifest)}")
+    image = f"{settings.component.name} {settings.component.version}".strip()
+    say(f"baked {image}: {len(compiled)} compiled templates, {places.shown(places.manifest)}")
     return 0
 
 
@@ -84,7 +85,9 @@ def manifest(settings: Settings, places: Places, more: list[str]) -> dict[str, A
         "component": {"name": settings.component.name, "version": settings.component.version},
         "files": {path: digest_of(places.host(path)) for path in sorted(set(files))},
         "templates": [{"name": t.name, "source": t.source, "target": t.target} for t in settings.templates],
-        "keys": {".".join(path): {"type": k.type, "required": k.required, "secret": k.secret} for path, k in settings.keys.items()},
+        "keys": {
+            ".".join(path): {"type": k.type, "required": k.required, "secret": k.secret} for path, k in settings.keys.items()
+        },
     }
 
 

@@ -27,7 +27,8 @@ def run(arguments: Namespace, settings: Settings, places: Places) -> int:
         return 0
     for warning in warnings:
         say(f"warning: {warning}")
-    say(f"ok: {len(settings.templates)} templates, {len(settings.keys)} keys, {len(settings.sources)} sources, {len(settings.sinks)} sinks")
+    counts = {"templates": settings.templates, "keys": settings.keys, "sources": settings.sources, "sinks": settings.sinks}
+    say(f"ok: {', '.join(f'{len(found)} {what}' for what, found in counts.items())}")
     return 0
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from agent import converge
 from agent.commands import say, say_json
-from agent.converge import Prepared
 from agent.masking import Masker
 from agent.model import MASK, Secret, dotted, leaves
 from agent.places import Places
 from agent.settings.tables import Settings
+from agent.world import Prepared, open_world
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -24,7 +24,11 @@ def run(arguments: Namespace, settings: Settings, places: Places) -> int:
     one, two = (_prepare(settings, places, name) for name in arguments.environments)
     keys = _keys(one, two)
     targets = {name: _diff(name, one, two, arguments.environments) for name in sorted({*one.renderings, *two.renderings})}
-    waiting = {f"{e}: {g or 'default'}": str(error) for e, p in zip(arguments.environments, (one, two), strict=True) for g, error in p.waiting.items()}
+    waiting = {
+        f"{e}: {g or 'default'}": str(error)
+        for e, p in zip(arguments.environments, (one, two), strict=True)
+        for g, error in p.waiting.items()
+    }
     if arguments.json:
         say_json({"keys": keys, "targets": targets, "same_build": True, "waiting": waiting})
     else:
@@ -35,7 +39,7 @@ def run(arguments: Namespace, settings: Settings, places: Places) -> int:
 def _prepare(settings: Settings, places: Places, environment: str) -> Prepared:
     """The plan of this image where only the environment differs. Last good run config is another environment's: unused."""
     asked = dataclasses.replace(settings, state=dataclasses.replace(settings.state, cache="none"))
-    world = converge.open_world(places, asked)
+    world = open_world(places, asked)
     try:
         facts = converge.find_out(world)
         values = {**facts.values, "environment": environment}
@@ -61,7 +65,9 @@ def _shown(value: Any, absent: object) -> Any:
 def _diff(name: str, one: Prepared, two: Prepared, environments: list[str]) -> str:
     masker = Masker((*one.config.secret_texts(), *two.config.secret_texts()))
     texts = [
-        masker.mask(p.renderings[name].content.decode("utf-8", "replace")).splitlines(keepends=True) if name in p.renderings else []
+        masker.mask(p.renderings[name].content.decode("utf-8", "replace")).splitlines(keepends=True)
+        if name in p.renderings
+        else []
         for p in (one, two)
     ]
     return "".join(difflib.unified_diff(texts[0], texts[1], f"{environments[0]}/{name}", f"{environments[1]}/{name}"))

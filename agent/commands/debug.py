@@ -5,11 +5,12 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from agent import converge
-from agent.commands import once, say
+from agent.commands import once, say, say_json
 from agent.commands import plan as plan_command
 from agent.places import Places
 from agent.settings.tables import Settings
 from agent.units import booting
+from agent.world import open_world
 
 LOG_LEVEL = "info"
 
@@ -23,7 +24,7 @@ def run(arguments: Namespace, settings: Settings, places: Places) -> int:
         if not arguments.json:
             say(f"{step:>8}  {seconds * 1000:7.1f} ms  {text}")
 
-    world = converge.open_world(places, settings)
+    world = open_world(places, settings)
     world.narrate = narrate
     if not arguments.json:
         say(f"settings  {', '.join(settings.files)}")
@@ -36,7 +37,7 @@ def run(arguments: Namespace, settings: Settings, places: Places) -> int:
     finally:
         world.close()
     if arguments.json:
-        plan_command.say_json(plan_command.as_plain(world, prepared))
+        say_json(plan_command.as_plain(world, prepared))
     else:
         say("")
         plan_command.show(world, prepared)

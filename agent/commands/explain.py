@@ -7,12 +7,12 @@ from typing import Any
 
 from agent import converge
 from agent.commands import say, say_json
-from agent.converge import Prepared
 from agent.errors import UsageError
 from agent.model import MASK, KeyPath, Secret, dotted, lookup, segments
 from agent.places import Places
 from agent.schema import closest
 from agent.settings.tables import Settings
+from agent.world import Prepared, open_world
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -20,7 +20,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace, settings: Settings, places: Places) -> int:
-    world = converge.open_world(places, settings)
+    world = open_world(places, settings)
     try:
         prepared = converge.prepare(world, converge.find_out(world))
     finally:

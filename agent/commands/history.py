@@ -21,7 +21,13 @@ def run(arguments: Namespace, settings: Settings, places: Places) -> int:
         say_json([asdict(generation) for generation in known])
         return 0
     rows = [
-        (str(g.number), g.time, g.state, g.cause, ", ".join(g.keys[:6]) + (f" and {len(g.keys) - 6} more" if len(g.keys) > 6 else ""))
+        (
+            str(g.number),
+            g.time,
+            g.state,
+            g.cause,
+            ", ".join(g.keys[:6]) + (f" and {len(g.keys) - 6} more" if len(g.keys) > 6 else ""),
+        )
         for g in known
     ]
     say(table([("generation", "time", "state", "cause", "keys"), *rows]) if rows else "nothing was applied yet")

@@ -7,11 +7,12 @@ from argparse import ArgumentParser, Namespace
 
 from agent import converge, report
 from agent.commands import say, say_json
-from agent.converge import RolledBack, World
+from agent.effect import RolledBack
 from agent.errors import ParbakeError
 from agent.places import Places
 from agent.settings.tables import Settings
 from agent.units import booting
+from agent.world import World, open_world
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -19,7 +20,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace, settings: Settings, places: Places) -> int:
-    world = converge.open_world(places, settings)
+    world = open_world(places, settings)
     try:
         code = converge_and_publish(world, cause="once", before_ready=booting(world.units), wait=not arguments.no_wait)
     finally:

@@ -9,10 +9,10 @@ from typing import Any
 
 from agent import converge, plan
 from agent.commands import say, say_json
-from agent.converge import Prepared, World
 from agent.model import MASK, Secret, dotted, lookup
 from agent.places import Places
 from agent.settings.tables import Settings
+from agent.world import Prepared, World, open_world
 
 _COLOURS = {"+": "\033[32m", "-": "\033[31m", "@": "\033[36m"}
 
@@ -22,7 +22,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace, settings: Settings, places: Places) -> int:
-    world = converge.open_world(places, settings)
+    world = open_world(places, settings)
     try:
         prepared = converge.prepare(world, converge.find_out(world))
     finally:
@@ -44,8 +44,12 @@ def values(prepared: Prepared) -> list[dict[str, Any]]:
         shown = MASK if isinstance(value, Secret) or _within_secret(prepared, path) else value
         rows.append(
             {
-                "key": dotted(path), "value": shown, "source": origin.source, "layer": origin.layer,
-                "revision": origin.revision, "overrode": [f"{o.source}:{o.layer}" for o in origin.overrode],
+                "key": dotted(path),
+                "value": shown,
+                "source": origin.source,
+                "layer": origin.layer,
+                "revision": origin.revision,
+                "overrode": [f"{o.source}:{o.layer}" for o in origin.overrode],
             }
         )
     return rows
@@ -61,11 +65,18 @@ def as_plain(world: World, prepared: Prepared) -> dict[str, Any]:
         "digest": prepared.digest,
         "facts": {name: prepared.facts.values[name] for name in sorted(prepared.facts.values)},
         "providers": dict(prepared.facts.providers),
-        "sources": [{"name": s.name, "state": s.state, "revision": s.revision, "error": s.error} for s in prepared.pulled.reports],
+        "sources": [
+            {"name": s.name, "state": s.state, "revision": s.revision, "error": s.error} for s in prepared.pulled.reports
+        ],
         "values": values(prepared),
         "targets": [
             {
-                "template": c.template, "target": c.target, "change": c.kind, "mode": f"{c.mode:04o}", "uid": c.uid, "gid": c.gid,
+                "template": c.template,
+                "target": c.target,
+                "change": c.kind,
+                "mode": f"{c.mode:04o}",
+                "uid": c.uid,
+                "gid": c.gid,
                 "diff": plan.diff(c, prepared.config),
             }
             for c in prepared.plan.changes
@@ -102,7 +113,6 @@ def _coloured(text: str) -> str:
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
         return text
     return "".join(
-        f"{_COLOURS[line[0]]}{line.rstrip()}\033[0m\n" if line[:1] in _COLOURS else line for line in text.splitlines(keepends=True)
+        f"{_COLOURS[line[0]]}{line.rstrip()}\033[0m\n" if line[:1] in _COLOURS else line
+        for line in text.splitlines(keepends=True)
     )
-
-

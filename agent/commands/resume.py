@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from agent import converge
 from agent.commands import say
 from agent.commands.once import converge_and_publish, show
+from agent.effect import HOLD
 from agent.places import Places
 from agent.settings.tables import Settings
 from agent.units import booting
+from agent.world import open_world
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -17,11 +18,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace, settings: Settings, places: Places) -> int:
-    world = converge.open_world(places, settings)
-    if not world.state.load(converge.HOLD):
+    world = open_world(places, settings)
+    if not world.state.load(HOLD):
         say("nothing is held")
         return 0
-    world.state.remove(converge.HOLD)
+    world.state.remove(HOLD)
     try:
         code = converge_and_publish(world, cause="resume", before_ready=booting(world.units), wait=not arguments.no_wait)
     finally:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from agent import converge, rollback
+from agent import rollback
 from agent.commands.once import show
 from agent.places import Places
 from agent.settings.tables import Settings
+from agent.world import open_world
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -16,7 +17,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace, settings: Settings, places: Places) -> int:
-    world = converge.open_world(places, settings)
+    world = open_world(places, settings)
     rollback.roll_back(world, arguments.generation, wait=not arguments.no_wait)
     show(world, arguments.json)
     return 0

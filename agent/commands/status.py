@@ -25,7 +25,8 @@ def run(arguments: Namespace, settings: Settings | None, places: Places) -> int:
         say_json({**status, "shipping": shipping} if shipping else status)
         return 0
     component = status["component"]
-    say(f"{component['name']} {component['version']}: {status['state']} since {status['since']}, generation {status['generation']}")
+    image = f"{component['name']} {component['version']}".strip()
+    say(f"{image}: {status['state']} since {status['since']}, generation {status['generation']}")
     if status.get("hold") is not None:
         say(f"held at generation {status['hold']}; `parbake resume` ends it")
     if status["error"]:
@@ -33,7 +34,13 @@ def run(arguments: Namespace, settings: Settings | None, places: Places) -> int:
     _section("sources", [(s["name"], s["backend"], s["state"], s["revision"], s["error"] or "") for s in status["sources"]])
     _section("templates", [(t["name"], t["target"], t["state"], f"generation {t['generation']}") for t in status["templates"]])
     _section("units", [(u["name"], u["action"], u["result"], u.get("detail", "")) for u in status["units"]])
-    _section("sinks", [(name, *(f"{k} {v}" for k, v in sorted(row.items()) if isinstance(v, (int, float, str)))) for name, row in sorted(shipping.items())])
+    _section(
+        "sinks",
+        [
+            (name, *(f"{k} {v}" for k, v in sorted(row.items()) if isinstance(v, (int, float, str))))
+            for name, row in sorted(shipping.items())
+        ],
+    )
     return 0
 
 

@@ -127,7 +127,8 @@ def _take_file(path: Path, found: _Found, problems: Problems, *, run_time: bool)
         elif run_time and name not in AT_RUN_TIME:
             allowed = ", ".join(AT_RUN_TIME)
             problems.add(
-                lines.at(name), f"[{name}] is build config, which does not change on an instance; only {allowed} may be set here"
+                lines.at(name),
+                f"[{name}] is build config, which does not change on an instance; only {allowed} may be set here",
             )
         elif name in LISTS:
             _take_list(name, value, lines, found, problems)
@@ -233,9 +234,7 @@ def _facts_from(found: _Found, problems: Problems) -> dict[str, tuple[str, ...]]
     return result
 
 
-def _plugged(
-    name: str, cls: Any, kind: str, table: Mapping[str, str], found: _Found, problems: Problems
-) -> Iterable[Any]:
+def _plugged(name: str, cls: Any, kind: str, table: Mapping[str, str], found: _Found, problems: Problems) -> Iterable[Any]:
     """[[source]] and [[sink]]: the keys of every plugin, and those of the one that is named."""
     common = schema.toml_keys(cls)
     for label, item, where in _items(name, found):

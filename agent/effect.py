@@ -1,0 +1,286 @@
+"""A plan put into effect: stage, check, commit, act on units, verify, record; or back to the generation before.
+
+Also what an earlier run was killed in: `resume` finishes it before anything else is done.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from agent import apply, disk, generations, plan, report, transaction
+from agent.errors import ApplyError, CheckError, DataError
+from agent.generations import Generation
+from agent.model import Change, Rendering, RunConfig, Snapshot, UnitResult, UnitStep, dotted, leaves
+from agent.state import LastGood
+from agent.world import Prepared, World, timed
+
+log = logging.getLogger("parbake.converge")
+REJECTED = "rejected"
+HOLD = "hold"
+
+
+def execute(world: World, prepared: Prepared, *, cause: str, before_ready: bool = False) -> int:
+    """Put a plan into effect and record it. Returns the exit code; fills `world.report`. Raises ParbakeError."""
+    held = world.state.load(HOLD).get("generation")
+    world.report.hold = held
+    rejected = world.state.load(REJECTED)
+    if held is not None:
+        _describe(world, prepared, {})
+        world.report.enter("rolled-back", f"held at generation {held} by `parbake rollback`; `parbake resume` ends it")
+        return 0
+    if rejected.get("digest") == prepared.digest:
+        _describe(world, prepared, {})
+        world.report.enter("failed" if rejected.get("first") else "rolled-back", str(rejected.get("error")))
+        return 74
+    waiting = dict(prepared.waiting)
+    changes = _stage_and_check(world, prepared, waiting)
+    results = _put_into_effect(world, prepared, changes, cause, before_ready)
+    _remember(world, prepared)
+    _describe(world, prepared, waiting, results)
+    return _conclude(world, prepared, waiting, results)
+
+
+def _stage_and_check(world: World, prepared: Prepared, waiting: dict[str, DataError | ApplyError]) -> list[Change]:
+    """Candidates of every group that passed its checks; a group that did not leaves nothing behind."""
+    templates = {template.name: template for template in world.settings.templates}
+    groups: dict[str, list[Change]] = {}
+    for change in prepared.plan.changes:
+        if change.pending:
+            groups.setdefault(change.group, []).append(change)
+    passed: list[Change] = []
+    with timed(world, "check") as said:
+        for group, changes in groups.items():
+            try:
+                apply.stage(world.places, changes)
+                apply.check(world.places, [templates[c.template] for c in changes], prepared.config.secret_texts(), world.run)
+                passed.extend(changes)
+            except (CheckError, ApplyError) as error:
+                apply.discard(world.places, [c.target for c in changes])
+                waiting[group] = error
+            except BaseException:
+                apply.discard(world.places, [c.target for c in (*passed, *changes)])
+                raise
+        said.append(f"{len(passed)} candidates stand ready" if passed else "nothing to check")
+    return passed
+
+
+def _put_into_effect(
+    world: World, prepared: Prepared, changes: list[Change], cause: str, before_ready: bool
+) -> tuple[UnitResult, ...]:
+    last = world.generations.last()
+    if not changes:
+        world.report.generation = last.number if last else 0
+        if last is None and not prepared.waiting:
+            _record(world, prepared, changes, cause, world.generations.next_number(), (), last)
+        return ()
+    number = world.generations.next_number()
+    renames = [apply.Rename(c.target, created=c.old is None and not disk.occupied(world.places, c.target)) for c in changes]
+    started = transaction.Transaction(
+        number,
+        prepared.digest,
+        changed_keys(world.last.config if world.last else None, prepared.config, prepared.renderings, changes),
+        tuple(renames),
+        _steps(world, changes),
+        tuple(c.template for c in changes),
+        first=last is None,
+    )
+    tools = tools_of(world, prepared.config)
+    with timed(world, "commit") as said:
+        done = transaction.commit(tools, started)
+        said.append(f"{len(renames)} targets replaced, generation {number}")
+        for change in changes:
+            log.info("target %s: %s", change.target, change.kind, extra={"PARBAKE_TARGET": change.target})
+    with timed(world, "units") as said:
+        done = transaction.act(tools, done, before_ready=before_ready)
+        said.append(", ".join(f"{r.unit} {r.action}: {r.result}" for r in done.results.values()) or "none to act on")
+    world.report.generation = number
+    _record(world, prepared, changes, cause, number, tuple(done.results.values()), last)
+    if done.deferred:
+        return tuple(done.results.values())
+    return finish(world, tools, done, before_ready=before_ready)
+
+
+def _steps(world: World, changes: list[Change]) -> tuple[UnitStep, ...]:
+    """The actions; a unit that was stopped because its first config failed is started with the new one."""
+    stopped = world.state.load(REJECTED).get("stopped", [])
+    steps = plan.units(world.settings.templates, changes)
+    return tuple(replace(step, action="restart") if step.unit in stopped else step for step in steps)
+
+
+def finish(
+    world: World, tools: transaction.Tools, done: transaction.Transaction, *, before_ready: bool
+) -> tuple[UnitResult, ...]:
+    """Verify a committed generation; confirm it, or go back. Raises ApplyError where it does not hold."""
+    with timed(world, "verify") as said:
+        problem = transaction.verify(tools, done)
+        said.append(problem or "the units are up")
+    results = tuple(done.results.values())
+    if problem is None:
+        transaction.confirm(tools, done)
+        return results
+    world.report.units = results
+    keys = ", ".join(done.keys) or "none"
+    if done.first:
+        stopped = transaction.leave_or_stop(tools, done)
+        transaction.confirm(tools, done)
+        error = f"generation {done.generation} did not come up: {problem}"
+        record = {"digest": done.digest, "generation": done.generation, "error": error, "first": True, "stopped": stopped}
+        world.state.save(REJECTED, record)
+        raise ApplyError(
+            error,
+            hint="it is the first, so there is nothing to go back to; correct the run config and it converges by itself",
+        )
+    targets, again = transaction.go_back(tools, done, before_ready=before_ready)
+    error = f"generation {done.generation} was rolled back: {problem}; keys that changed: {keys}"
+    world.state.save(REJECTED, {"digest": done.digest, "generation": done.generation, "error": error})
+    _mark_rejected(world, done.generation, error)
+    world.report.units = again
+    world.last = None
+    raise RolledBack(error, hint=f"{len(targets)} targets hold the earlier generation again; change the keys to try anew")
+
+
+class RolledBack(ApplyError):
+    """A generation was put into effect, did not hold, and the earlier one is back."""
+
+
+def _mark_rejected(world: World, number: int, error: str) -> None:
+    known = {generation.number: generation for generation in world.generations.all()}
+    if number in known:
+        world.generations.record(replace(known[number], state="rejected", error=error))
+    last = world.generations.last()
+    world.report.generation = last.number if last else 0
+
+
+def resume(world: World, *, before_ready: bool) -> None:
+    """Finish what an earlier run was killed in, before anything else is done. Raises ApplyError as `finish` does."""
+    left = transaction.load(world.state)
+    if left is None:
+        transaction.sweep(world.places, world.settings.templates)
+        return
+    log.warning("finishing generation %d, which an earlier run was stopped in", left.generation)
+    tools = tools_of(world, None)
+    apply.commit(world.places, left.renames)
+    left = replace(left, committed=True)
+    transaction.save(world.state, left)
+    left = transaction.act(tools, left, before_ready=before_ready)
+    if not left.deferred:
+        world.report.units = finish(world, tools, left, before_ready=before_ready)
+
+
+def confirm_started(world: World) -> None:
+    """After READY: what could not be verified before, because systemd had yet to start the units. Raises ApplyError."""
+    left = transaction.load(world.state)
+    if left is None:
+        return
+    tools = tools_of(world, world.last.config if world.last else None)
+    done = transaction.await_start(tools, left)
+    world.report.units = finish(world, tools, done, before_ready=False)
+
+
+def tools_of(world: World, config: RunConfig | None) -> transaction.Tools:
+    secrets = config.secret_texts() if config else ()
+    return transaction.Tools(world.places, world.settings, world.state, world.units, world.run, world.pause, secrets)
+
+
+def changed_keys(
+    old: RunConfig | None, new: RunConfig, renderings: Mapping[str, Rendering], changes: list[Change]
+) -> tuple[str, ...]:
+    """The keys that made this generation, by name: those that differ from the last run config, else those that were read."""
+    if old is None:
+        reads = {path for c in changes if c.template in renderings for path in renderings[c.template].reads}
+        return tuple(sorted(dotted(path) for path in reads if path))
+    before, after = dict(leaves(old.tree)), dict(leaves(new.tree))
+    absent = object()
+    return tuple(sorted(dotted(p) for p in {*before, *after} if before.get(p, absent) != after.get(p, absent)))
+
+
+def _record(
+    world: World,
+    prepared: Prepared,
+    changes: list[Change],
+    cause: str,
+    number: int,
+    results: tuple[UnitResult, ...],
+    last: Generation | None,
+) -> None:
+    changed = {c.template: c for c in changes}
+    whole = [changed.get(c.template, replace(c, kind="unchanged")) for c in prepared.plan.changes]
+    keys = changed_keys(world.last.config if world.last else None, prepared.config, prepared.renderings, changes)
+    world.generations.record(
+        Generation(
+            number,
+            report.now(),
+            cause,
+            prepared.digest,
+            "applied",
+            keys,
+            generations.targets_of(whole, number, last.targets if last else {}),
+            generations.units_of(results),
+        ),
+        whole,
+    )
+    world.report.generation = number
+
+
+def _remember(world: World, prepared: Prepared) -> None:
+    """Keep what was pulled as the last good run config: it passed the contract and rendered."""
+    world.last = prepared
+    world.state.remove(REJECTED)
+    if not prepared.pulled.fresh:
+        return
+    good = world.state.load_last_good()
+    snapshots: dict[str, Snapshot] = dict(prepared.pulled.snapshots)
+    fetched = {r.name: r.fetched or "" for r in prepared.pulled.reports if r.name in snapshots}
+    if {n: s.layers for n, s in good.snapshots.items()} == {n: s.layers for n, s in snapshots.items()}:
+        return
+    refused = world.state.save_last_good(LastGood(snapshots, fetched), secret=bool(prepared.config.secrets))
+    if refused:
+        log.warning("the last good run config is not kept, so a boot without the source would fail: %s", refused)
+
+
+def _describe(
+    world: World,
+    prepared: Prepared,
+    waiting: Mapping[str, DataError | ApplyError],
+    results: tuple[UnitResult, ...] = (),
+) -> None:
+    """Fill the report. Units that were not acted on now keep their last result."""
+    last = world.generations.last()
+    known = last.targets if last else {}
+    rows = []
+    for template in world.settings.templates:
+        row: dict[str, Any] = {
+            "name": template.name,
+            "target": template.target,
+            "state": "waiting" if template.group_name in waiting else "current",
+            "generation": known.get(template.name, {}).get("generation", 0),
+        }
+        if template.group_name in waiting:
+            row["error"] = str(waiting[template.group_name])
+        rows.append(row)
+    world.report.templates = tuple(rows)
+    world.report.digest = prepared.digest
+    kept = {u["name"]: UnitResult(u["name"], u["action"], u["result"]) for u in (last.units if last else ())}
+    kept.update({r.unit: r for r in world.report.units})
+    kept.update({r.unit: r for r in results})
+    world.report.units = tuple(kept.values())
+
+
+def _conclude(
+    world: World, prepared: Prepared, waiting: Mapping[str, DataError | ApplyError], results: tuple[UnitResult, ...]
+) -> int:
+    if waiting:
+        text = "\n".join(str(error) for error in waiting.values())
+        hints = [error.hint for error in waiting.values() if error.hint]
+        world.report.enter("failed", text)
+        log.error("%s%s", text, f"; {hints[0]}" if hints else "")
+        return max(error.exit_code for error in waiting.values())
+    if prepared.pulled.stale:
+        errors = [f"source {r.name}: {r.error}" for r in prepared.pulled.reports if r.state == "stale"]
+        world.report.enter("stale", "; ".join(errors))
+        return 75
+    world.report.enter("converged")
+    return 0

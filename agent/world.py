@@ -1,0 +1,107 @@
+"""The edges of a convergence, gathered and injected: the disk, the units, the sources, the clock; and what it remembers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent import apply, placeholders, plugins, report, transaction
+from agent.errors import ApplyError, DataError
+from agent.generations import Generations
+from agent.model import Facts, Rendering, RunConfig
+from agent.places import Places
+from agent.plan import Plan
+from agent.pull import Pulled
+from agent.report import Report
+from agent.runner import run as run_program
+from agent.settings.tables import Settings
+from agent.settings.tables import Source as SourceSettings
+from agent.sources import BACKENDS, Source, SourceContext
+from agent.state import State
+from agent.units import NoUnits, Systemd, Units, systemd_runs
+
+Narrate = Callable[[str, float, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Everything known before anything is touched. `waiting` maps a group to the error that holds it up."""
+
+    facts: Facts
+    pulled: Pulled
+    config: RunConfig
+    digest: str
+    renderings: Mapping[str, Rendering]
+    plan: Plan
+    waiting: Mapping[str, DataError | ApplyError]
+    rendered: int = 0
+
+
+@dataclass(slots=True)
+class World:
+    """The edges of a convergence: the disk below `places`, the units, the sources, the clock. Injected, for tests."""
+
+    places: Places
+    settings: Settings
+    state: State
+    units: Units
+    run: apply.Run = run_program
+    narrate: Narrate = lambda step, seconds, text: None
+    pause: transaction.Pause = time.sleep
+    report: Report = field(default_factory=Report)
+    sources: dict[str, tuple[Any, Source]] = field(default_factory=dict)
+    renderer: Any = None
+    last: Prepared | None = None
+    pulled: Pulled | None = None
+
+    @property
+    def build(self) -> dict[str, str]:
+        return {"component": self.settings.component.name, "version": self.settings.component.version}
+
+    @property
+    def generations(self) -> Generations:
+        return Generations(self.places, self.settings.state.generations, self.settings.state.cache)
+
+    def close(self) -> None:
+        """Close every source."""
+        for _, source in self.sources.values():
+            source.close()
+        self.sources.clear()
+
+
+def open_world(places: Places, settings: Settings) -> World:
+    """The world of this machine: its systemd where it runs and `places` is the machine itself."""
+    units: Units = Systemd(run_program, settings.units.timeout) if places.is_host and systemd_runs() else NoUnits()
+    return World(places, settings, State(places, settings.state.cache), units, report=report.fresh(settings))
+
+
+def open_source(world: World, settings: SourceSettings, facts: Facts) -> Source:
+    """The source, opened anew only where a fact in its options changed. Raises DiscoveryError for a missing fact."""
+    spaces: dict[str, Mapping[str, Any]] = {"facts": facts.values, "build": world.build}
+    options = placeholders.fill_options(settings.options, spaces)
+    known = world.sources.get(settings.name)
+    if known is not None and known[0] == options:
+        return known[1]
+    if known is not None:
+        known[1].close()
+    factory = plugins.load(BACKENDS, settings.backend, "backend")
+    source: Source = factory(options, SourceContext(settings.name, world.places, settings.timeout))
+    world.sources[settings.name] = (options, source)
+    return source
+
+
+class timed:
+    """Narrates a step with its duration, whether it ends well or not."""
+
+    def __init__(self, world: World, step: str) -> None:
+        self._world, self._step, self._said = world, step, list[str]()
+
+    def __enter__(self) -> list[str]:
+        self._start = time.monotonic()
+        return self._said
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        seconds = time.monotonic() - self._start
+        self._world.narrate(self._step, seconds, " ".join(self._said) if error is None else "failed")
