@@ -45,8 +45,9 @@ class Context:
     """What a provider may look at, and where it says what it did.
 
     `deadline` is in seconds of `time.monotonic()`. `known` is what the providers before it said. A provider may write
-    what it tried to `attempts`, for `parbake facts -v`, and to `label` by which name its facts are to be shown
-    ("imds:ec2") where that is not the provider's own.
+    what it tried to `attempts`, for `parbake facts -v`; to `label` by which name its facts are to be shown ("imds:ec2")
+    where that is not the provider's own; and to `partial` what it knows already, which is taken where it comes back
+    too late.
     """
 
     places: Places
@@ -55,6 +56,7 @@ class Context:
     known: Mapping[str, FactValue] = field(default_factory=dict)
     attempts: list[Attempt] = field(default_factory=list)
     label: str = ""
+    partial: dict[str, Any] = field(default_factory=dict)
 
 
 class Provider(Protocol):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agent.discovery import Context, documents
+from agent.discovery import Context, cloudinit_ds, documents
 from agent.discovery.file import read
 from agent.errors import DiscoveryError
 from agent.model import Attempt
@@ -48,21 +48,17 @@ class CloudInit:
         for name, key in _V1.items():
             if v1.get(key) not in _SAYS_NOTHING:
                 found[name] = v1[key]
-        found = _from_datasource(platform, document.get("ds"), context) | found
-        table = _userdata(context.places, found.get("instance_id"))
+        found.update(_from_datasource(platform, document.get("ds")))
+        for name in cloudinit_ds.MEANS_ANOTHER.get(platform, ()):
+            found.pop(name, None)
+        table = _userdata(context.places, v1.get("instance_id"))
         if table is not None:
             found["userdata"] = table
         return found
 
 
-def _from_datasource(platform: str, ds: object, context: Context) -> dict[str, Any]:
-    from agent.discovery import cloudinit_ds
-
-    try:
-        return cloudinit_ds.facts(platform, ds)
-    except DiscoveryError as error:
-        context.attempts.append(Attempt("cloud-init", error.message, 0.0))
-        return {}
+def _from_datasource(platform: str, ds: object) -> dict[str, Any]:
+    return {name: value for name, value in cloudinit_ds.facts(platform, ds).items() if value not in (None, "", {}, [])}
 
 
 def _instance_data(places: Places) -> Mapping[str, Any] | None:

@@ -39,7 +39,8 @@ def discover(
         provider = plugins.load(providers, name, "provider")
         now = clock()
         allowed = max(soft - now, (hard - now) / 2)
-        context = Context(places, settings.discovery, now + allowed, dict(found.values))
+        # It is to come back a little before it is abandoned.
+        context = Context(places, settings.discovery, now + allowed * 0.95, dict(found.values))
         found.take(name, context, *_ask(provider, context, allowed), seconds_since(now, clock))
     _apply_rules(settings.facts_from, found)
     for name, value in settings.facts.items():
@@ -72,7 +73,8 @@ class _Found:
         label = context.label or name
         self.attempts.extend(list(context.attempts))
         added, refused = self.add(label, answer)
-        outcome = problem or (f"gave {', '.join(added)}" if added else "nothing new" if answer else "nothing")
+        gave = f"gave {', '.join(added)}" if added else "nothing new" if answer else "nothing"
+        outcome = f"{problem}; {gave}" if problem and added else problem or gave
         if refused:
             outcome += "; " + "; ".join(refused)
         self.attempts.append(Attempt(label, outcome, seconds))
@@ -112,7 +114,7 @@ def _ask(provider: type[Any], context: Context, seconds: float) -> tuple[Mapping
     thread = threading.Thread(target=ask, name="discover", daemon=True)
     thread.start()
     thread.join(seconds)
-    return answers[0] if answers else ({}, f"gave no answer within {seconds:.2g} s")
+    return answers[0] if answers else (dict(context.partial), f"did not come back within {seconds:.2g} s")
 
 
 def _apply_rules(rules: Mapping[str, Iterable[str]], found: _Found) -> None:

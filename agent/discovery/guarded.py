@@ -81,11 +81,15 @@ class Connection:
         fresh = self._http is None
         try:
             return self._exchange(method, path, headers, deadline)
-        except (http.client.RemoteDisconnected, ConnectionError):
+        except ConnectionError:
             self.close()
             if fresh:
                 raise
-            # The service closed a connection that it had kept open: that says nothing about this request.
+        except BaseException:
+            self.close()
+            raise
+        # The service closed a connection that it had kept open: that says nothing about this request.
+        try:
             return self._exchange(method, path, headers, deadline)
         except BaseException:
             self.close()
@@ -112,8 +116,10 @@ class Connection:
         while chunk := answer.read(_CHUNK):
             body += chunk
             if len(body) > MAX_BODY:
-                self.close()
                 raise TooLong
+        if answer.length:
+            # read(amount) returns what there is when the peer hangs up early, and says nothing of it.
+            raise http.client.IncompleteRead(bytes(body), answer.length)
         reply = Reply(answer.status, {name.lower(): value for name, value in answer.getheaders()}, bytes(body))
         if answer.will_close:
             self.close()

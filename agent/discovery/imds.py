@@ -47,7 +47,8 @@ class Imds:
         context.label = f"imds:{name}"
         context.attempts.append(Attempt("imds", f"recognised {name}: {why}", 0.0))
         cloud: Cloud = plugins.load(CLOUDS, name, "metadata service")()
-        found: dict[str, Any] = {"platform": "openstack" if name == "configdrive" else name}
+        found = context.partial
+        found["platform"] = "openstack" if name == "configdrive" else name
         if name in dmi.ID_FIELDS and (identity := firmware.get(dmi.ID_FIELDS[name])):
             found["instance_id"] = identity.lower() if name == "upcloud" else identity
         start = time.monotonic()

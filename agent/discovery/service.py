@@ -51,6 +51,8 @@ class Service:
             return None
         if reply.status not in (200, 204):
             raise self._refused("GET", path, reply)
+        if b"<html" in reply.body[:256].lower():
+            raise DiscoveryError(f"{self._name(path)} answered with a web page: something else answers there")
         return reply.body
 
     def token(self, path: str, headers: Mapping[str, str]) -> str | None:

@@ -41,6 +41,7 @@ FAULTS = (
     "large",
     "redirect",
     "drip",
+    "page",
 )
 
 
@@ -111,6 +112,7 @@ class Metadata:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "emulator"
+    wbufsize = -1  # headers and body in one segment, or every answer waits 40 ms for a delayed acknowledgement
     service: ClassVar[Metadata]
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -156,6 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if status != 204:
             self.wfile.write(body)
+        self.wfile.flush()
 
 
 def _hang(handler: _Handler, answer: Answer) -> None:
@@ -199,6 +202,7 @@ _FAULTS: dict[str, Callable[[_Handler, Answer], None]] = {
     "large": lambda handler, answer: handler.send(200, b"x" * 5_000_000, answer.headers),
     "redirect": lambda handler, answer: handler.send(302, b"", {"Location": "/redirected"}),
     "drip": _drip,
+    "page": lambda handler, answer: handler.send(200, b"<!DOCTYPE html><HTML>log in</HTML>", {}),
 }
 
 

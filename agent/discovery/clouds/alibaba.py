@@ -8,6 +8,7 @@ from typing import Any
 from agent.discovery import Context, documents
 from agent.discovery.clouds.ec2 import tags
 from agent.discovery.service import Service
+from agent.discovery.shapes import pick
 
 BASE = "http://100.100.100.200"
 SESSION = "/latest/api/token"
@@ -37,3 +38,13 @@ class Alibaba:
             yield {"public_ipv4": service.text(f"{META}/eipv4") or service.text(f"{META}/public-ipv4")}
             yield {"tags": tags(service, f"{META}/tags/instance")}
             yield {"userdata": documents.userdata(service.get("/latest/user-data") or b"")}
+
+
+def parse_tree(tree: Any) -> dict[str, Any]:
+    """The facts of a whole meta-data tree as cloud-init crawls it."""
+    found = {name: pick(tree, *path.split("/")) for name, path in PATHS.items()}
+    return {
+        **found,
+        "public_ipv4": pick(tree, "eipv4") or pick(tree, "public-ipv4"),
+        "tags": pick(tree, "tags", "instance"),
+    }

@@ -43,7 +43,6 @@ def parse(instance: Mapping[str, Any]) -> dict[str, Any]:
     interface = pick(instance, "networkInterfaces", 0)
     attributes = instance.get("attributes")
     attributes = attributes if isinstance(attributes, Mapping) else {}
-    own = {name: value for name, value in attributes.items() if not name.startswith(_NO_TAGS)}
     return {
         # An integer beyond 2^53, which a parser that only knows doubles would round.
         "instance_id": instance.get("id"),
@@ -55,6 +54,12 @@ def parse(instance: Mapping[str, Any]) -> dict[str, Any]:
         "public_ipv4": first(pick(access, "externalIp") for access in pick(interface, "accessConfigs") or []),
         "ipv6": address(first([pick(interface, "ipv6", 0), pick(interface, "ipv6s", 0)])),
         "image_id": last_part(instance.get("image")),
-        "tags": {**(tags_of(instance.get("tags")) or {}), **own},
+        "tags": {**(tags_of(instance.get("tags")) or {}), **own_attributes(attributes)},
         "userdata": userdata_of(attributes.get("user-data"), base64=attributes.get("user-data-encoding") == "base64"),
     }
+
+
+def own_attributes(attributes: Any) -> dict[str, Any]:
+    """The attributes that a user gave, less those that programs of the platform read."""
+    found = attributes if isinstance(attributes, Mapping) else {}
+    return {name: value for name, value in found.items() if not str(name).startswith(_NO_TAGS)}

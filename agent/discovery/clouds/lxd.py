@@ -25,12 +25,9 @@ class Lxd:
             yield parse(service.yaml("/1.0/meta-data") or {})
             yield parse_server(service.json("/1.0") or {})
             keys = [path.rsplit("/", 1)[-1] for path in _list(service, "/1.0/config")]
-            tags = {
-                key.removeprefix(PREFIX): service.text(f"/1.0/config/{quote(key, safe='')}")
-                for key in keys[:MOST_KEYS]
-                if key.startswith(PREFIX) and key not in _NO_TAGS
-            }
-            yield {"tags": {key: value for key, value in tags.items() if value is not None}}
+            wanted = own_keys(dict.fromkeys(keys[:MOST_KEYS]))
+            tags = {name: service.text(f"/1.0/config/{PREFIX}{quote(name, safe='')}") for name in wanted}
+            yield {"tags": {name: value for name, value in tags.items() if value is not None}}
             for key in _USERDATA:
                 if key in keys and (body := service.get(f"/1.0/config/{key}")):
                     yield {"userdata": documents.userdata(body)}
@@ -55,4 +52,14 @@ def parse_server(server: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "zone": location if location != "none" else None,
         "instance_type": server.get("instance_type"),
+    }
+
+
+def own_keys(config: Any) -> dict[str, Any]:
+    """The `user.*` keys of a guest's configuration that a user gave, less those that cloud-init reads."""
+    found = config if isinstance(config, Mapping) else {}
+    return {
+        key.removeprefix(PREFIX): value
+        for key, value in found.items()
+        if key.startswith(PREFIX) and key not in _NO_TAGS
     }

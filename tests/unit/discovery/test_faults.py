@@ -1,0 +1,151 @@
+"""What goes wrong with metadata services in the field: it costs at most the time of discovery, and is not believed."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.servers.metadata import Metadata
+from tests.unit.discovery.machines import ask, machine, said, timed, write
+from tests.unit.discovery.test_platforms import EXPECTED, NETWORKED
+
+SLACK_SECONDS = 0.5
+"""What a busy machine may take besides."""
+
+
+@pytest.mark.parametrize("platform", NETWORKED)
+@pytest.mark.parametrize("fault", ["hang", "drip", "500"])
+def test_a_service_that_gives_no_answer_costs_the_time_of_discovery(platform: str, fault: str, tmp_path: Path) -> None:
+    """A service that hangs, drips or only fails costs at most discovery.timeout, and what is known is used."""
+    write(tmp_path, "/etc/hostname", "web-9\n")
+    with Metadata(platform, fault) as service:
+        facts, seconds = timed(machine(tmp_path, platform), "imds", "host", imds_url=service.url, timeout=0.5)
+    assert seconds < 0.5 + SLACK_SECONDS
+    assert facts.values["platform"] == platform
+    assert facts.values["hostname"] == "web-9"
+    assert "gave no answer within the time" in said(facts) or "did not come back" in said(facts)
+
+
+@pytest.mark.parametrize("platform", NETWORKED)
+@pytest.mark.parametrize("fault", ["500-once", "429-once", "reset-once"])
+def test_a_service_that_recovers_is_asked_again(platform: str, fault: str, tmp_path: Path) -> None:
+    """500, 429 and a broken connection are tried again, and then all facts are there."""
+    with Metadata(platform, fault) as service:
+        facts = ask(machine(tmp_path, platform), "imds", imds_url=service.url)
+    for name, value in EXPECTED[platform].items():
+        assert facts.values[name] == value
+
+
+@pytest.mark.parametrize("platform", sorted(set(NETWORKED) - {"azure"}))
+def test_404_is_an_answer(platform: str, tmp_path: Path) -> None:
+    """404 is final: nothing is asked twice, and no time is spent on it."""
+    with Metadata(platform, "404") as service:
+        facts, seconds = timed(machine(tmp_path, platform), "imds", imds_url=service.url)
+    asked = [(request.method, request.path) for request in service.seen]
+    assert len(asked) == len(set(asked))
+    assert seconds < 2
+    assert facts.values["platform"] == platform
+
+
+def test_azure_is_asked_again_after_404(tmp_path: Path) -> None:
+    """On Azure 404 means that the service is being updated."""
+    with Metadata("azure", "404") as service:
+        _, seconds = timed(machine(tmp_path, "azure"), "imds", imds_url=service.url, timeout=0.5)
+    assert len(service.seen) > 2
+    assert seconds < 0.5 + SLACK_SECONDS
+
+
+RUBBISH = ("truncated", "not-utf8", "not-json", "empty", "large", "redirect", "page")
+# Two platforms give each fact as a plain line, for which half of a JSON document is as good as any text.
+PLAIN = ("alibaba", "exoscale")
+
+
+@pytest.mark.parametrize(
+    ("platform", "fault"), [(p, f) for p in NETWORKED for f in RUBBISH if (f, p in PLAIN) != ("not-json", True)]
+)
+def test_rubbish_is_not_believed(platform: str, fault: str, tmp_path: Path) -> None:
+    """A body that is cut off, no text, no JSON, empty, huge or a web page, and a redirect, never become a fact."""
+    with Metadata(platform, fault) as service:
+        facts, seconds = timed(machine(tmp_path, platform), "imds", imds_url=service.url, timeout=0.6)
+    assert seconds < 0.6 + SLACK_SECONDS
+    assert "in the provider" not in said(facts), said(facts)
+    assert "/redirected" not in {request.path for request in service.seen}
+    known = {"platform": platform, **EXPECTED[platform]}
+    for name, value in facts.values.items():
+        assert value == known.get(name), said(facts)
+
+
+def test_what_was_learnt_before_a_failure_is_kept(tmp_path: Path) -> None:
+    """One path that hangs does not lose the facts that came before it, and the report names that path."""
+    with Metadata("ec2", "hang", on="/tags/") as service:
+        facts = ask(machine(tmp_path, "ec2"), "imds", imds_url=service.url, timeout=0.5)
+    assert facts.values["instance_id"] == "i-0123456789abcdef0"
+    assert "tags" not in facts.values
+    assert "/latest/meta-data/tags/instance gave no answer" in said(facts)
+
+
+def test_a_service_that_is_not_there_is_tried_until_the_deadline(tmp_path: Path) -> None:
+    """A refused connection is tried again, since a service may come up later than the instance; then it is reported."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    facts, seconds = timed(machine(tmp_path, "ec2"), "imds", imds_url=url, timeout=0.5)
+    assert seconds < 0.5 + SLACK_SECONDS
+    assert "connection refused" in said(facts)
+
+
+def test_no_proxy_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy in the environment, which would answer with its own metadata, is not used; neither is a .netrc."""
+    write(tmp_path, "netrc", "machine 127.0.0.1 login somebody password something\n")
+    with Metadata("gce") as service, Metadata("gce") as proxy:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.url)
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+        facts = ask(machine(tmp_path, "gce"), "imds", imds_url=service.url)
+    assert facts.values["instance_id"] == EXPECTED["gce"]["instance_id"]
+    assert proxy.seen == []
+    assert all("authorization" not in request.headers for request in service.seen)
+
+
+def test_another_service_in_its_place_is_not_taken_for_gce(tmp_path: Path) -> None:
+    """An answer without Google's header is not Google's."""
+    with Metadata("digitalocean") as service:
+        facts = ask(machine(tmp_path, "gce"), "imds", imds_url=service.url)
+    assert dict(facts.values) == {"platform": "gce"}
+
+
+def test_a_connection_that_was_closed_between_requests_is_opened_again(tmp_path: Path) -> None:
+    """A service that closes idle connections does not cost a fact."""
+    with Metadata("ec2", "reset-once", on="/public-ipv4") as service:
+        facts = ask(machine(tmp_path, "ec2"), "imds", imds_url=service.url)
+    assert facts.values["public_ipv4"] == "198.51.100.7"
+
+
+def test_a_body_that_never_ends_is_left(tmp_path: Path) -> None:
+    """Chunks without end stop being read at the bound on a body."""
+    sent = 0
+
+    def pour(listener: socket.socket) -> None:
+        nonlocal sent
+        wire, _ = listener.accept()
+        with wire:
+            wire.recv(65536)
+            wire.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+            try:
+                while sent < 64 * 1024 * 1024:
+                    wire.sendall(chunk)
+                    sent += len(chunk)
+            except OSError:
+                return
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=pour, args=(listener,), daemon=True)
+        thread.start()
+        facts = ask(machine(tmp_path, "vultr"), "imds", imds_url=f"http://127.0.0.1:{listener.getsockname()[1]}")
+        thread.join(5)
+    assert "more than 1048576 bytes" in said(facts)
+    assert sent < 16 * 1024 * 1024
