@@ -87,10 +87,12 @@ def _pull(world: World, facts: Facts) -> Pulled:
     with timed(world, "pull") as said:
         opened = [(settings, open_source(world, settings, facts)) for settings in world.settings.sources]
         pulled = pull.pull(opened, facts, world.build, good.snapshots, good.fetched, report.now)
+        before = world.report.sources
         world.pulled, world.report.sources = pulled, pulled.reports
         said.append("; ".join(f"{r.name} ({r.backend}) {r.state}" for r in pulled.reports) or "no sources")
+    known = {source.name: source.error for source in before}
     for source in pulled.reports:
-        if source.error:
+        if source.error and source.error != known.get(source.name):
             log.warning("source %s: %s (%s)", source.name, source.error, source.state, extra={"PARBAKE_SOURCE": source.name})
     if pulled.missing:
         raise SourceMissing(

@@ -24,6 +24,7 @@ from agent.world import World
 log = logging.getLogger("parbake")
 _RETRY_FIRST, _RETRY_LAST = 1.0, 60.0
 _TICK_SECONDS = 5.0
+_START_USEC = 180_000_000
 STOP, CONVERGE, CHANGED = "stop", "converge", "changed"
 
 Reload = Callable[[World], World]
@@ -34,6 +35,7 @@ class Notifier:
 
     def __init__(self) -> None:
         self._asked = "NOTIFY_SOCKET" in os.environ
+        self.starting = True
         self._watchdog_seconds = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6
 
     def tell(self, text: str) -> None:
@@ -43,10 +45,12 @@ class Notifier:
             daemon.notify(text)
 
     def alive(self) -> None:
-        self.tell("WATCHDOG=1")
+        """The loop moves. Before READY that also extends the start: waiting for a store is no hang."""
+        self.tell(f"EXTEND_TIMEOUT_USEC={_START_USEC}\nWATCHDOG=1" if self.starting else "WATCHDOG=1")
 
     def alive_for(self, seconds: float) -> None:
         """Before a program that may rightly run longer than the watchdog allows."""
+        self.alive()
         if self._watchdog_seconds:
             self.tell(f"WATCHDOG_USEC={int(max(self._watchdog_seconds, seconds + 30) * 1e6)}\nWATCHDOG=1")
 
@@ -63,6 +67,8 @@ class Daemon:
     ready: bool = False
     retry_seconds: float = 0.0
     retry_at: float = float("inf")
+    said: tuple[str, int] = ("", 0)
+    said_error: str = ""
 
     def run(self) -> int:
         """Until SIGTERM. Returns the exit code."""
@@ -166,6 +172,7 @@ class Daemon:
             code = error.exit_code
             self._failed(error)
             if not self.ready and self._stands():
+                # the application runs on the earlier generation's config rather than not at all
                 self._become_ready()
         self._publish()
         self._plan_retry(code)
@@ -177,6 +184,7 @@ class Daemon:
 
     def _become_ready(self) -> None:
         self.ready = True
+        self.notifier.starting = False
         self._publish()
         self.notifier.tell(f"READY=1\nSTATUS={self.world.report.state}, generation {self.world.report.generation}")
 
@@ -187,7 +195,10 @@ class Daemon:
         found.enter(state, str(error))
         message_id = logs.ROLLED_BACK if state == "rolled-back" else logs.FAILED
         hint = f" ({error.hint})" if error.hint else ""
-        log.error("%s%s", error, hint, extra=logs.event(message_id, found.generation))
+        # a store that stays away is one line, not one every minute
+        level = logging.ERROR if str(error) != self.said_error else logging.DEBUG
+        log.log(level, "%s%s", error, hint, extra=logs.event(message_id, found.generation))
+        self.said_error = str(error)
 
     def _publish(self) -> None:
         try:
@@ -196,6 +207,12 @@ class Daemon:
             log.error("%s cannot be written: %s", self.world.places.status, error.strerror)
         found = self.world.report
         self.notifier.tell(f"STATUS={found.state}, generation {found.generation}")
+        if (found.state, found.generation) != self.said and found.state in ("converged", "stale"):
+            level, message_id = (logging.INFO, logs.CONVERGED) if found.state == "converged" else (logging.WARNING, logs.STALE)
+            why = f": {found.error}; the last good run config stays in use" if found.error else ""
+            event = logs.event(message_id, found.generation)
+            log.log(level, "%s, generation %d%s", found.state, found.generation, why, extra=event)
+        self.said = (found.state, found.generation)
 
     def _plan_retry(self, code: int) -> None:
         """Try again what waiting may cure. Wrong data (65) is cured by a change, which the watchers report."""

@@ -84,7 +84,9 @@ def _enter(directory: int, segment: str, create: bool) -> int:
         if not create:
             raise
         os.mkdir(segment, 0o755, dir_fd=directory)
-        return os.open(segment, _DIRECTORY, dir_fd=directory)
+        made = os.open(segment, _DIRECTORY, dir_fd=directory)
+        os.fchmod(made, 0o755)  # whatever the umask is: the service that reads the target is another user
+        return made
 
 
 def _trusted_link(directory: int, segment: str, target: str, links: int) -> str:

@@ -20,7 +20,7 @@ EARLY = frozenset(
 """Units that the network, and so parbake itself, is ordered after. Waiting for parbake would be a cycle, which systemd
 breaks by dropping a job: they start on the image's config, and parbake acts on them once it has converged."""
 
-_HEADER = "# Made by `parbake bake`; do not edit, it is replaced by the next bake."
+HEADER = "# Made by `parbake bake`; do not edit, it is replaced by the next bake."
 _ORDER = "After=parbake.service parbake-ship.service"
 _REQUIRES = "Requires=parbake.service"
 
@@ -43,5 +43,5 @@ def drop_ins(settings: Settings) -> dict[str, str]:
 
 
 def _text(required: bool) -> str:
-    lines = [_HEADER, "[Unit]", _ORDER, *([_REQUIRES] if required else [])]
+    lines = [HEADER, "[Unit]", _ORDER, *([_REQUIRES] if required else [])]
     return "\n".join(lines) + "\n"

@@ -160,24 +160,24 @@ def resume(world: World, *, before_ready: bool) -> None:
     if left is None:
         transaction.sweep(world.places, world.settings.templates)
         return
-    log.warning("finishing generation %d, which an earlier run was stopped in", left.generation)
-    tools = tools_of(world, None)
-    apply.commit(world.places, left.renames)
-    left = replace(left, committed=True)
-    transaction.save(world.state, left)
+    if not left.deferred:
+        log.warning("finishing generation %d, which an earlier run was stopped in", left.generation)
+    tools = tools_of(world, world.last.config if world.last else None)
+    if not left.committed:
+        apply.commit(world.places, left.renames)
+        left = replace(left, committed=True)
+        transaction.save(world.state, left)
     left = transaction.act(tools, left, before_ready=before_ready)
+    if left.deferred and not before_ready:
+        left = transaction.await_start(tools, left)
     if not left.deferred:
         world.report.units = finish(world, tools, left, before_ready=before_ready)
 
 
 def confirm_started(world: World) -> None:
-    """After READY: what could not be verified before, because systemd had yet to start the units. Raises ApplyError."""
-    left = transaction.load(world.state)
-    if left is None:
-        return
-    tools = tools_of(world, world.last.config if world.last else None)
-    done = transaction.await_start(tools, left)
-    world.report.units = finish(world, tools, done, before_ready=False)
+    """After READY: verify what could not be before, because systemd had yet to start the units. Raises ApplyError."""
+    with world.state.lock():
+        resume(world, before_ready=False)
 
 
 def tools_of(world: World, config: RunConfig | None) -> transaction.Tools:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -97,7 +98,9 @@ def _label(text: str) -> str:
 
 def publish(report: Report, places: Places) -> None:
     """Write status.json and metrics.prom, each whole and world-readable. Raises OSError."""
-    places.run.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if not places.run.is_dir():
+        places.run.mkdir(parents=True)
+        os.chmod(places.run, 0o755)  # noqa: S103 - status and metrics are for everybody
     write_atomic(places.status, (json.dumps(as_status(report), indent=1, sort_keys=True) + "\n").encode(), 0o644)
     write_atomic(places.metrics, as_metrics(report).encode(), 0o644)
 

@@ -52,7 +52,9 @@ class State:
             for path in (self._places.state, self._places.state / "generations"):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.chmod(self._places.state, 0o700)
-            self._places.run.mkdir(mode=0o755, parents=True, exist_ok=True)
+            if not self._places.run.is_dir():
+                self._places.run.mkdir(parents=True)
+                os.chmod(self._places.run, 0o755)  # noqa: S103 - status and metrics are for everybody
         except OSError as error:
             raise StateError(
                 f"the state directory {self._places.state} cannot be used: {error.strerror}",

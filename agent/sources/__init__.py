@@ -12,18 +12,35 @@ from agent.places import Places
 
 BACKENDS: dict[str, str] = {
     "file": "agent.sources.file:FileSource",
+    "env": "agent.sources.env:EnvSource",
+    "exec": "agent.sources.exec:ExecSource",
+    "http": "agent.sources.http:HttpSource",
     "consul": "agent.sources.consul:ConsulSource",
+    "etcd": "agent.sources.etcd:EtcdSource",
+    "vault": "agent.sources.vault:VaultSource",
+    "redis": "agent.sources.redis:RedisSource",
+    "zookeeper": "agent.sources.zookeeper:ZookeeperSource",
+    "dns": "agent.sources.dns:DnsSource",
+    "aws-ssm": "agent.sources.aws_ssm:SsmSource",
+    "aws-secretsmanager": "agent.sources.aws_secretsmanager:SecretsManagerSource",
+    "aws-appconfig": "agent.sources.aws_appconfig:AppConfigSource",
+    "s3": "agent.sources.s3:S3Source",
+    "dynamodb": "agent.sources.dynamodb:DynamodbSource",
+    "gcp-secret-manager": "agent.sources.gcp_secret_manager:GcpSecretManagerSource",
+    "azure-keyvault": "agent.sources.azure_keyvault:AzureKeyvaultSource",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class SourceContext:
     """What a source is given besides its options. `timeout_seconds` bounds one fetch with its retries; when `stopping`
-    is set, a wait returns at once."""
+    is set, no further wait begins, and `close()` ends the one there is. `poll_seconds` is for a `watch` whose store turns
+    out to tell of nothing."""
 
     name: str
     places: Places
     timeout_seconds: float
+    poll_seconds: float = 60.0
     stopping: Event = field(default_factory=Event)
 
 

@@ -112,14 +112,10 @@ class ConsulSource:
             part = names[start : start + _MOST_OPERATIONS]
             tree = {"Verb": "get-tree", **({"Namespace": self._options.namespace} if self._options.namespace else {})}
             body = json.dumps([{"KV": {**tree, "Key": prefix}} for prefix in part]).encode()
-            reply = self._client.request(
-                "PUT", self._url("/v1/txn"), body=body, **self._times(deadline), expect=(200, 409)
-            )
+            reply = self._client.request("PUT", self._url("/v1/txn"), body=body, **self._times(deadline), expect=(200, 409))
             answer = json_body(reply)
             if not isinstance(answer, dict) or answer.get("Errors"):
-                raise SourceDenied(
-                    f"{reply.url} refuses to read", hint="the token needs key_prefix read on every layer"
-                )
+                raise SourceDenied(f"{reply.url} refuses to read", hint="the token needs key_prefix read on every layer")
             for result in answer.get("Results") or ():
                 entry = _entry(result, reply)
                 for prefix in part:
@@ -135,9 +131,7 @@ class ConsulSource:
         if not entries:
             return Layer(layer, None)
         # Two layers of one transaction that overlap give the same entry twice.
-        pairs = {
-            e["Key"].removeprefix(prefix): _value(e) for e in entries if not (e["Key"].endswith("/") and not e["Value"])
-        }
+        pairs = {e["Key"].removeprefix(prefix): _value(e) for e in entries if not (e["Key"].endswith("/") and not e["Value"])}
         tree = keys.tree(pairs.items(), "/", f'layer "{layer}"', apart=keys.below(layer, layers))
         return Layer(layer, tree, str(max(int(entry.get("ModifyIndex", 0)) for entry in entries)))
 
@@ -163,9 +157,7 @@ class ConsulSource:
             # Consul adds up to a sixteenth to a wait.
             wait = min(left, _LONGEST_WAIT_SECONDS) * 15 / 16
             url = self._url(path, index=str(index), wait=f"{max(1, int(wait * 1000))}ms")
-            reply = client.request(
-                "GET", url, timeout_seconds=wait * 17 / 16 + _SLACK_SECONDS, expect=(200, 404), attempts=1
-            )
+            reply = client.request("GET", url, timeout_seconds=wait * 17 / 16 + _SLACK_SECONDS, expect=(200, 404), attempts=1)
             if _index(reply) != index:
                 return True
             early = wait * 0.9 - (time.monotonic() - begun)

@@ -152,9 +152,7 @@ def _digest(found: Sequence[tuple[str, filetree.Contents | None]]) -> str:
     """A word for what was read: the same for the same content, whatever its times and inodes."""
     engine = hashlib.sha256()
     for layer, files in found:
-        engine.update(
-            repr((layer, None if files is None else [(name, len(content)) for name, content in files])).encode()
-        )
+        engine.update(repr((layer, None if files is None else [(name, len(content)) for name, content in files])).encode())
         for _, content in files or ():
             engine.update(content)
     return f"sha256:{engine.hexdigest()[:16]}"

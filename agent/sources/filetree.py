@@ -32,9 +32,7 @@ def contents(top: Path, layer: str, layers: Sequence[str]) -> Contents | None:
             if attempt == 2:
                 raise SourceUnreachable(f"{error.filename} comes and goes") from None
         except PermissionError as error:
-            raise SourceDenied(
-                f"{error.filename} may not be read", hint="parbake runs as root; check the mount"
-            ) from None
+            raise SourceDenied(f"{error.filename} may not be read", hint="parbake runs as root; check the mount") from None
         except OSError as error:
             raise SourceUnreachable(f"{error.filename or top}: {error.strerror}") from None
     return None

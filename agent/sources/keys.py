@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from agent.errors import SourceInvalid
+from agent.model import Layer
 
 
 def tree(pairs: Iterable[tuple[str, Any]], separator: str, where: str, *, apart: Iterable[str] = ()) -> dict[str, Any]:
@@ -61,3 +63,13 @@ def text(value: bytes, key: str) -> str:
         raise SourceInvalid(
             f"the value of {key!r} is not UTF-8 text", hint="store binary values in base64 and declare the key as bytes"
         ) from None
+
+
+def digest(content: bytes | str) -> str:
+    """A word for a content, where the store has none of its own."""
+    return f"sha256:{hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:16]}"
+
+
+def combined(layers: Iterable[Layer]) -> str:
+    """The revision of several layers read one by one: another one whenever any of theirs is."""
+    return digest(repr([(layer.name, layer.tree is None, layer.revision) for layer in layers]))
