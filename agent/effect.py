@@ -11,8 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from agent import apply, disk, generations, plan, report, transaction
-from agent.errors import ApplyError, CheckError, DataError
+from agent.errors import ApplyError, CheckError, DataError, StateError
 from agent.generations import Generation
+from agent.masking import write_mask_file
 from agent.model import Change, Rendering, RunConfig, Snapshot, UnitResult, UnitStep, dotted, leaves
 from agent.state import LastGood
 from agent.world import Prepared, World, timed
@@ -35,12 +36,27 @@ def execute(world: World, prepared: Prepared, *, cause: str, before_ready: bool 
         _describe(world, prepared, {})
         world.report.enter("failed" if rejected.get("first") else "rolled-back", str(rejected.get("error")))
         return 74
+    _tell_shipper(world, prepared)
     waiting = dict(prepared.waiting)
     changes = _stage_and_check(world, prepared, waiting)
     results = _put_into_effect(world, prepared, changes, cause, before_ready)
     _remember(world, prepared)
     _describe(world, prepared, waiting, results)
     return _conclude(world, prepared, waiting, results)
+
+
+def _tell_shipper(world: World, prepared: Prepared) -> None:
+    """Which texts are masked in shipped lines: told before a service can log them. The secrets before a rotation stay masked."""
+    if not world.settings.sinks:
+        return
+    earlier = world.last.config.secret_texts() if world.last else ()
+    try:
+        write_mask_file(world.places.mask, (*prepared.config.secret_texts(), *earlier))
+    except OSError as error:
+        raise StateError(
+            f"{world.places.mask} cannot be written: {error.strerror}",
+            hint="nothing was replaced: without it the shipper would not know what to mask",
+        ) from None
 
 
 def _stage_and_check(world: World, prepared: Prepared, waiting: dict[str, DataError | ApplyError]) -> list[Change]:

@@ -62,6 +62,10 @@ class Places:
         return self.run / "metrics.prom"
 
     @property
+    def mask(self) -> Path:
+        return self.run / "mask"
+
+    @property
     def ship(self) -> Path:
         return self.state / "ship"
 
