@@ -1,0 +1,183 @@
+"""The units on a booted machine: what waits for what, and what survives whose death."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.image.conftest import Machines
+from tests.image.lab import Image, Machine, prepared_image
+from tests.image.lab.images import run_in
+from tests.image.package import built_package, next_version
+
+pytestmark = [pytest.mark.image, pytest.mark.root]
+
+SETTINGS = """\
+[component]
+name = "web"
+
+[[source]]
+backend = "file"
+path = "/etc/parbake/site"
+layers = ["common"]
+
+[keys."greeting"]
+required = true
+
+[[template]]
+source = "app.conf.j2"
+target = "/etc/app.conf"
+units = [{ name = "app.service", action = "restart" }]
+"""
+# Each start leaves a line: what the config was.
+APP = """\
+[Service]
+ExecStartPre=/bin/sh -c 'cat /etc/app.conf >>/var/lib/app.starts'
+ExecStart=sleep infinity
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+@pytest.fixture(scope="session")
+def deb(session_scratch: Path) -> Path:
+    """The package of this tree."""
+    return built_package(session_scratch / "deb-of-units")
+
+
+@pytest.fixture(scope="session")
+def baked(bare_image: Image, session_scratch: Path, deb: Path) -> Image:
+    """An image with one application, whose config is a template's, baked; the config of the image says so."""
+
+    def finish(root: Path) -> None:
+        files = {
+            "etc/parbake/parbake.toml": SETTINGS,
+            "etc/parbake/templates/app.conf.j2": "{{ config.greeting }}\n",
+            "etc/parbake/site/common.toml": 'greeting = "from the store"\n',
+            "etc/app.conf": "from the image\n",
+            "etc/systemd/system/app.service": APP,
+        }
+        for name, text in files.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text)
+        run_in(root, ["systemctl", "enable", "app.service"])
+        run_in(root, ["parbake", "bake"])
+
+    return prepared_image(bare_image, session_scratch, [deb], finish)
+
+
+def show(machine: Machine, unit: str, name: str) -> str:
+    return machine.run(["systemctl", "show", "--value", "-P", name, unit]).stdout.strip()
+
+
+def until(what: Callable[[], bool], seconds: float = 20.0) -> bool:
+    """Whether `what` comes true in time."""
+    end = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def starts(machine: Machine) -> list[str]:
+    return machine.read("/var/lib/app.starts").splitlines()
+
+
+def crash(machine: Machine) -> None:
+    """kill -9 of the daemon; returns once systemd has it back."""
+    old = show(machine, "parbake.service", "MainPID")
+    machine.run(["kill", "-9", old])
+    assert until(lambda: show(machine, "parbake.service", "MainPID") not in ("0", old))
+    assert until(lambda: show(machine, "parbake.service", "ActiveState") == "active")
+
+
+def test_an_application_starts_once_and_on_its_run_config_on_every_boot(baked: Image, machines: Machines) -> None:
+    """A fresh instance never starts an application on the config of the image, and nothing fails on the way."""
+    machine = machines(baked)
+    machine.boot()
+    assert starts(machine) == ["from the store"]
+    assert not any("ordering cycle" in line for line in machine.journal(lines=500).splitlines())
+    machine.reboot()
+    assert starts(machine) == ["from the store"] * 2
+
+
+def test_a_daemon_that_dies_comes_back_and_takes_no_application_along(baked: Image, machines: Machines) -> None:
+    """kill -9, restart and stop of parbake leave the application's process alone."""
+    machine = machines(baked)
+    machine.boot()
+    application = show(machine, "app.service", "MainPID")
+    assert until(lambda: "parbake.service" not in show(machine, "app.service", "Requires").split())
+    crash(machine)
+    machine.run(["systemctl", "restart", "parbake.service"])
+    machine.run(["systemctl", "stop", "parbake.service"])
+    assert show(machine, "app.service", "MainPID") == application
+    assert starts(machine) == ["from the store"]
+
+
+def test_a_daemon_that_dies_right_after_the_boot_takes_no_application_along(baked: Image, machines: Machines) -> None:
+    """Before the requirement was lifted in its own time, a crash lifts it."""
+    machine = machines(baked)
+    machine.run(["systemctl", "mask", "parbake-lift.service"])
+    machine.boot()
+    application = show(machine, "app.service", "MainPID")
+    assert "parbake.service" in show(machine, "app.service", "Requires").split()
+    crash(machine)
+    assert show(machine, "app.service", "MainPID") == application
+
+
+def test_an_application_stays_down_where_the_settings_are_invalid(baked: Image, machines: Machines) -> None:
+    """Exit 78 is final: systemd does not try again, and the application does not start on the config of the image."""
+    machine = machines(baked)
+    machine.write("/etc/parbake/conf.d/typo.toml", "[watch]\nsetle = 1\n")
+    machine.boot(degraded=True)
+    assert show(machine, "parbake.service", "ExecMainStatus") == "78"
+    assert show(machine, "parbake.service", "NRestarts") == "0"
+    assert show(machine, "app.service", "ActiveState") == "inactive"
+    assert not machine.exists("/var/lib/app.starts")
+
+
+def test_an_application_waits_for_a_source_that_is_late_and_then_starts(baked: Image, machines: Machines) -> None:
+    """Where there is no run config yet, the application is down; it starts by itself when there is."""
+    machine = machines(baked)
+    machine.run(["mv", "/etc/parbake/site", "/etc/parbake/late"])
+    machine.boot(wait=False)
+    assert until(lambda: machine.exists("/run/parbake/status.json"))
+    time.sleep(5)
+    assert not machine.exists("/var/lib/app.starts")
+    machine.run(["mv", "/etc/parbake/late", "/etc/parbake/site"])
+    assert until(lambda: machine.exists("/var/lib/app.starts"), 60)
+    assert starts(machine) == ["from the store"]
+
+
+def test_an_upgrade_replaces_the_daemon_and_leaves_the_application_alone(
+    baked: Image, machines: Machines, scratch: Path
+) -> None:
+    """After dpkg the daemon is that of the new version, and the application's process is the one from before."""
+    tree = scratch / "tree"
+    tree.mkdir()
+    newer = built_package(scratch / "newer", next_version(tree, "99.1"))
+    machine = machines(baked)
+    (machine.root / "root/new.deb").write_bytes(newer.read_bytes())
+    machine.boot()
+    application, daemon = (show(machine, f"{unit}.service", "MainPID") for unit in ("app", "parbake"))
+    machine.run(["dpkg", "-i", "/root/new.deb"], timeout_seconds=60)
+    assert until(lambda: show(machine, "parbake.service", "MainPID") not in ("0", daemon))
+    assert until(lambda: show(machine, "parbake.service", "ActiveState") == "active")
+    assert show(machine, "app.service", "MainPID") == application
+    machine.run(["dpkg", "--purge", "parbake"], timeout_seconds=60)
+    assert show(machine, "app.service", "MainPID") == application
+    assert not machine.exists("/run/parbake")
+    assert machine.run(["systemctl", "restart", "app.service"]).returncode == 0
+
+
+def test_a_machine_without_a_sink_has_no_shipper_and_no_failure(baked: Image, machines: Machines) -> None:
+    """The shipper ends with success where nothing is to be shipped, and systemd leaves it at that."""
+    machine = machines(baked)
+    machine.boot()
+    assert until(lambda: show(machine, "parbake-ship.service", "ActiveState") == "inactive")
+    assert show(machine, "parbake-ship.service", "Result") == "success"
+    assert show(machine, "parbake-ship.service", "NRestarts") == "0"
