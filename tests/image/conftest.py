@@ -14,6 +14,7 @@ import pytest
 from tests.image.lab import Image, Machine, Network, base_image, consul_binary, missing_requirements
 from tests.image.lab.cache import cache_directory
 from tests.image.lab.leftovers import sweep
+from tests.image.lab.names import unique_name
 from tests.image.lab.network import METADATA_ADDRESS
 from tests.servers.consul import Consul
 from tests.servers.receiver import Receiver
@@ -58,7 +59,8 @@ def lab() -> None:
 @pytest.fixture(scope="session")
 def session_scratch(lab: None) -> Iterator[Path]:
     """A directory on the file system of the cache, for layers and machines; removed with the run."""
-    directory = Path(tempfile.mkdtemp(prefix="run-", dir=cache_directory()))
+    directory = cache_directory() / unique_name()
+    directory.mkdir()
     yield directory
     shutil.rmtree(directory, ignore_errors=True)
 

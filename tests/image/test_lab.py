@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import gzip
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.image.conftest import Machines
-from tests.image.lab import Image, LabError, Network
+from tests.image.lab import Image, LabError, Network, prepared_image
+from tests.image.lab.cgroups import hierarchies
+from tests.image.lab.commands import call
 from tests.image.lab.leftovers import sweep
+from tests.image.lab.names import orphaned
 from tests.servers.consul import Consul
 from tests.servers.receiver import Receiver
 
@@ -79,6 +85,48 @@ def test_a_machine_reaches_the_servers_of_its_network_and_nothing_else(
     assert outside.returncode == 7, outside
 
 
+def test_a_machine_has_the_firmware_that_it_was_given(bare_image: Image, machines: Machines) -> None:
+    """The kernel command line and the DMI strings are the test's, and the rest of /sys is still there."""
+    machine = machines(bare_image)
+    machine.firmware(cmdline="quiet parbake.environment=prod", dmi={"sys_vendor": "Amazon EC2"})
+    machine.boot()
+    assert machine.read("/proc/cmdline") == "quiet parbake.environment=prod\n"
+    assert machine.read("/sys/class/dmi/id/sys_vendor") == "Amazon EC2\n"
+    assert machine.exists("/sys/class/net/lo/address")
+
+
+def test_a_package_is_installed_once_for_every_machine_of_the_run(
+    bare_image: Image, machines: Machines, scratch: Path, tmp_path: Path
+) -> None:
+    """A prepared image has the package, its maintainer scripts run, and a finishing touch; the image below has none."""
+    package = standin_package(tmp_path)
+    prepared = prepared_image(bare_image, scratch, [package], lambda root: (root / "etc/touched").touch())
+    machine = machines(prepared)
+    machine.boot()
+    assert machine.run(["systemctl", "is-active", "standin.service"]).stdout.strip() == "active"
+    assert machine.run(["dpkg-query", "-W", "-f", "${Status}", "standin"]).stdout == "install ok installed"
+    assert machine.exists("/etc/touched")
+    assert machines(bare_image).run(["dpkg-query", "-W", "standin"], check=False).returncode == 1
+
+
+def standin_package(directory: Path) -> Path:
+    """A package with a unit that its postinst enables."""
+    root = directory / "standin"
+    files = {
+        "DEBIAN/control": "Package: standin\nVersion: 1\nArchitecture: all\nMaintainer: A Test <test@example.invalid>\n"
+        "Description: a stand-in\n",
+        "DEBIAN/postinst": "#!/bin/sh\nset -e\nsystemctl enable --quiet standin.service\n",
+        "lib/systemd/system/standin.service": "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\n"
+        "[Install]\nWantedBy=multi-user.target\n",
+    }
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    (root / "DEBIAN/postinst").chmod(0o755)
+    call(["dpkg-deb", "--root-owner-group", "--build", str(root), str(directory / "standin.deb")])
+    return directory / "standin.deb"
+
+
 @pytest.mark.parametrize("suite", ["bookworm"], indirect=True)
 def test_a_boot_that_goes_wrong_says_what_failed(bare_image: Image, machines: Machines) -> None:
     """A failed unit fails the boot, by name, unless the test asked for a degraded machine."""
@@ -116,3 +164,36 @@ def test_the_lab_leaves_nothing_behind(lab: None, scratch: Path) -> None:
     assert not network.path.exists()
     assert not child.alive
     assert sweep() == []
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(lab: None, tmp_path: Path) -> None:
+    """A sweep ends the processes of a run that died, and removes its namespace and control groups."""
+    script = (
+        "import os, signal, subprocess\n"
+        "from tests.image.lab.cgroups import ControlGroup\n"
+        "from tests.image.lab.names import unique_name\n"
+        "from tests.image.lab.network import Network\n"
+        "network = Network().__enter__()\n"
+        "group = ControlGroup(unique_name()).__enter__()\n"
+        "child = subprocess.Popen([*group.wrapper, *network.prefix, 'sleep', '1000'])\n"
+        "print(network.path, child.pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    with (tmp_path / "output").open("w+") as output:
+        dead = subprocess.run([sys.executable, "-c", script], stdout=output, check=False)
+        output.seek(0)
+        namespace, pid = output.read().split()
+    assert dead.returncode == -signal.SIGKILL
+    assert Path(namespace).exists()
+    sweep()
+    assert not Path(namespace).exists()
+    assert not any(orphaned(group.name) for hierarchy in hierarchies() for group in hierarchy.iterdir())
+    assert "sleep" not in command_line(int(pid))
+
+
+def command_line(pid: int) -> str:
+    """The arguments of a process, empty when it is gone or only waits to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""

@@ -79,9 +79,7 @@ class Consul:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop(kill=True)
         if self._sockets is not None:
             shutil.rmtree(self._sockets, ignore_errors=True)

@@ -85,12 +85,20 @@ class Child:
         self._process.wait(10)
 
     def pause(self) -> None:
-        """SIGSTOP: the port still accepts, nothing is ever answered."""
+        """SIGSTOP, waited for in every thread: the port still accepts, nothing is answered any more."""
         self._process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: set(self._thread_states()) == {"T"}, 5.0, f"all threads of {self.pid} to stop")
 
     def resume(self) -> None:
         """SIGCONT after `pause`."""
         self._process.send_signal(signal.SIGCONT)
+
+    def _thread_states(self) -> list[str]:
+        states = []
+        for thread in Path(f"/proc/{self.pid}/task").glob("*/stat"):
+            with contextlib.suppress(OSError):  # a thread may end between the listing and the reading
+                states.append(thread.read_text().rpartition(")")[2].split()[0])
+        return states
 
     def log_tail(self, lines: int = 20) -> str:
         """The last `lines` of what the process printed."""

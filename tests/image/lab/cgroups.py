@@ -14,13 +14,13 @@ from types import TracebackType
 
 
 def hierarchies() -> list[Path]:
-    """Where cgroup v2 is mounted, and on a hybrid host the hierarchy that systemd keeps besides."""
-    found = []
+    """Where cgroup v2 is mounted, and then on a hybrid host the hierarchy that systemd keeps besides."""
+    found: list[Path] = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)
         if kind == "cgroup2" or (kind == "cgroup" and "name=systemd" in options):
-            found.append(Path(before.split(" ")[4]))
+            found.insert(0 if kind == "cgroup2" else len(found), Path(before.split(" ")[4]))
     return found
 
 
@@ -35,9 +35,7 @@ class ControlGroup:
             each.mkdir(exist_ok=True)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for each in self._directories:
             remove_tree(each)
 
@@ -49,7 +47,10 @@ class ControlGroup:
 
 
 def remove_tree(directory: Path, timeout_seconds: float = 2.0) -> None:
-    """Remove a group and those below it, as soon as the kernel has let go of their processes."""
+    """End whatever runs in a group and remove it with those below it, as soon as the kernel lets go of them."""
+    # A container outlives its systemd-nspawn when that is killed: its processes are ended by the group that is theirs.
+    if (kill := directory / "cgroup.kill").exists():
+        kill.write_text("1")
     deadline = time.monotonic() + timeout_seconds
     while directory.is_dir() and time.monotonic() < deadline:
         below = sorted(directory.rglob("*/"), key=lambda path: len(path.parts), reverse=True)

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+from tests.image.lab.cache import cache_directory
 from tests.image.lab.cgroups import hierarchies, remove_tree
 from tests.image.lab.commands import call
 from tests.image.lab.names import orphaned
 
 
 def sweep() -> list[str]:
-    """Remove namespaces, control groups and mounts whose run is gone; returns what there was."""
+    """Remove what belongs to runs that are gone (processes, namespaces, mounts, directories); returns what there was."""
     swept = []
-    for path in _children(Path("/run/netns")):
-        if orphaned(path.name):
-            call(["ip", "netns", "delete", path.name], check=False)
-            swept.append(f"network namespace {path.name}")
     for hierarchy in hierarchies():
         for path in _children(hierarchy):
             if orphaned(path.name):
                 remove_tree(path)
                 swept.append(f"control group {path}")
+    for path in _children(Path("/run/netns")):
+        if orphaned(path.name):
+            call(["ip", "netns", "delete", path.name], check=False)
+            swept.append(f"network namespace {path.name}")
     for root in _orphaned_mounts():
         call(["umount", "--lazy", root], check=False)
         swept.append(f"mount {root}")
+    for path in _children(cache_directory()):
+        if orphaned(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+            swept.append(f"directory {path}")
     return swept
 
 

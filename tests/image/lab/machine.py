@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from subprocess import CompletedProcess
 from types import TracebackType
 
-from tests.image.lab import nocloud, payload
+from tests.image.lab import payload
 from tests.image.lab.cgroups import ControlGroup
 from tests.image.lab.commands import LabError, call
+from tests.image.lab.firmware import UNIT as FIRMWARE_UNIT
+from tests.image.lab.firmware import firmware_files
 from tests.image.lab.images import Image
 from tests.image.lab.names import unique_name
 from tests.image.lab.network import Network
+from tests.image.lab.nocloud import seed_files
 from tests.image.lab.overlay import Overlay
 from tests.servers.processes import Child, ServerError
 
@@ -22,8 +25,8 @@ from tests.servers.processes import Child, ServerError
 class Machine:
     """`with Machine(image, scratch) as machine:` mounts a copy of `image` in `scratch`; `machine.boot()` starts it.
 
-    Before the boot `write`, `seed` and `run` prepare its disk, afterwards they act in the running machine. Without a
-    `network` it has a loopback interface and nothing else. `options` go to systemd-nspawn (`--set-credential=...`).
+    Before the boot `write`, `seed`, `firmware` and `run` prepare its disk, afterwards they act in the running machine.
+    Without a `network` it has a loopback interface and nothing else. `options` go to systemd-nspawn (`--set-credential=...`).
     Every method raises LabError, with the machine's last words where it has any.
     """
 
@@ -69,9 +72,7 @@ class Machine:
             self._cleanup = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             if error is not None:
                 error.add_note(self.last_words())
@@ -134,12 +135,16 @@ class Machine:
         script = 'set -e; mkdir -p "${1%/*}"; cat > "$4"; chown "$3" "$4"; chmod "$2" "$4"; mv "$4" "$1"'
         self.run(["sh", "-c", script, "sh", path, mode, owner, f"{directory}/.{name}.lab"], stdin=text)
 
-    def seed(
-        self, user_data: str = "#cloud-config\n{}\n", *, instance_id: str = "i-lab", vendor_data: str = ""
-    ) -> None:
+    def seed(self, user_data: str = "#cloud-config\n{}\n", *, instance_id: str = "i-lab", vendor_data: str = "") -> None:
         """Give cloud-init's NoCloud source its seed; a new `instance_id` makes the next boot a first boot to it."""
-        for path, text in nocloud.seed_files(user_data, instance_id, self._hostname, vendor_data).items():
+        for path, text in seed_files(user_data, instance_id, self._hostname, vendor_data).items():
             self.write(path, text)
+
+    def firmware(self, *, cmdline: str = "", dmi: Mapping[str, str] | None = None) -> None:
+        """From the next boot on, have this kernel command line and these DMI strings (`{"sys_vendor": ...}`)."""
+        for path, text in firmware_files(cmdline, dmi or {}).items():
+            self.write(path, text)
+        self.run(["systemctl", "--quiet", "enable", FIRMWARE_UNIT])
 
     def poweroff(self, timeout_seconds: float = 30.0) -> None:
         """Shut down in order; the disk stays as it is for the next `boot`."""

@@ -37,9 +37,7 @@ class Overlay:
             raise LabError(f"{error}\n{self.changes} must be where an overlay can have its upper") from error
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if call(["umount", str(self.root)], check=False).returncode != 0:
             # A process that was killed may hold its last file a moment longer than it lives.
             call(["umount", "--lazy", str(self.root)])
