@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from agent import plugins
@@ -15,6 +16,7 @@ from agent.places import Places
 from agent.settings.tables import Settings
 
 Clock = Callable[[], float]
+_NONE: Mapping[str, FactValue | None] = MappingProxyType({})
 
 
 def discover(
@@ -23,11 +25,13 @@ def discover(
     *,
     clock: Clock = time.monotonic,
     providers: Mapping[str, str] = PROVIDERS,
+    notices: Mapping[str, FactValue | None] = _NONE,
 ) -> Facts:
     """Everything that is known about the instance, in at most `discovery.timeout` seconds.
 
-    A provider that fails, hangs or answers with rubbish is recorded in `attempts` and the others are asked. Raises
-    SettingsError only, for a provider that cannot be imported.
+    `notices` is what `changes.Watcher` saw since: newer than what the platform said at boot. A provider that fails,
+    hangs or answers with rubbish is recorded in `attempts` and the others are asked. Raises SettingsError only, for a
+    provider that cannot be imported.
     """
     start = clock()
     timeout = float(settings.discovery.timeout)
@@ -40,8 +44,9 @@ def discover(
         now = clock()
         allowed = max(soft - now, (hard - now) / 2)
         # It is to come back a little before it is abandoned.
-        context = Context(places, settings.discovery, now + allowed * 0.95, dict(found.values))
+        context = Context(places, settings.discovery, time.monotonic() + allowed * 0.95, dict(found.values))
         found.take(name, context, *_ask(provider, context, allowed), seconds_since(now, clock))
+    found.update(notices)
     _apply_rules(settings.facts_from, found)
     for name, value in settings.facts.items():
         found.add("settings", {name: value})
@@ -78,6 +83,18 @@ class _Found:
         if refused:
             outcome += "; " + "; ".join(refused)
         self.attempts.append(Attempt(label, outcome, seconds))
+
+    def update(self, notices: Mapping[str, FactValue | None]) -> None:
+        """Replace what the platform said, and what nobody did; what another provider said stays."""
+        for name, value in notices.items():
+            label = self.providers.get(name, "imds")
+            if label != "cloud-init" and not label.startswith("imds"):
+                continue
+            if value is None:
+                self.values.pop(name, None)
+                self.providers.pop(name, None)
+            else:
+                self.add(label, {name: value}, override=True)
 
     def add(self, label: str, answer: Mapping[str, Any], *, override: bool = False) -> tuple[list[str], list[str]]:
         added, refused = [], []

@@ -6,6 +6,7 @@ longer than all of discovery should.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import os
@@ -94,6 +95,13 @@ class Connection:
         except BaseException:
             self.close()
             raise
+
+    def abort(self) -> None:
+        """Make a `send` in another thread fail at once."""
+        wire = self._wire
+        if wire is not None:
+            with contextlib.suppress(OSError):  # it is closed already
+                wire.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         if self._http is not None:

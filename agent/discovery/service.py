@@ -37,12 +37,11 @@ class Service:
         self._context = context
         self.headers = dict(headers or {})
         self._retried = retried
+        self._aborted = False
         addresses = (context.settings.imds_url,) if context.settings.imds_url else bases
         for address in addresses:
             _check(address)
-        self._connections = [
-            Connection(base, unix_socket=unix_socket, privileged_port=privileged_port) for base in addresses
-        ]
+        self._connections = [Connection(base, unix_socket=unix_socket, privileged_port=privileged_port) for base in addresses]
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> bytes | None:
         """The body, or None where the service says 404. Raises DiscoveryError."""
@@ -89,14 +88,17 @@ class Service:
         body = self.get(path)
         return documents.yaml_table(body, self._name(path)) if body else None
 
-    def request(self, method: str, path: str, headers: Mapping[str, str]) -> Reply:
-        """Any final answer, once one comes. Raises DiscoveryError at the deadline, with what happened last."""
+    def request(self, method: str, path: str, headers: Mapping[str, str], *, patient: bool = False) -> Reply:
+        """Any final answer, once one comes. Raises DiscoveryError at the deadline, with what happened last.
+
+        `patient` is for what takes its time to answer: it is given all that is left.
+        """
         start, pause, tries, last = time.monotonic(), FIRST_PAUSE_SECONDS, 0, "it was not asked"
-        while (now := time.monotonic()) < self._context.deadline:
+        while (now := time.monotonic()) < self._context.deadline and not self._aborted:
             connection = self._connections[tries % len(self._connections)]
             tries += 1
             # Half of what is left: a request that got lost must not take the time of the one that would not.
-            until = now + max(0.2, (self._context.deadline - now) / 2)
+            until = now + max(0.2, (self._context.deadline - now) / (1 if patient else 2))
             try:
                 reply = connection.send(method, path, {**self.headers, **headers}, min(until, self._context.deadline))
             except TooLong:
@@ -117,6 +119,12 @@ class Service:
             time.sleep(wait)
         self._note(f"{method} {path}: {last}", start)
         raise DiscoveryError(f"{self._name(path)} gave no answer within the time of discovery: {last}")
+
+    def abort(self) -> None:
+        """Make a request in another thread fail at once."""
+        self._aborted = True
+        for connection in self._connections:
+            connection.abort()
 
     def __enter__(self) -> Self:
         return self

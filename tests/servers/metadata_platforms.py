@@ -108,9 +108,7 @@ class Ec2(Base):
         if self.options.get("tags", "on") == "on":
             tree["tags"] = {"instance": {"environment": "prod", "Name": "web-1", "a.b:c": "x y=z"}}
         if self.options.get("spot"):
-            tree["spot"] = {
-                "instance-action": json.dumps({"action": self.options["spot"], "time": "2030-01-01T00:00:00Z"})
-            }
+            tree["spot"] = {"instance-action": json.dumps({"action": self.options["spot"], "time": "2030-01-01T00:00:00Z"})}
         if self.options.get("lifecycle"):
             tree["autoscaling"] = {"target-lifecycle-state": self.options["lifecycle"]}
         return tree
@@ -315,7 +313,7 @@ class Azure(Base):
 
     def events(self) -> Answer:
         kind = self.options.get("events")
-        event = {"EventId": "1", "EventType": kind, "ResourceType": "VirtualMachine", "Resources": ["web-1"]}
+        event = {"EventId": "1", "EventType": kind, "ResourceType": "VirtualMachine", "Resources": ["web_1"]}
         return document({"DocumentIncarnation": 1, "Events": [event] if kind else []})
 
     def instance(self) -> dict[str, Any]:
@@ -666,9 +664,7 @@ class Lxd(Base):
     def get(self, request: Request) -> Answer:
         config = {"user.environment": "prod", "cloud-init.user-data": self.userdata}
         if request.path == "/1.0":
-            return document(
-                {"api_version": "1.0", "instance_type": "container", "location": "node1", "state": "Started"}
-            )
+            return document({"api_version": "1.0", "instance_type": "container", "location": "node1", "state": "Started"})
         if request.path == "/1.0/meta-data":
             return text("#cloud-config\ninstance-id: 1b2f\nlocal-hostname: web-1\n")
         if request.path == "/1.0/config":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from agent.discovery import Context
 
@@ -34,4 +34,18 @@ class Cloud(Protocol):
 
         Raises DiscoveryError where the service cannot be reached, refuses, or answers with rubbish.
         """
+        ...
+
+
+class Changing(Protocol):
+    """What a platform can do besides, where looking for changes takes less than asking everything again.
+
+    The object is kept between looks. `poll_seconds` is the pause between two; `changing` may itself wait for a change
+    until the context's deadline.
+    """
+
+    poll_seconds: ClassVar[float]
+
+    def changing(self, context: Context) -> Iterator[Mapping[str, Any]]:
+        """The changing facts in parts, None where one is no more. Raises DiscoveryError."""
         ...

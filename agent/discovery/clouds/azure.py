@@ -3,26 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
-from agent.discovery import Context
+from agent.discovery import Context, documents
 from agent.discovery.service import Service
 from agent.discovery.shapes import items, pick, userdata_of
 from agent.errors import DiscoveryError
 
 BASE = "http://169.254.169.254"
 INSTANCE = "/metadata/instance?api-version=2021-02-01"
+EVENTS = "/metadata/scheduledevents?api-version=2020-07-01"
 HEADERS = {"Metadata": "true"}
 
 
 class Azure:
+    """Scheduled events are asked for by the watcher alone: the first answer of an instance takes up to two minutes."""
+
+    poll_seconds: ClassVar[float] = 10.0
+    look_seconds: ClassVar[float] = 130.0
+
     def discover(self, context: Context) -> Iterator[Mapping[str, Any]]:
-        # Here 404 and 410 mean that the service is being updated; it asks to be tried again.
-        with Service(context, BASE, headers=HEADERS, retried=(404, 410)) as service:
-            instance = service.json(INSTANCE)
-            if instance is None:
-                raise DiscoveryError(f"{BASE}/metadata/instance is empty")
-            yield parse(instance)
+        with _service(context) as service:
+            yield parse(_instance(service))
+
+    def changing(self, context: Context) -> Iterator[Mapping[str, Any]]:
+        with _service(context) as service:
+            instance = _instance(service)
+            yield {"tags": parse(instance)["tags"]}
+            reply = service.request("GET", EVENTS, {}, patient=True)
+            if reply.status == 200:
+                events = documents.json_table(reply.body, f"{BASE}/metadata/scheduledevents")
+                yield parse_events(events, pick(instance, "compute", "name"))
+
+
+def _service(context: Context) -> Service:
+    # Here 404 and 410 mean that the service is being updated; it asks to be tried again.
+    return Service(context, BASE, headers=HEADERS, retried=(404, 410))
+
+
+def _instance(service: Service) -> dict[str, Any]:
+    instance = service.json(INSTANCE)
+    if instance is None:
+        raise DiscoveryError(f"{BASE}/metadata/instance is empty")
+    return instance
+
+
+def parse_events(document: Mapping[str, Any], name: Any) -> dict[str, Any]:
+    """Whether the virtual machine `name` is to go: the events of the others in its set are told to it too."""
+    for event in items(document, "Events"):
+        why = {"Preempt": "spot", "Terminate": "scheduled"}.get(str(event.get("EventType")))
+        if why and name in (pick(event, "Resources") or []):
+            return {"terminating": why, "terminating_at": event.get("NotBefore")}
+    return {"terminating": None, "terminating_at": None}
 
 
 def parse(instance: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,9 +72,7 @@ def parse(instance: Mapping[str, Any]) -> dict[str, Any]:
         "ipv6": pick(interface, "ipv6", "ipAddress", 0, "privateIpAddress"),
         "image_id": _image(pick(compute, "storageProfile", "imageReference")),
         "account_id": pick(compute, "subscriptionId"),
-        "tags": {
-            tag["name"]: tag.get("value") for tag in items(compute, "tagsList") if isinstance(tag.get("name"), str)
-        },
+        "tags": {tag["name"]: tag.get("value") for tag in items(compute, "tagsList") if isinstance(tag.get("name"), str)},
         "userdata": userdata_of(pick(compute, "userData"), base64=True),
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 from agent.discovery import Context, documents
@@ -33,6 +33,13 @@ PATHS = {
 class Ec2:
     """The identity document gives most facts in one request; the tree of paths gives the rest."""
 
+    # A spot instance has two minutes from the notice; the number of tags makes those dearer.
+    poll_seconds: ClassVar[float] = 10.0
+    _TAGS_EVERY = 6
+
+    def __init__(self) -> None:
+        self._looks = 0
+
     def discover(self, context: Context) -> Iterator[Mapping[str, Any]]:
         with Service(context, *BASES) as service:
             authorize(service)
@@ -43,6 +50,15 @@ class Ec2:
                     yield {name: service.text(f"{META}/{path}")}
             yield {"tags": tags(service, f"{META}/tags/instance")}
             yield {"userdata": documents.userdata(service.get("/latest/user-data") or b"")}
+            yield notices(service)
+
+    def changing(self, context: Context) -> Iterator[Mapping[str, Any]]:
+        with Service(context, *BASES) as service:
+            authorize(service)
+            yield notices(service)
+            if self._looks % self._TAGS_EVERY == 0:
+                yield {"tags": tags(service, f"{META}/tags/instance")}
+            self._looks += 1
 
 
 def authorize(service: Service) -> None:
@@ -80,3 +96,17 @@ def tags(service: Service, path: str) -> dict[str, str] | None:
         if value is not None:
             found[name] = value
     return found or None
+
+
+def notices(service: Service) -> dict[str, str | None]:
+    """Whether the instance is about to go: these paths are 404 until they apply."""
+    action = service.json(f"{META}/spot/instance-action")
+    rebalance = service.json(f"{META}/events/recommendations/rebalance")
+    lifecycle = service.text(f"{META}/autoscaling/target-lifecycle-state")
+    terminating = "spot" if action else "lifecycle" if lifecycle == "Terminated" else None
+    return {
+        "terminating": terminating,
+        "terminating_at": pick(action, "time"),
+        "lifecycle_state": lifecycle,
+        "rebalance": pick(rebalance, "noticeTime"),
+    }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
+from urllib.parse import quote
 
 from agent.discovery import Context, documents
 from agent.discovery.service import Service
@@ -28,13 +30,42 @@ _NO_TAGS = (
 
 
 class Gce:
+    """Looking for changes waits at the service until there is one, from the second look on."""
+
+    poll_seconds: ClassVar[float] = 1.0
+
+    def __init__(self) -> None:
+        self._etag = ""
+        self._waiting: Service | None = None
+
     def discover(self, context: Context) -> Iterator[Mapping[str, Any]]:
         with Service(context, BASE, headers=FLAVOR) as service:
-            reply = service.request("GET", INSTANCE, {})
-            if reply.status != 200 or reply.headers.get("metadata-flavor") != "Google":
-                raise DiscoveryError(f"{BASE} answered {reply.status}, and not as Google's metadata service does")
-            yield parse(documents.json_table(reply.body, BASE))
+            yield self._instance(service, INSTANCE)
             yield {"account_id": service.text(PROJECT)}
+
+    def changing(self, context: Context) -> Iterator[Mapping[str, Any]]:
+        with Service(context, BASE, headers=FLAVOR) as service:
+            if not self._etag:
+                yield self._instance(service, INSTANCE)
+                return
+            seconds = max(1, int(context.deadline - time.monotonic()))
+            # The time that its answer needs on the way.
+            context.deadline += 5
+            self._waiting = service
+            wait = f"&wait_for_change=true&timeout_sec={seconds}&last_etag={quote(self._etag)}"
+            yield self._instance(service, INSTANCE + wait)
+
+    def abort(self) -> None:
+        """Make a `changing` in another thread return."""
+        if self._waiting is not None:
+            self._waiting.abort()
+
+    def _instance(self, service: Service, path: str) -> dict[str, Any]:
+        reply = service.request("GET", path, {}, patient="wait_for_change" in path)
+        if reply.status != 200 or reply.headers.get("metadata-flavor") != "Google":
+            raise DiscoveryError(f"{BASE} answered {reply.status}, and not as Google's metadata service does")
+        self._etag = reply.headers.get("etag", "")
+        return parse(documents.json_table(reply.body, BASE))
 
 
 def parse(instance: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,9 +85,16 @@ def parse(instance: Mapping[str, Any]) -> dict[str, Any]:
         "public_ipv4": first(pick(access, "externalIp") for access in pick(interface, "accessConfigs") or []),
         "ipv6": address(first([pick(interface, "ipv6", 0), pick(interface, "ipv6s", 0)])),
         "image_id": last_part(instance.get("image")),
+        "terminating": _terminating(instance),
         "tags": {**(tags_of(instance.get("tags")) or {}), **own_attributes(attributes)},
         "userdata": userdata_of(attributes.get("user-data"), base64=attributes.get("user-data-encoding") == "base64"),
     }
+
+
+def _terminating(instance: Mapping[str, Any]) -> str | None:
+    if instance.get("preempted") == "TRUE":
+        return "preempted"
+    return "maintenance" if instance.get("maintenanceEvent") == "TERMINATE_ON_HOST_MAINTENANCE" else None
 
 
 def own_attributes(attributes: Any) -> dict[str, Any]:

@@ -58,8 +58,4 @@ def parse_server(server: Mapping[str, Any]) -> dict[str, Any]:
 def own_keys(config: Any) -> dict[str, Any]:
     """The `user.*` keys of a guest's configuration that a user gave, less those that cloud-init reads."""
     found = config if isinstance(config, Mapping) else {}
-    return {
-        key.removeprefix(PREFIX): value
-        for key, value in found.items()
-        if key.startswith(PREFIX) and key not in _NO_TAGS
-    }
+    return {key.removeprefix(PREFIX): value for key, value in found.items() if key.startswith(PREFIX) and key not in _NO_TAGS}

@@ -1,0 +1,107 @@
+"""Facts that change while an instance runs: its tags, that it is to be terminated, its place in a life cycle.
+
+Polled gently, in a thread of the daemon's; GCE's service answers when something has changed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from agent import plugins
+from agent.discovery import Context, values
+from agent.discovery.clouds import CLOUDS
+from agent.errors import DiscoveryError
+from agent.model import Facts, FactValue
+from agent.places import Places
+from agent.settings.tables import Discovery
+
+CHANGING = ("tags", "terminating", "terminating_at", "lifecycle_state", "rebalance")
+"""The facts that are looked after. `terminating` says why: spot, preempted, maintenance, scheduled or lifecycle."""
+DEFAULT_POLL_SECONDS = 60.0
+
+
+class Watcher:
+    """Watches the platform that the facts name. `wait` is called in one thread, `close` from any.
+
+    `notices` is what was seen last, None where the platform says that a fact is no more; `discover` takes it, because
+    a provider such as cloud-init only knows what was so at boot.
+    """
+
+    def __init__(self, settings: Discovery, places: Places) -> None:
+        self._settings, self._places = settings, places
+        self._stopping = threading.Event()
+        self._cloud: Any = None
+        self._name = ""
+        self.notices: Mapping[str, FactValue | None] = {}
+
+    def watches(self, facts: Facts) -> bool:
+        """Whether the platform has anything to watch; if not, there is no need for a thread."""
+        return self._settings.imds != "off" and bool(_platform(self._settings, facts))
+
+    def wait(self, facts: Facts, timeout_seconds: float) -> bool:
+        """Block until a changing fact is no longer as in `facts`, or as last reported: True. False after the time-out.
+
+        Returns False at once after `close`. Raises DiscoveryError where the service fails: the caller backs off and
+        calls again.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        name = _platform(self._settings, facts)
+        if not self.watches(facts):
+            self._stopping.wait(timeout_seconds)
+            return False
+        if name != self._name:
+            self._cloud, self._name = plugins.load(CLOUDS, name, "metadata service")(), name
+        pause = float(getattr(self._cloud, "poll_seconds", DEFAULT_POLL_SECONDS))
+        while not self._stopping.is_set():
+            try:
+                seen = self._look(deadline)
+            except DiscoveryError:
+                if self._stopping.is_set():
+                    return False
+                raise
+            before = {key: self.notices.get(key, facts.values.get(key)) for key in seen}
+            self.notices = {**self.notices, **seen}
+            if before != seen:
+                return True
+            left = deadline - time.monotonic()
+            if left <= pause:
+                self._stopping.wait(max(0.0, left))
+                return False
+            self._stopping.wait(pause)
+        return False
+
+    def close(self) -> None:
+        """Make a `wait` in another thread return soon."""
+        self._stopping.set()
+        abort: Callable[[], None] | None = getattr(self._cloud, "abort", None)
+        if abort is not None:
+            abort()
+
+    def _look(self, deadline: float) -> dict[str, FactValue | None]:
+        """The changing facts as they are now: None where the platform says that there is none."""
+        least = max(float(self._settings.timeout), float(getattr(self._cloud, "look_seconds", 0.0)))
+        context = Context(self._places, self._settings, max(deadline, time.monotonic() + least))
+        context.label = f"imds:{self._name}"
+        ask = getattr(self._cloud, "changing", self._cloud.discover)
+        seen: dict[str, FactValue | None] = {}
+        for part in ask(context):
+            for key in part.keys() & set(CHANGING):
+                try:
+                    seen[key] = values.accept(key, part[key])
+                except values.Refused:
+                    continue
+            if self._stopping.is_set():
+                break
+        return seen
+
+
+def _platform(settings: Discovery, facts: Facts) -> str:
+    """The name in CLOUDS of the service that was asked, or would be."""
+    if settings.imds not in ("auto", "off"):
+        return settings.imds
+    labels = (label.partition(":") for label in facts.providers.values())
+    asked = next((name for kind, _, name in labels if kind == "imds"), facts.values.get("platform"))
+    return asked if isinstance(asked, str) and asked in CLOUDS and asked != "configdrive" else ""
