@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,6 +18,9 @@ from tests.image.lab.names import unique_name
 from tests.image.lab.network import METADATA_ADDRESS
 from tests.servers.consul import Consul
 from tests.servers.receiver import Receiver
+
+if TYPE_CHECKING:
+    from pluggy import Result
 
 SUITES = ("bookworm", "trixie")
 
@@ -35,17 +38,16 @@ class Machines:
         return self.made[-1]
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Result[pytest.TestReport], None]:
     """A failed test shows the last words of every machine it used."""
-    report = yield
+    report = (yield).get_result()
     if report.failed:
         values = getattr(item, "funcargs", {}).values()
         machines = [value for value in values if isinstance(value, Machine)]
         machines += [machine for value in values if isinstance(value, Machines) for machine in value.made]
         for machine in machines:
             report.sections.append((f"machine {machine.name}", machine.last_words(lines=80)))
-    return report
 
 
 @pytest.fixture(scope="session")
