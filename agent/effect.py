@@ -46,7 +46,7 @@ def execute(world: World, prepared: Prepared, *, cause: str, before_ready: bool 
 
 
 def _tell_shipper(world: World, prepared: Prepared) -> None:
-    """Which texts are masked in shipped lines: told before a service can log them. The secrets before a rotation stay masked."""
+    """Which texts to mask in shipped lines, told before a service can log them. Those before a rotation stay masked."""
     if not world.settings.sinks:
         return
     earlier = world.last.config.secret_texts() if world.last else ()
@@ -132,7 +132,8 @@ def finish(
     """Verify a committed generation; confirm it, or go back. Raises ApplyError where it does not hold."""
     with timed(world, "verify") as said:
         problem = transaction.verify(tools, done)
-        said.append(problem or "the units are up")
+        acted = any(result.result == "ok" for result in done.results.values())
+        said.append(problem or ("the units are up" if acted else "no unit to wait for"))
     results = tuple(done.results.values())
     if problem is None:
         transaction.confirm(tools, done)
