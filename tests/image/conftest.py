@@ -16,6 +16,7 @@ from tests.image.lab.cache import cache_directory
 from tests.image.lab.leftovers import sweep
 from tests.image.lab.names import unique_name
 from tests.image.lab.network import METADATA_ADDRESS
+from tests.image.package import built_package
 from tests.servers.consul import Consul
 from tests.servers.receiver import Receiver
 
@@ -84,6 +85,12 @@ def suite(request: pytest.FixtureRequest) -> str:
 def bare_image(lab: None, suite: str) -> Image:
     """Debian with what the package depends on, and without the package."""
     return base_image(suite)
+
+
+@pytest.fixture(scope="session")
+def deb(session_scratch: Path) -> Path:
+    """The package of this tree."""
+    return built_package(session_scratch / "deb")
 
 
 @pytest.fixture
