@@ -16,8 +16,8 @@ from agent import errors
 PACKAGE = Path(agent.__file__).parent
 HEAVY = ("requests", "urllib3", "jinja2", "tenacity", "watchdog", "systemd.journal")
 BANNED = {"manager", "helper", "utils", "util", "data", "info", "handler"}
-THEIR_NAMES = ("SecretsManager", "SecretManager", "secretsmanager", "secret_manager")
-"""What a cloud calls its own service is no choice of ours."""
+THEIR_NAMES = ("DataError", "SecretsManager", "SecretManager", "secretsmanager", "secret_manager")
+"""What a cloud calls its own service is no choice of ours; DataError is EX_DATAERR of sysexits.h."""
 PRIVATE_ERRORS = {"TooLong", "Trouble", "GaveUp", "Refused"}
 """Exceptions outside agent.errors, each caught in the family that raises it."""
 
