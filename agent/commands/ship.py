@@ -1,0 +1,71 @@
+"""`parbake ship`"""
+
+from __future__ import annotations
+
+import logging
+import re
+import signal
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from datetime import datetime
+from types import FrameType
+
+from agent import schema
+from agent.errors import SinkError, UsageError
+from agent.places import Places
+from agent.settings.tables import Settings
+from agent.shipping.shipper import Shipper, Wishes, notify
+from agent.shipping.stop import Stop
+
+log = logging.getLogger("parbake")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--once", action="store_true", help="ship what is there and exit")
+    parser.add_argument("--since", metavar="TIME", help="begin there; with --once or --dry-run")
+    parser.add_argument("--sink", metavar="NAME", default="", help="only this sink")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be sent, and send nothing")
+
+
+def run(arguments: Namespace, settings: Settings, places: Places) -> int:
+    """Exits 0; raises SinkError where --once could not ship all, SettingsError, BusyError, StateError, UsageError."""
+    since_us = None if arguments.since is None else since(arguments.since, time.time())
+    if since_us is not None and not (arguments.once or arguments.dry_run):
+        raise UsageError("--since needs --once or --dry-run", hint="the service reads on from its checkpoints")
+    wishes = Wishes(arguments.once, since_us, arguments.sink, sys.stdout if arguments.dry_run else None)
+    if not settings.sinks:
+        log.warning("no [[sink]] is configured: nothing is shipped")
+        return 0
+    stop = Stop()
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        stop.set(settings.ship.drain)
+        notify("STOPPING=1")
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, end)
+    notify("READY=1")
+    behind = Shipper(settings, places, wishes, stop).run()
+    if behind and arguments.once:
+        raise SinkError(f"not everything could be shipped to: {', '.join(behind)}", hint="`parbake status` tells why")
+    for name in behind:
+        log.warning("sink %s: what is left is shipped after the next start", name)
+    return 0
+
+
+def since(text: str, now: float) -> int:
+    """A time in microseconds since 1970. Raises UsageError."""
+    text = text.strip()
+    if match := re.fullmatch(r"@(\d+(?:\.\d+)?)", text):
+        return int(float(match[1]) * 1_000_000)
+    if match := re.fullmatch(r"-?(.+?)(?:\s+ago)?", text):
+        seconds = schema.seconds(match[1])
+        if seconds is not None and (text.startswith("-") or text.endswith("ago") or text[-1:].isalpha()):
+            return int((now - seconds) * 1_000_000)
+    try:
+        return int(datetime.fromisoformat(text).astimezone().timestamp() * 1_000_000)
+    except ValueError:
+        raise UsageError(
+            f'--since "{text}" is not a time', hint='write "2026-01-31 12:00", "2026-01-31T12:00:00Z", "1h ago" or "@SECONDS"'
+        ) from None

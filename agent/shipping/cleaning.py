@@ -1,0 +1,38 @@
+"""What happens to every batch between its reader and its sink: masked, cut to length, and free of what came back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from agent.masking import Masker
+from agent.shipping import Batch, Column
+
+CUT = b" ...[cut]"
+
+
+def clean(batch: Batch, masker: Masker, line_max: int, mark: str = "") -> Batch:
+    """The batch as it may leave: one masking pass over its distinct texts, then long ones cut, then entries dropped that
+    carry our own mark, because a receiver on this host has logged them."""
+    texts = [text for text in set().union(*batch.columns.values()) if text is not None]
+    masked = masker.mask_all(texts)
+    longest = max(map(len, masked), default=0)
+    if masked is not texts or longest > line_max:
+        new = {old: _cut(text, line_max) for old, text in zip(texts, masked, strict=True)}
+        batch = replace(batch, columns={name: _replaced(column, new) for name, column in batch.columns.items()})
+    return _without_echoes(batch, mark.encode()) if mark else batch
+
+
+def _cut(text: bytes, line_max: int) -> bytes:
+    return text if len(text) <= line_max else text[:line_max] + CUT
+
+
+def _replaced(column: Column, new: Mapping[bytes, bytes]) -> Sequence[bytes | None]:
+    return [None if value is None else new[value] for value in column]
+
+
+def _without_echoes(batch: Batch, mark: bytes) -> Batch:
+    messages = batch.columns.get("MESSAGE", ())
+    if not any(mark in text for text in messages if text):
+        return batch
+    return batch.pick([i for i, text in enumerate(messages) if not text or mark not in text])

@@ -1,0 +1,38 @@
+"""Entries that a sink will never take, set aside in a file of bounded size: nothing waits for them, nothing hides them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent.shipping import Batch
+from agent.shipping.checkpoint import give_to_owner
+from agent.shipping.encode import timestamps
+
+MAX_BYTES = 16 * 2**20
+
+
+class DeadLetters:
+    """`DIRECTORY/SINK.ndjson`, and one predecessor; what is older is dropped. The entries are masked already."""
+
+    def __init__(self, directory: Path, sink: str, max_bytes: int = MAX_BYTES) -> None:
+        self._path = directory / f"{sink}.ndjson"
+        self._max_bytes = max_bytes
+
+    def add(self, batch: Batch, refused: Sequence[tuple[int, str]]) -> None:
+        """Set entries aside, each with the sink's reason. Raises OSError."""
+        rows, stamps = batch.rows(), list(timestamps(batch.times))
+        lines = [
+            json.dumps({"timestamp": stamps[i], "refused": reason, **rows[i], **batch.labels}) + "\n" for i, reason in refused
+        ]
+        self._path.parent.mkdir(mode=0o700, exist_ok=True)
+        if self._path.exists() and self._path.stat().st_size > self._max_bytes:
+            os.replace(self._path, self._path.with_suffix(".ndjson.1"))
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.writelines(lines)
+            file.flush()
+            give_to_owner(descriptor, self._path.parent.parent)
+            os.fsync(descriptor)

@@ -1,0 +1,110 @@
+"""One batch to one sink, until every entry of it is acknowledged or set aside. Order is kept.
+
+| the sink says              | what happens                                                                     |
+|----------------------------|----------------------------------------------------------------------------------|
+| taken                      | done                                                                             |
+| partly taken               | the refused entries are set aside, those to repeat are sent again                |
+| too large                  | halved; a single entry is set aside                                              |
+| refused                    | halved, until the refused entry stands alone and is set aside                    |
+| unavailable, throttled     | the same again after a back-off, or after Retry-After, for as long as it takes   |
+| denied                     | the same: a token is put right while the entries wait                            |
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Sequence
+
+from agent.errors import SinkDenied, SinkRefused, SinkUnavailable
+from agent.shipping import Batch, Outcome, Sink, SinkTooLarge
+from agent.shipping.deadletter import DeadLetters
+from agent.shipping.progress import Progress
+from agent.shipping.stop import Stop
+
+log = logging.getLogger("parbake")
+
+FIRST_WAIT_SECONDS = 0.5
+LONGEST_WAIT_SECONDS = 30.0
+ALONE_MAX = 16
+"""After so many entries refused alone and none taken, the batch is not asked apart further but set aside at once."""
+
+
+class GaveUp(Exception):
+    """The time for draining is over: the batch stays in its reader's stream, for the next start."""
+
+
+class Delivery:
+    """Delivers batches in order."""
+
+    def __init__(
+        self, sink: Sink, letters: DeadLetters, progress: Progress, stop: Stop, *, patience_seconds: float = float("inf")
+    ) -> None:
+        self._sink = sink
+        self._letters = letters
+        self._progress = progress
+        self._stop = stop
+        self._patience_seconds = patience_seconds
+
+    def deliver(self, batch: Batch) -> None:
+        """Return when nothing of `batch` is left. Raises GaveUp where the stop's deadline, or patience, is over."""
+        waiting, taken, alone = [batch], 0, 0
+        while waiting:
+            part = waiting.pop()
+            try:
+                outcome = self._send(part)
+            except SinkRefused as error:
+                if len(part) > 1 and (isinstance(error, SinkTooLarge) or taken or alone < ALONE_MAX):
+                    middle = len(part) // 2
+                    waiting += [part.pick(range(middle, len(part))), part.pick(range(middle))]
+                else:
+                    alone += 1
+                    self._set_aside(part, [(i, str(error)) for i in range(len(part))])
+                continue
+            self._set_aside(part, outcome.refused)
+            left = len(outcome.again)
+            done = len(part) - left - len(outcome.refused)
+            taken += done
+            self._progress.sent(done)
+            if left:
+                waiting.append(part.pick(outcome.again))
+
+    def _send(self, batch: Batch) -> Outcome:
+        """Send until the sink answers for the batch. Raises SinkRefused for what it will not take."""
+        attempt, waited = 0, 0.0
+        while True:
+            try:
+                outcome = self._sink.send(batch)
+            except (SinkUnavailable, SinkDenied) as error:
+                self._progress.failing(error)
+                after = getattr(error, "retry_after_seconds", None)
+            else:
+                if len(outcome.again) < len(batch):
+                    self._progress.recovered()
+                    return outcome
+                self._progress.failing(SinkUnavailable("the sink takes none of the entries at the moment"))
+                after = outcome.retry_after_seconds
+            seconds = self._back_off(attempt, after)
+            waited += seconds
+            if self._stop.over or waited > self._patience_seconds:
+                raise GaveUp
+            self._stop.wait(seconds)
+            if self._stop.over:
+                raise GaveUp
+            attempt += 1
+
+    def _back_off(self, attempt: int, after_seconds: float | None) -> float:
+        """Exponential with full jitter, and never before the sink's own Retry-After, of which an hour is believed."""
+        ceiling = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** min(attempt, 10))
+        jitter = random.uniform(ceiling / 4, ceiling)  # noqa: S311 - spreads load, guards nothing
+        return max(jitter, min(after_seconds or 0.0, 3600.0))
+
+    def _set_aside(self, batch: Batch, refused: Sequence[tuple[int, str]]) -> None:
+        if not refused:
+            return
+        try:
+            self._letters.add(batch, refused)
+        except OSError as error:
+            self._progress.lost(len(refused), f"refused, and could not be set aside: {error.strerror}")
+            return
+        self._progress.set_aside(len(refused), refused[0][1])

@@ -1,0 +1,236 @@
+"""The journal, read through the C layer of python-systemd: the friendlier one converts every field, at four times the cost.
+
+The position is the cursor of the last entry that was read. What was vacuumed before it was read is noticed by the
+numbers that journald gives to entries, and counted.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from agent.places import Places
+from agent.settings.tables import PRIORITIES, Journal
+from agent.shipping import Batch
+from agent.shipping.readers.columns import Rows
+from agent.shipping.readers.cursor import Cursor
+from agent.shipping.readers.damage import damaged_files
+from agent.shipping.stop import Stop
+
+OWN_UNIT = b"parbake-ship.service"
+OVERLAP_BYTES = 64 * 1024
+"""Read beyond the longest line, so that a secret across the cut is seen whole before the line is cut."""
+_LOCAL_ONLY = 1
+_INVALIDATE = 2
+_UNKNOWN_LOSS = 1
+_ERRORS_IN_A_ROW = 100
+_TAIL_SECONDS = 10.0
+
+
+class JournalReader:
+    """The journal of this host, or below a root the one in /var/log/journal."""
+
+    def __init__(
+        self,
+        options: Journal,
+        places: Places,
+        *,
+        fields: Sequence[str],
+        position: Mapping[str, Any] | None = None,
+        since_us: int | None = None,
+        line_max: int = 100_000,
+        wants_ids: bool = False,
+        open_journal: Callable[[], Any] | None = None,
+    ) -> None:
+        self._options = options
+        self._places = places
+        self._fields = tuple(fields)
+        self._cursor = str(position.get("cursor", "")) if position and since_us is None else ""
+        self._since_us = since_us
+        self._threshold = line_max + OVERLAP_BYTES
+        self._wants_ids = wants_ids
+        self._open_journal = open_journal or self._open_host
+        self._journal: Any = None
+        self._unseen = True
+        self._tail_due = 0.0
+        self._own_pid = str(os.getpid()).encode()
+        self._damaged: set[str] = set()
+
+    def read(self, max_entries: int, max_bytes: int) -> Batch:
+        if self._journal is None and not self._open():
+            return Batch((), {})
+        skipped = self._notice_changes()
+        lost = self._lost_before() if self._unseen else 0
+        tail = self._tail() if self._sparse else ""
+        rows = Rows(self._fields, self._wants_ids)
+        try:
+            full, bad = self._fill(rows, max_entries, max_bytes)
+            skipped += bad
+        except OSError:
+            self.close()  # it is opened anew, at the position
+            full, skipped = True, skipped + 1
+        if rows.cursor:
+            self._cursor = rows.cursor
+        elif tail and not full:
+            self._cursor = tail
+        position = {"cursor": self._cursor} if self._cursor else {}
+        return rows.batch(position, full=full, lost=lost, skipped=skipped)
+
+    def _fill(self, rows: Rows, max_entries: int, max_bytes: int) -> tuple[bool, int]:
+        """Up to `max_entries` into `rows`. Whether there may be more, and how many entries could not be read."""
+        journal = self._journal
+        step, get_all, realtime, cursor = journal._next, journal._get_all, journal._get_realtime, journal._get_cursor
+        add, own_pid = rows.add, self._own_pid
+        skipped, count, size = 0, 0, 0
+        while count < max_entries and size < max_bytes:
+            if not step():
+                rows.end(cursor() if count else "")
+                return False, skipped
+            try:
+                fields = get_all()
+                time_us = realtime()
+            except OSError:
+                skipped += 1
+                if skipped > _ERRORS_IN_A_ROW:
+                    raise
+                continue
+            count += 1
+            if fields.get("_SYSTEMD_UNIT") == OWN_UNIT or fields.get("_PID") == own_pid:
+                continue
+            size += add(time_us, fields, cursor if self._wants_ids else None)
+        rows.end(cursor())
+        return True, skipped
+
+    def wait(self, timeout_seconds: float, stop: Stop) -> None:
+        if self._journal is None:
+            stop.wait(min(timeout_seconds, 5.0))
+            return
+        limit = self._journal.get_timeout_ms()
+        stop.poll(self._journal.fileno(), timeout_seconds if limit < 0 else min(timeout_seconds, limit / 1000))
+
+    def close(self) -> None:
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+    @property
+    def _sparse(self) -> bool:
+        return bool(self._options.units or self._options.match or self._options.priority != "debug")
+
+    @property
+    def _directory(self) -> Path:
+        return self._places.host("/var/log/journal")
+
+    def _open_host(self) -> Any:
+        from systemd._reader import _Reader
+
+        return _Reader(_LOCAL_ONLY) if self._places.is_host else _Reader(0, path=str(self._directory))
+
+    def _open(self) -> bool:
+        """Open at the position; False where there is no journal yet."""
+        try:
+            journal = self._open_journal()
+        except OSError:
+            return False
+        journal.data_threshold = self._threshold
+        journal.fileno()
+        self._journal = journal
+        self._match(journal)
+        self._unseen = True
+        if self._cursor and Cursor.parse(self._cursor):
+            journal.seek_cursor(self._cursor)
+            self._step_over(journal)
+        elif self._since_us is not None:
+            journal.seek_realtime(self._since_us)
+        else:
+            self._cursor = ""
+            self._seek_boot(journal)
+        return True
+
+    def _step_over(self, journal: Any) -> None:
+        """Leave out the entry at the position, if it is still there: it was acknowledged."""
+        known = Cursor.parse(self._cursor)
+        here = Cursor.parse(journal._get_cursor()) if journal._next() else None
+        if not (known and here and known.same_entry(here)):
+            journal.seek_cursor(self._cursor)
+
+    def _seek_boot(self, journal: Any) -> None:
+        """The oldest entry of this boot. Below a root, whose boot is over, the oldest of all."""
+        boot = self._places.host("/proc/sys/kernel/random/boot_id")
+        journal.seek_head()
+        if self._places.is_host and boot.is_file():
+            probe = self._open_journal()
+            try:
+                probe.add_match(f"_BOOT_ID={boot.read_text().strip().replace('-', '')}".encode())
+                probe.seek_head()
+                if probe._next():
+                    journal.seek_cursor(probe._get_cursor())
+            finally:
+                probe.close()
+
+    def _match(self, journal: Any) -> None:
+        """The settings as journal matches: any of the units, and a priority, and each field of `match`."""
+        for unit in self._options.units:
+            journal.add_match(f"_SYSTEMD_UNIT={unit}".encode())
+            journal.add_disjunction()
+            journal.add_match(f"UNIT={unit}".encode())
+            journal.add_match(b"_PID=1")
+            journal.add_disjunction()
+        journal.add_conjunction()
+        if self._options.priority != "debug":
+            for number in range(PRIORITIES.index(self._options.priority) + 1):
+                journal.add_match(f"PRIORITY={number}".encode())
+            journal.add_conjunction()
+        for match in self._options.match:
+            journal.add_match(match.encode())
+
+    def _notice_changes(self) -> int:
+        """Take note of files that came and went. How many of them are damaged, which libsystemd leaves out in silence."""
+        changed = self._unseen
+        try:
+            while code := self._journal.process():
+                changed = changed or code == _INVALIDATE
+        except OSError:
+            self.close()
+            if not self._open():
+                return 0
+        self._unseen = changed
+        if not changed:
+            return 0
+        directories = [self._directory] + ([Path("/run/log/journal")] if self._places.is_host else [])
+        found = damaged_files(directories) - self._damaged
+        self._damaged |= found
+        return len(found)
+
+    def _lost_before(self) -> int:
+        """How many entries are gone between the last one read and the oldest that is left after it."""
+        self._unseen = False
+        known = Cursor.parse(self._cursor)
+        if known is None:
+            return 0
+        probe = self._open_journal()
+        try:
+            probe.seek_cursor(self._cursor)
+            here = Cursor.parse(probe._get_cursor()) if probe._next() else None
+        finally:
+            probe.close()
+        if here is None:
+            return 0
+        missing = known.missing_before(here)
+        return _UNKNOWN_LOSS if missing is None else missing
+
+    def _tail(self) -> str:
+        """The newest entry of all. With a filter that seldom matches, the position follows it, or every start would read
+        the whole journal again. Asked before the read, or a match that comes in between would be passed over."""
+        if time.monotonic() < self._tail_due:
+            return ""
+        self._tail_due = time.monotonic() + _TAIL_SECONDS
+        probe = self._open_journal()
+        try:
+            probe.seek_tail()
+            return str(probe._get_cursor()) if probe._previous() else ""
+        finally:
+            probe.close()

@@ -1,0 +1,236 @@
+"""All lanes together: built from the settings, run each in a thread, drained at the end."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from agent import placeholders, plugins
+from agent.errors import BusyError, SettingsError, StateError
+from agent.places import Places
+from agent.settings.tables import Journal, Settings
+from agent.settings.tables import Sink as SinkSettings
+from agent.shipping import Batch, Reader, Sink, SinkContext, loops
+from agent.shipping.checkpoint import Checkpoint
+from agent.shipping.cleaning import clean
+from agent.shipping.deadletter import DeadLetters
+from agent.shipping.delivery import Delivery
+from agent.shipping.dryrun import DryRun
+from agent.shipping.lane import Lane
+from agent.shipping.progress import Progress, StatusFile
+from agent.shipping.readers.files import FilesReader
+from agent.shipping.readers.journal import JournalReader
+from agent.shipping.sinks import SINKS
+from agent.shipping.stop import Stop
+from agent.shipping.surroundings import Labels, Masking, Spaces
+
+log = logging.getLogger("parbake")
+_MARK_BYTES = 12
+_GRACE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the command line asks for. `since_us` reads from there, and leaves the checkpoints alone."""
+
+    once: bool = False
+    since_us: int | None = None
+    only: str = ""
+    dry_run: IO[str] | None = None
+
+    @property
+    def keeps(self) -> bool:
+        """Whether checkpoints are moved."""
+        return self.since_us is None and self.dry_run is None
+
+
+class Shipper:
+    """Builds and runs the lanes. Raises SettingsError for settings that cannot work."""
+
+    def __init__(self, settings: Settings, places: Places, wishes: Wishes, stop: Stop) -> None:
+        self._settings, self._places, self._wishes, self._stop = settings, places, wishes, stop
+        self._spaces = Spaces(settings, places)
+        self._masking = Masking(settings, places)
+        self._turn = threading.Lock()
+        self._mark = ""
+        self._sinks: list[Sink] = []
+        self._crash: list[BaseException] = []
+        self._behind: list[str] = []
+
+    def run(self) -> tuple[str, ...]:
+        """Ship until the stop (or once). The names of the sinks that something was left behind for."""
+        found = list(loops.problems(self._settings, self._places))
+        if found:
+            raise SettingsError("the settings would ship logs in circles", found, hint="ship to another place")
+        with self._directory():
+            self._await_mask()
+            lanes = [lane for sink in self._chosen() for lane in self._lanes(sink)]
+            status = StatusFile(self._places.ship / "status.json", [lane.progress for lane in lanes])
+            if self._wishes.keeps:
+                status.start()
+            threads = [self._thread(lane) for lane in lanes]
+            for thread in threads:
+                thread.start()
+            self._await(threads)
+            for sink in self._sinks:
+                sink.close()
+            if self._wishes.keeps:
+                status.end()
+        if self._crash:
+            raise self._crash[0]
+        return tuple(dict.fromkeys(self._behind))
+
+    def _await(self, threads: Sequence[threading.Thread]) -> None:
+        for thread in threads:
+            while thread.is_alive() and not self._stop.over:
+                thread.join(0.5)
+        for thread in threads:
+            thread.join(_GRACE_SECONDS)
+            if thread.is_alive():
+                self._behind.append(thread.name)
+
+    def _thread(self, lane: Lane) -> threading.Thread:
+        return threading.Thread(target=self._guard, args=(lane,), name=lane.progress.sink, daemon=True)
+
+    def _guard(self, lane: Lane) -> None:
+        try:
+            if not lane.run():
+                self._behind.append(lane.progress.sink)
+        except BaseException as error:  # noqa: BLE001 - raised again in the main thread, which reports bugs
+            self._crash.append(error)
+            self._stop.set(0)
+
+    def _chosen(self) -> Sequence[SinkSettings]:
+        only = self._wishes.only
+        chosen = [sink for sink in self._settings.sinks if only in ("", sink.name)]
+        if only and not chosen:
+            names = ", ".join(sink.name for sink in self._settings.sinks) or "none"
+            raise SettingsError(f'there is no [[sink]] called "{only}"', [], hint=f"configured: {names}")
+        return chosen
+
+    def _lanes(self, sink: SinkSettings) -> Iterator[Lane]:
+        journal, files = self._settings.ship.journal, self._settings.ship.files
+        labels = Labels(sink.name, sink.labels, self._spaces)
+        if journal:
+            yield self._lane(sink, labels, "journal", journal if isinstance(journal, Journal) else Journal())
+        if files:
+            yield self._lane(sink, labels, "files", None)
+
+    def _lane(self, sink: SinkSettings, labels: Labels, kind: str, journal: Journal | None) -> Lane:
+        progress = Progress(sink.name, sink.type, kind)
+        directory = self._places.ship
+        checkpoint = Checkpoint(directory, sink.name, kind)
+        position = checkpoint.load() if self._wishes.since_us is None else None
+        made = self._sink(sink)
+        self._sinks.append(made)
+        reader = self._reader(sink, journal, position, made.wants_ids)
+        patience = self._settings.ship.drain if self._wishes.once else float("inf")
+        letters = DeadLetters(directory / "dead-letter", sink.name)
+        delivery = Delivery(made, letters, progress, self._stop, patience_seconds=patience)
+        keeps = checkpoint if self._wishes.keeps else None
+        once = self._wishes.once or self._wishes.dry_run is not None
+        return Lane(
+            reader, delivery, keeps, progress, sink, self._clean, labels.current, self._turn, self._stop, once
+        )
+
+    def _reader(self, sink: SinkSettings, journal: Journal | None, position: Any, wants_ids: bool) -> Reader:
+        ship, since_us = self._settings.ship, self._wishes.since_us
+        if journal is not None:
+            return JournalReader(
+                journal,
+                self._places,
+                fields=sink.fields,
+                position=position,
+                since_us=since_us,
+                line_max=ship.line_max,
+                wants_ids=wants_ids,
+            )
+        return FilesReader(
+            ship.files,
+            self._places,
+            position=position,
+            since_us=since_us,
+            line_max=ship.line_max,
+            wants_ids=wants_ids,
+            ending=lambda: self._ending,
+        )
+
+    def _sink(self, sink: SinkSettings) -> Sink:
+        if self._wishes.dry_run is not None:
+            return DryRun(sink.name, self._wishes.dry_run)
+        options = placeholders.fill_options(sink.options, self._spaces.current())
+        context = SinkContext(sink.name, self._places, self._stop, self._mark)
+        made: Sink = plugins.load(SINKS, sink.type, "type")(options, context)
+        return made
+
+    @property
+    def _ending(self) -> bool:
+        return self._wishes.once or self._wishes.dry_run is not None or self._stop.is_set
+
+    def _clean(self, batch: Batch) -> Batch:
+        return clean(batch, self._masking.current(), self._settings.ship.line_max, self._mark)
+
+    def _await_mask(self) -> None:
+        """Hold the lines until the daemon has said what to mask; but not for ever: the logs of an instance whose daemon
+        does not come up are those that are wanted most."""
+        left = 0.0 if self._wishes.once or self._wishes.dry_run else self._settings.ship.mask_wait
+        while not self._masking.known and not self._stop.is_set and left > 0:
+            self._stop.wait(min(0.25, left))
+            left -= 0.25
+        if not self._masking.known:
+            log.warning(
+                "%s does not exist, so that only patterns are masked: parbake has not converged since this boot",
+                self._places.run / "mask",
+            )
+
+    @contextmanager
+    def _directory(self) -> Iterator[None]:
+        """ship/, held against a second shipper where checkpoints are moved. Raises BusyError, StateError."""
+        directory = self._places.ship
+        lock: int | None = None
+        try:
+            if self._wishes.keeps:
+                directory.mkdir(parents=True, exist_ok=True)
+                lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._mark = _mark(directory, write=self._wishes.keeps)
+            yield
+        except BlockingIOError:
+            raise BusyError("another `parbake ship` is running", hint="stop parbake-ship.service, or add --since") from None
+        except PermissionError as error:
+            raise StateError(f"{error.filename} cannot be used: {error.strerror}", hint="run as parbake-ship") from None
+        finally:
+            if lock is not None:
+                os.close(lock)
+
+
+def _mark(directory: Path, *, write: bool) -> str:
+    """A word of this instance's own that is in nobody's logs unless a receiver wrote it there."""
+    path = directory / "mark"
+    try:
+        if text := path.read_text("ascii").strip():
+            return text
+    except (OSError, UnicodeDecodeError):
+        pass
+    mark = f"parbake-{secrets.token_hex(_MARK_BYTES)}"
+    if write:
+        path.write_text(mark + "\n", "ascii")
+    return mark
+
+
+def notify(state: str) -> None:
+    """Tell systemd, where it started us."""
+    if os.environ.get("NOTIFY_SOCKET"):
+        from systemd import daemon
+
+        daemon.notify(state)
+    sys.stdout.flush()

@@ -1,0 +1,93 @@
+"""`file`: NDJSON lines in a file that is rotated by size."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from agent.errors import SinkUnavailable
+from agent.schema import Mode, Size, setting
+from agent.shipping import TAKEN, Batch, Outcome, SinkContext
+from agent.shipping.encode import JsonFields
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileOptions:
+    path: str = setting("the file")
+    max_size: Size = setting("the file is rotated before it grows beyond this", Size(64 * 2**20))
+    keep: int = setting("how many rotated files are kept, as PATH.1 and so on", 3)
+    mode: Mode = setting("the permissions of a new file", Mode(0o640))
+    sync: bool = setting("force every batch to the disk before it counts as taken", True)
+
+    def __post_init__(self) -> None:
+        if not self.path.startswith("/") or self.path.endswith("/"):
+            raise ValueError(f'path "{self.path}" must be the absolute path of a file')
+        if not 0 <= self.keep <= 1000:
+            raise ValueError("keep must be between 0 and 1000")
+        if self.max_size < 4096:
+            raise ValueError("max_size must be at least 4 KiB")
+
+
+class FileSink:
+    """Whole batches are appended under a lock: the journal and the files share it, each from a thread of its own."""
+
+    options_class: ClassVar[type[Any]] = FileOptions
+    wants_ids: ClassVar[bool] = False
+
+    def __init__(self, options: FileOptions, context: SinkContext) -> None:
+        self._options = options
+        self._path: Path = context.places.host(options.path)
+        self._json = JsonFields()
+
+    def send(self, batch: Batch) -> Outcome:
+        body = ("\n".join(self._json.objects(batch)) + "\n").encode()
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._append(body)
+        except OSError as error:
+            raise SinkUnavailable(
+                f"{self._path} cannot be written: {error.strerror}", hint="the shipper is not root: see who owns the directory"
+            ) from None
+        return TAKEN
+
+    def close(self) -> None:
+        """Nothing is held between batches, so that a file moved away by others is noticed."""
+
+    def _append(self, body: bytes) -> None:
+        lock = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(self._path, flags, self._options.mode)
+            if (size := os.fstat(descriptor).st_size) and size + len(body) > self._options.max_size:
+                os.close(descriptor)
+                self._rotate()
+                descriptor, size = os.open(self._path, flags, self._options.mode), 0
+            with open(descriptor, "wb", buffering=0) as file:
+                try:
+                    _write_all(file.fileno(), body)
+                    if self._options.sync:
+                        os.fdatasync(file.fileno())
+                except OSError:
+                    os.ftruncate(file.fileno(), size)  # half a batch, of a full disk, would be there twice after the next try
+                    raise
+        finally:
+            os.close(lock)
+
+    def _rotate(self) -> None:
+        for number in range(self._options.keep, 0, -1):
+            older = self._path.with_name(f"{self._path.name}.{number}")
+            newer = self._path if number == 1 else self._path.with_name(f"{self._path.name}.{number - 1}")
+            if newer.exists():
+                os.replace(newer, older)
+        if not self._options.keep:
+            self._path.unlink()
+
+
+def _write_all(descriptor: int, body: bytes) -> None:
+    view = memoryview(body)
+    while view:
+        view = view[os.write(descriptor, view) :]

@@ -1,0 +1,35 @@
+"""`http`: NDJSON, one object a line, to anything that takes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from agent.schema import setting
+from agent.shipping import TAKEN, Batch, Outcome, SinkContext
+from agent.shipping.encode import JsonFields
+from agent.shipping.sinks.web import Poster, WebOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpOptions(WebOptions):
+    gzip: bool = setting("compress what is sent; not every receiver takes that", False)
+    content_type: str = setting('the Content-Type; some receivers want "application/json"', "application/x-ndjson")
+
+
+class HttpSink:
+    options_class: ClassVar[type[Any]] = HttpOptions
+    wants_ids: ClassVar[bool] = False
+
+    def __init__(self, options: HttpOptions, context: SinkContext) -> None:
+        self._options = options
+        self._poster = Poster(options, context)
+        self._json = JsonFields()
+
+    def send(self, batch: Batch) -> Outcome:
+        body = ("\n".join(self._json.objects(batch)) + "\n").encode()
+        self._poster.post(body, self._options.content_type)
+        return TAKEN
+
+    def close(self) -> None:
+        self._poster.close()

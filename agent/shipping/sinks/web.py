@@ -1,0 +1,108 @@
+"""What all sinks over HTTP share: options, credentials, compression, and a decided answer to each class of reply."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from agent.credentials import read_secret
+from agent.errors import SinkDenied, SinkRefused, SinkUnavailable
+from agent.httpclient import Client, Family, Reply, TlsOptions, check_url
+from agent.model import Secret
+from agent.schema import Seconds, setting
+from agent.shipping import SinkContext, SinkTooLarge
+
+SINK = Family(SinkUnavailable, SinkDenied, SinkRefused)
+_MINE = frozenset({*range(200, 300), *range(400, 600)} - {401, 403, 408, 425, 429, 500, 502, 503, 504})
+"""The statuses that are decided here; the client turns the others into SinkDenied and SinkUnavailable."""
+_REFUSED = frozenset((400, 406, 409, 411, 415, 422))
+_GZIP_LEVEL = 1
+"""Of a log, the higher levels save a tenth more and cost three times as much."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebOptions(TlsOptions):
+    url: str = setting("the address that batches are posted to")
+    timeout: Seconds = setting("how long one request may take", Seconds(30.0))
+    gzip: bool = setting("compress what is sent", True)
+    token_file: str = setting("file, or credential:NAME, with a bearer token", "")
+    username: str = setting("the user for basic authentication", "")
+    password_file: str = setting("file, or credential:NAME, with that user's password", "")
+    headers_file: str = setting("file, or credential:NAME, with further headers, `Name: value` a line", "")
+
+    def __post_init__(self) -> None:
+        check_url(self.url, "url")
+        if bool(self.username) != bool(self.password_file):
+            raise ValueError("username and password_file belong together")
+        if self.username and self.token_file:
+            raise ValueError("token_file and username exclude each other: there is one Authorization header")
+        if self.timeout <= 0:
+            raise ValueError("timeout must be above zero")
+
+
+class Poster:
+    """Posts bodies to one receiver. Raises what `Sink.send` may raise."""
+
+    def __init__(self, options: WebOptions, context: SinkContext, *, scheme: str = "Bearer") -> None:
+        self._options = options
+        self._context = context
+        self._scheme = scheme
+        self._client = Client(context.places, family=SINK, tls=options, headers=self._headers)
+
+    def _headers(self) -> Mapping[str, str | Secret]:
+        """Read for every request: credentials are rotated."""
+        options, places = self._options, self._context.places
+        headers: dict[str, str | Secret] = {"User-Agent": f"parbake-ship {self._context.mark}".rstrip()}
+        if options.token_file:
+            token = read_secret(options.token_file, places, SinkDenied)
+            headers["Authorization"] = Secret(f"{self._scheme} {token.reveal()}")
+        elif options.username:
+            password = read_secret(options.password_file, places, SinkDenied)
+            pair = base64.b64encode(f"{options.username}:{password.reveal()}".encode()).decode()
+            headers["Authorization"] = Secret(f"Basic {pair}")
+        if options.headers_file:
+            for line in read_secret(options.headers_file, places, SinkDenied).text().splitlines():
+                name, colon, value = line.partition(":")
+                if colon and name.strip():
+                    headers[name.strip()] = Secret(value.strip())
+        return headers
+
+    def post(
+        self, body: bytes, content_type: str, *, url: str = "", headers: Mapping[str, str] | None = None
+    ) -> Reply:
+        """The reply, where it is a 2xx. A body that is refused is SinkRefused; one that is too large SinkTooLarge; an
+        address that does not take logs at all is SinkDenied, because the entries are not to blame."""
+        sent = {"Content-Type": content_type, **(headers or {})}
+        if self._options.gzip:
+            body, sent["Content-Encoding"] = compress(body), "gzip"
+        seconds = max(0.5, self._context.stop.within(self._options.timeout))
+        address = url or self._options.url
+        reply = self._client.request(
+            "POST", address, headers=sent, body=body, timeout_seconds=seconds, expect=_MINE, max_body_bytes=8 << 20
+        )
+        if 200 <= reply.status < 300:
+            return reply
+        text = f"{reply.url} answers {reply.status}"
+        if reply.status == 413:
+            raise SinkTooLarge(text)
+        if reply.status in _REFUSED:
+            raise SinkRefused(f"{text}: {excerpt(reply.body)}")
+        if reply.status >= 500:
+            raise SinkUnavailable(text)
+        raise SinkDenied(text, hint="see whether url is the address that takes logs")
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def compress(body: bytes) -> bytes:
+    engine = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS | 16)
+    return engine.compress(body) + engine.flush()
+
+
+def excerpt(body: bytes) -> str:
+    """The beginning of a receiver's answer, as one printable line."""
+    text = body[:300].decode("utf-8", "replace")
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
