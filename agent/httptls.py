@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from dataclasses import dataclass
 
+from agent.credentials import locate
+from agent.errors import ParbakeError, SourceDenied, SourceUnreachable
+from agent.places import Places
 from agent.schema import setting
 
 log = logging.getLogger("parbake")
@@ -24,3 +28,23 @@ class TlsOptions:
         """Say at every start that nobody checks who answers."""
         if self.insecure:
             log.warning("insecure = true: the server's certificate is not checked; who is in between can change all")
+
+    def ssl_context(
+        self,
+        places: Places,
+        unreachable: type[ParbakeError] = SourceUnreachable,
+        denied: type[ParbakeError] = SourceDenied,
+    ) -> ssl.SSLContext:
+        """These options for protocols that are not HTTP. Raises `unreachable` where a file is missing or no PEM."""
+        try:
+            ca = str(locate(self.ca_file, places, denied)) if self.ca_file else None
+            context = ssl.create_default_context(cafile=ca)
+            if self.cert_file:
+                key = str(locate(self.key_file, places, denied)) if self.key_file else None
+                context.load_cert_chain(str(locate(self.cert_file, places, denied)), key)
+        except OSError as error:  # ssl.SSLError is one
+            raise unreachable(f"ca_file, cert_file or key_file: {error.strerror or 'no PEM'}") from None
+        if self.insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context

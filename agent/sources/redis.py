@@ -1,0 +1,219 @@
+"""`redis`: keys below a prefix, or one hash, a layer; watched through keyspace notifications where the server sends them."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+from urllib.parse import urlsplit
+
+from agent.credentials import read_secret
+from agent.errors import SourceDenied, SourceInvalid, SourceUnreachable
+from agent.httpclient import TlsOptions, check_url
+from agent.model import Layer, Snapshot
+from agent.schema import setting
+from agent.sources import SourceContext, extras, keys
+
+T = TypeVar("T")
+_PAGE = 1000
+_MOST_KEYS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisOptions(TlsOptions):
+    url: str = setting("redis://HOST:PORT/DB, rediss:// for TLS, or unix:///PATH", "redis://127.0.0.1:6379/0")
+    prefix: str = setting("what the names of the keys begin with", "")
+    separator: str = setting("what stands between the segments of a key, and for the slashes of a layer", ":")
+    username: str = setting("the ACL user; default: the default user", "")
+    password_file: str = setting("file, or credential:NAME, with the password", "")
+
+    def __post_init__(self) -> None:
+        check_url(self.url, "url", schemes=("redis", "rediss", "unix"))
+        if not self.separator:
+            raise ValueError("separator is empty")
+        if not re.fullmatch(r"/?\d*", urlsplit(self.url).path) and not self.url.startswith("unix:"):
+            raise ValueError("url: the path must be the number of a database, such as /0")
+
+
+class RedisSource:
+    """Redis from 4.0 on, and what speaks its protocol."""
+
+    options_class: ClassVar[type[Any]] = RedisOptions
+
+    def __init__(self, options: RedisOptions, context: SourceContext) -> None:
+        extras.require("redis", "redis", "redis", "python3-redis")
+        self._options = options
+        self._context = context
+        self._client: Any = None
+        self._pubsub: Any = None
+        self._closed = threading.Event()
+        options.warn()
+
+    def fetch(self, layers: Sequence[str]) -> Snapshot:
+        seconds = self._context.timeout_seconds
+        return extras.within(seconds, lambda: self._retried(lambda: self._fetch(layers)), "redis", self._drop)
+
+    def _fetch(self, layers: Sequence[str]) -> Snapshot:
+        prefixes = {layer: self._prefix(layer) for layer in layers}
+        apart = {layer: keys.below(layer, layers) for layer in layers}
+        names = {layer: self._names(prefixes[layer], apart[layer]) for layer in layers}
+        pipe = self._connected().pipeline(transaction=True)  # the values of all layers are of one moment
+        for layer in layers:
+            pipe.hgetall(self._hash(layer))
+            for start in range(0, len(names[layer]), _PAGE):
+                pipe.mget(names[layer][start : start + _PAGE])
+        answers = iter(pipe.execute(raise_on_error=False))
+        read = []
+        for layer in layers:
+            fields = next(answers)
+            values = [v for _ in range(0, len(names[layer]), _PAGE) for v in _usable(next(answers))]
+            pairs = dict(zip(names[layer], values, strict=True))
+            read.append(self._layer(layer, layers, fields, pairs))
+        return Snapshot(tuple(read), keys.combined(read))
+
+    def _hash(self, layer: str) -> bytes:
+        return self._prefix(layer)[: -len(self._options.separator)].encode()
+
+    def _prefix(self, layer: str) -> str:
+        mark = self._options.separator
+        return keys.joined(self._options.prefix, layer.replace("/", mark), separator=mark) + mark
+
+    def _names(self, prefix: str, apart: Sequence[str]) -> list[bytes]:
+        mark = self._options.separator
+        others = tuple((prefix + other.replace("/", mark)).encode() for other in apart)
+        pattern = re.sub(r"([\[\]*?\\])", r"\\\1", prefix if prefix != mark else "") + "*"
+        names: set[bytes] = set()
+        for name in self._connected().scan_iter(match=pattern, count=_PAGE):
+            if not (others and name.startswith(others)) and name + mark.encode() not in others:
+                names.add(name)
+            if len(names) > _MOST_KEYS:
+                raise SourceInvalid(f"more than {_MOST_KEYS} keys begin with {prefix}")
+        return sorted(names)
+
+    def _layer(self, layer: str, layers: Sequence[str], fields: Any, values: dict[bytes, bytes | None]) -> Layer:
+        prefix, where = self._prefix(layer), f'layer "{layer}"'
+        gone = [name for name, value in values.items() if value is None and name != self._hash(layer)]
+        if isinstance(fields, Exception):
+            raise SourceInvalid(f"{where}: the key {self._hash(layer)!r} is no hash")
+        if gone and any(self._connected().exists(name) for name in gone):
+            raise SourceInvalid(f"{where}: {gone[0]!r} is no string", hint="keys below a prefix must be strings")
+        kept = {name: value for name, value in values.items() if value is not None}
+        if fields and kept:
+            raise SourceInvalid(f"{where} is a hash and has keys below its name as well", hint="keep one of the two")
+        if not fields and not kept:
+            return Layer(layer, None)
+        start = "" if fields else prefix if prefix != self._options.separator else ""
+        pairs = []
+        for name, value in (fields or kept).items():
+            key = keys.text(name, repr(name))
+            pairs.append((key.removeprefix(start), keys.text(value, key)))
+        tree = keys.tree(pairs, self._options.separator, where)
+        return Layer(layer, tree, keys.digest(repr(sorted(pairs))))
+
+    def watch(self, seen: Snapshot, timeout_seconds: float) -> bool:
+        layers = [layer.name for layer in seen.layers]
+        with self._translated():
+            if self._pubsub is None:
+                if not self._notifies():
+                    self._closed.wait(min(timeout_seconds, self._context.poll_seconds))
+                    return not self._closed.is_set()
+                self._subscribe(layers)
+                return self.fetch(layers) != seen  # what changed before the subscription
+            deadline = time.monotonic() + timeout_seconds
+            while not self._closed.is_set() and (left := deadline - time.monotonic()) > 0:
+                message = self._pubsub.get_message(ignore_subscribe_messages=True, timeout=left)
+                if message is not None:
+                    return not self._closed.is_set()
+        return False
+
+    def _notifies(self) -> bool:
+        """Whether the server tells of changes to keys: K, and A or each of generic, string, hash and expired."""
+        try:
+            found = self._connected().config_get("notify-keyspace-events")
+        except self._library().ResponseError:  # not allowed to ask, as on managed servers
+            return False
+        flags = "".join(value if isinstance(value, str) else value.decode() for value in found.values())
+        return "K" in flags and ("A" in flags or set("g$hx") <= set(flags))
+
+    def _subscribe(self, layers: Sequence[str]) -> None:
+        pubsub = self._connected().pubsub()
+        patterns = []
+        for layer in layers:
+            mark = self._options.separator
+            prefix = self._prefix(layer) if self._prefix(layer) != mark else ""
+            quoted = re.sub(r"([\[\]*?\\])", r"\\\1", prefix)
+            patterns += [f"__keyspace@*__:{quoted}*", f"__keyspace@*__:{quoted.removesuffix(mark)}"]
+        pubsub.psubscribe(*patterns)
+        self._pubsub = pubsub
+
+    def _retried(self, call: Callable[[], T]) -> T:
+        """Once more over a new connection: an idle one may have died with a server that is back."""
+        try:
+            with self._translated():
+                return call()
+        except SourceUnreachable:
+            if self._closed.is_set():
+                raise
+        with self._translated():
+            return call()
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        library = self._library()
+        place = f"redis at {urlsplit(self._options.url).hostname or self._options.url}"
+        try:
+            yield
+        except (library.AuthenticationError, library.NoPermissionError) as error:
+            self._drop()
+            hint = "check username, password_file and the ACL"
+            raise SourceDenied(f"{place}: {type(error).__name__}", hint=hint) from None
+        except (library.ConnectionError, library.TimeoutError, OSError, ValueError) as error:
+            self._drop()
+            if "NOAUTH" in str(error) or "WRONGPASS" in str(error):
+                raise SourceDenied(f"{place}: it wants a password", hint="check password_file") from None
+            raise SourceUnreachable(f"{place}: {type(error).__name__}") from None
+        except library.ResponseError as error:
+            word = str(error).split(" ", 1)[0]
+            if word in ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "BUSY", "TRYAGAIN"):
+                raise SourceUnreachable(f"{place}: {word}") from None
+            if word in ("NOAUTH", "WRONGPASS", "NOPERM"):
+                raise SourceDenied(f"{place}: {word}", hint="check username, password_file and the ACL") from None
+            raise SourceInvalid(f"{place} refuses a command: {word}") from None
+
+    def _library(self) -> Any:
+        import redis
+
+        return redis
+
+    def _connected(self) -> Any:
+        if self._closed.is_set():
+            raise SourceUnreachable("redis: closed")
+        if self._client is None:
+            from agent.sources.redisconnection import client
+
+            password = self._options.password_file and read_secret(self._options.password_file, self._context.places)
+            self._client = client(self._options, self._context, password or None)
+        return self._client
+
+    def _drop(self) -> None:
+        """Forget the connections; the next use makes new ones, with the password read anew."""
+        client, pubsub, self._client, self._pubsub = self._client, self._pubsub, None, None
+        with contextlib.suppress(Exception):
+            if pubsub is not None:
+                pubsub.close()
+        if client is not None:
+            client.connection_pool.disconnect()
+
+    def close(self) -> None:
+        self._closed.set()
+        self._drop()
+
+
+def _usable(values: Any) -> Sequence[bytes | None]:
+    if isinstance(values, Exception):
+        raise values
+    return values  # type: ignore[no-any-return]
