@@ -1,0 +1,176 @@
+"""The ways that parbake and cloud-init work together, and a boot where cloud-init is absent or switched off."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from tests.image.conftest import Machines
+from tests.image.lab import BASE_PACKAGES, Image, Machine, base_image, prepared_image
+from tests.image.lab.images import run_in
+from tests.image.package import built_package
+
+pytestmark = [pytest.mark.image, pytest.mark.root]
+
+SETTINGS = """\
+[component]
+name = "web"
+
+[[source]]
+backend = "file"
+path = "/etc/parbake/site"
+layers = ["common", "env/{{ facts.environment }}"]
+
+[facts]
+environment = "dev"
+
+[keys."greeting"]
+required = true
+
+[[template]]
+source = "app.conf.j2"
+target = "/etc/app.conf"
+units = [{ name = "app.service", action = "restart" }]
+"""
+# Each start leaves a line: what the config was.
+APP = """\
+[Service]
+ExecStartPre=/bin/sh -c 'cat /etc/app.conf >>/var/lib/app.starts'
+ExecStart=sleep infinity
+[Install]
+WantedBy=multi-user.target
+"""
+FACTS = """\
+#cloud-config
+write_files:
+- path: /run/parbake/conf.d/50-instance.toml
+  content: |
+    [facts]
+    environment = "staging"
+"""
+
+
+def finish(root: Path, commands: Iterable[list[str]]) -> None:
+    """One application, whose config is a template's; `commands` are the image's own last steps."""
+    files = {
+        "etc/parbake/parbake.toml": SETTINGS,
+        "etc/parbake/templates/app.conf.j2": "{{ config.greeting }}\n",
+        "etc/parbake/site/common.toml": 'greeting = "from nowhere"\n',
+        "etc/parbake/site/env/dev.toml": 'greeting = "from dev"\n',
+        "etc/parbake/site/env/staging.toml": 'greeting = "from staging"\n',
+        "etc/app.conf": "from the image\n",
+        "etc/systemd/system/app.service": APP,
+    }
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    run_in(root, ["systemctl", "enable", "app.service"])
+    for command in commands:
+        run_in(root, command)
+
+
+@pytest.fixture(scope="session")
+def deb(session_scratch: Path) -> Path:
+    """The package of this tree."""
+    return built_package(session_scratch / "deb-of-cloudinit")
+
+
+@pytest.fixture(scope="session")
+def baked(bare_image: Image, session_scratch: Path, deb: Path) -> Image:
+    """The image as it is meant: the service enabled, the application waiting for it."""
+    return prepared_image(bare_image, session_scratch, [deb], lambda root: finish(root, [["parbake", "bake"]]))
+
+
+@pytest.fixture(scope="session")
+def without_service(bare_image: Image, session_scratch: Path, deb: Path) -> Image:
+    """An image where cloud-init alone calls parbake: the service is off, and nothing waits for it."""
+    disable = ["systemctl", "disable", "parbake.service", "parbake-ship.service"]
+    return prepared_image(bare_image, session_scratch, [deb], lambda root: finish(root, [disable]))
+
+
+def starts(machine: Machine) -> list[str]:
+    return machine.read("/var/lib/app.starts").splitlines()
+
+
+def state(machine: Machine) -> str:
+    found: str = json.loads(machine.read("/run/parbake/status.json"))["state"]
+    return found
+
+
+@pytest.fixture(scope="session")
+def usual(bare_image: Image, session_scratch: Path) -> frozenset[str]:
+    """What cloud-init complains of on this Debian without parbake, such as the ssh that the image does not have."""
+    with Machine(bare_image, session_scratch) as machine:
+        machine.seed()
+        machine.boot()
+        return frozenset(complaints(machine))
+
+
+def complaints(machine: Machine) -> list[str]:
+    """What cloud-init says went wrong, and every warning of its log, without the times."""
+    result = json.loads(machine.read("/run/cloud-init/result.json"))["v1"]
+    found = [str(error) for error in result["errors"]]
+    found += [str(error) for errors in result.get("recoverable_errors", {}).values() for error in errors]
+    log = machine.read("/var/log/cloud-init.log").splitlines()
+    lines = [line for line in log if "WARNING" in line or "ERROR" in line or "Traceback" in line]
+    return found + [line.partition(" - ")[2] or line for line in lines]
+
+
+def test_the_service_waits_for_cloud_init_and_the_application_for_the_service(
+    baked: Image, usual: frozenset[str], machines: Machines
+) -> None:
+    """What user-data writes is there at the first convergence, and cloud-init has nothing to complain about."""
+    machine = machines(baked)
+    machine.seed(user_data=FACTS)
+    machine.boot()
+    assert starts(machine) == ["from staging"]
+    assert state(machine) == "converged"
+    assert set(complaints(machine)) <= usual
+    assert machine.run(["cloud-init", "status", "--wait"]).stdout.strip().endswith("status: done")
+
+
+@pytest.mark.parametrize("module", ["runcmd", "bootcmd"])
+def test_parbake_once_in_cloud_inits_hands_does_not_wait_for_itself(
+    without_service: Image, usual: frozenset[str], machines: Machines, module: str
+) -> None:
+    """`parbake once` from user-data converges and ends, whether the application is up by then or not."""
+    machine = machines(without_service)
+    machine.seed(user_data=FACTS.replace("#cloud-config\n", f"#cloud-config\n{module}: [[parbake, once]]\n"))
+    machine.boot()
+    # bootcmd comes before write_files; runcmd after everything, when the application has started once already.
+    expected = {"runcmd": ["from the image", "from staging"], "bootcmd": ["from dev"]}[module]
+    assert starts(machine) == expected
+    assert set(complaints(machine)) <= usual
+
+
+@pytest.mark.parametrize("module", ["runcmd", "bootcmd"])
+def test_parbake_once_beside_the_service_changes_nothing_for_the_application(
+    baked: Image, usual: frozenset[str], machines: Machines, module: str
+) -> None:
+    """With the service enabled as well nothing waits for ever, and the application starts once, on the run config."""
+    machine = machines(baked)
+    machine.seed(user_data=FACTS.replace("#cloud-config\n", f"#cloud-config\n{module}: [[parbake, once]]\n"))
+    machine.boot()
+    assert starts(machine) == ["from staging"]
+    assert set(complaints(machine)) <= usual
+
+
+@pytest.mark.parametrize("switch", ["/etc/cloud/cloud-init.disabled", ""])
+def test_a_machine_without_cloud_init_boots_as_well(
+    baked: Image, suite: str, machines: Machines, session_scratch: Path, deb: Path, switch: str
+) -> None:
+    """Where cloud-init is switched off, or not installed at all, the machine converges on the facts that there are."""
+    image = baked
+    if not switch:
+        bare = base_image(suite, [name for name in BASE_PACKAGES if name != "cloud-init"])
+        image = prepared_image(bare, session_scratch, [deb], lambda root: finish(root, [["parbake", "bake"]]))
+    machine = machines(image)
+    if switch:
+        machine.write(switch, "")
+    machine.boot()
+    assert starts(machine) == ["from dev"]
+    assert state(machine) == "converged"
+    assert not machine.exists("/run/cloud-init/instance-data.json")
