@@ -46,8 +46,8 @@ def _alibaba(ds: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _gce(ds: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
-    attributes = meta.get("instance-data")
-    return {"hostname": meta.get("local-hostname"), "tags": _cloud("gce").own_attributes(attributes)}
+    # No tags: it keeps the attributes without the network tags, and half a table would hide the whole one.
+    return {"hostname": meta.get("local-hostname")}
 
 
 def _azure(ds: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:

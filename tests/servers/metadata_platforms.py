@@ -259,7 +259,7 @@ class Gce(Base):
         self.wait(request)
         headers = {**flavor, "ETag": f"{self.version:016x}"}
         path = request.path.removeprefix("/computeMetadata/v1/")
-        if path == "instance/" and request.query.get("recursive") == "true":
+        if path == "instance/" and request.query.get("recursive", "").lower() == "true":
             return document(self.instance(), **headers)
         instance = self.instance()
         interface = instance["networkInterfaces"][0]
@@ -273,7 +273,7 @@ class Gce(Base):
             },
             "project": {"project-id": "project-1", "numeric-project-id": "42", "attributes": {}},
         }
-        if request.query.get("recursive") == "true":
+        if request.query.get("recursive", "").lower() == "true":
             node: Any = tree
             for part in [p for p in path.split("/") if p]:
                 node = node.get(part, {})
@@ -564,6 +564,7 @@ class Oracle(Base):
             "hostname": "web-1",
             "id": "ocid1.instance.oc1.phx.exampleuniqueID",
             "image": "ocid1.image.oc1.phx.exampleuniqueID",
+            "ociAdName": "phx-ad-3",
             "metadata": {"user_data": base64.b64encode(self.userdata.encode()).decode()},
             "region": "phx",
             "shape": "VM.Standard.E4.Flex",
