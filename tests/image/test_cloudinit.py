@@ -11,7 +11,6 @@ import pytest
 from tests.image.conftest import Machines
 from tests.image.lab import BASE_PACKAGES, Image, Machine, base_image, prepared_image
 from tests.image.lab.images import run_in
-from tests.image.package import built_package
 
 pytestmark = [pytest.mark.image, pytest.mark.root]
 
@@ -70,12 +69,6 @@ def finish(root: Path, commands: Iterable[list[str]]) -> None:
     run_in(root, ["systemctl", "enable", "app.service"])
     for command in commands:
         run_in(root, command)
-
-
-@pytest.fixture(scope="session")
-def deb(session_scratch: Path) -> Path:
-    """The package of this tree."""
-    return built_package(session_scratch / "deb-of-cloudinit")
 
 
 @pytest.fixture(scope="session")

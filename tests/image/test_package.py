@@ -27,12 +27,6 @@ UNITS = ("parbake.service", "parbake-ship.service", "parbake-lift.service")
 
 
 @pytest.fixture(scope="session")
-def deb(session_scratch: Path) -> Path:
-    """The package of this tree."""
-    return built_package(session_scratch / "deb")
-
-
-@pytest.fixture(scope="session")
 def newer_deb(session_scratch: Path) -> Path:
     """A later version of the package, with a module more and a module less, built outside any git work tree."""
     tree = session_scratch / "newer-tree"

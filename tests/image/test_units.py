@@ -43,12 +43,6 @@ WantedBy=multi-user.target
 
 
 @pytest.fixture(scope="session")
-def deb(session_scratch: Path) -> Path:
-    """The package of this tree."""
-    return built_package(session_scratch / "deb-of-units")
-
-
-@pytest.fixture(scope="session")
 def baked(bare_image: Image, session_scratch: Path, deb: Path) -> Image:
     """An image with one application, whose config is a template's, baked; the config of the image says so."""
 
@@ -141,13 +135,17 @@ def test_an_application_stays_down_where_the_settings_are_invalid(baked: Image, 
 
 
 def test_an_application_waits_for_a_source_that_is_late_and_then_starts(baked: Image, machines: Machines) -> None:
-    """Where there is no run config yet, the application is down; it starts by itself when there is."""
+    """Where there is no run config yet, the application is down; it starts by itself when there is. Waiting for that is
+    not taken for a start that hangs."""
     machine = machines(baked)
     machine.run(["mv", "/etc/parbake/site", "/etc/parbake/late"])
+    machine.write("/etc/systemd/system/parbake.service.d/short.conf", "[Service]\nTimeoutStartSec=3\n")
     machine.boot(wait=False)
     assert until(lambda: machine.exists("/run/parbake/status.json"))
-    time.sleep(5)
+    time.sleep(8)
     assert not machine.exists("/var/lib/app.starts")
+    assert show(machine, "parbake.service", "ActiveState") == "activating"
+    assert show(machine, "parbake.service", "NRestarts") == "0"
     machine.run(["mv", "/etc/parbake/late", "/etc/parbake/site"])
     assert until(lambda: machine.exists("/var/lib/app.starts"), 60)
     assert starts(machine) == ["from the store"]
@@ -181,3 +179,21 @@ def test_a_machine_without_a_sink_has_no_shipper_and_no_failure(baked: Image, ma
     assert until(lambda: show(machine, "parbake-ship.service", "ActiveState") == "inactive")
     assert show(machine, "parbake-ship.service", "Result") == "success"
     assert show(machine, "parbake-ship.service", "NRestarts") == "0"
+
+
+def test_the_last_words_of_an_application_are_shipped_from_the_sandbox(baked: Image, machines: Machines) -> None:
+    """At shutdown the shipper, which sees nothing of root's state, outlives the application and ships what it says then."""
+    machine = machines(baked)
+    machine.write("/etc/parbake/conf.d/sink.toml", '[[sink]]\ntype = "file"\npath = "/var/log/parbake/shipped"\n')
+    machine.write(
+        "/etc/systemd/system/app.service.d/stop.conf",
+        "[Service]\nExecStop=/bin/sh -c 'sleep 1; echo these are the last words'\n",
+    )
+    machine.boot()
+    assert show(machine, "parbake-ship.service", "ActiveState") == "active"
+    shipper = show(machine, "parbake-ship.service", "MainPID")
+    assert machine.run(["stat", "-c", "%U", f"/proc/{shipper}"]).stdout.strip() == "parbake-ship"
+    inside = ["nsenter", f"--target={shipper}", "--mount", "--", "ls", "/var/lib/parbake"]
+    assert machine.run(inside).stdout.split() == ["ship"]
+    machine.poweroff()
+    assert "these are the last words" in (machine.root / "var/log/parbake/shipped").read_text()
