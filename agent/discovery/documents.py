@@ -45,15 +45,21 @@ def toml_table(raw: bytes, what: str) -> dict[str, Any]:
 def yaml_table(raw: bytes, what: str) -> dict[str, Any]:
     """A YAML mapping; an empty document is an empty one. Raises DiscoveryError.
 
-    Aliases are refused, since a few hundred bytes of them expand to gigabytes.
+    Aliases are refused, since a few hundred bytes of them expand to gigabytes, and deep nesting, on which the parser in
+    C overruns the stack and takes the process with it.
     """
     import yaml
 
     body = text(raw, what)
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    depth = 0
     try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(body, Loader=loader)):
-            raise DiscoveryError(f"{what} uses YAML aliases, which are not read here")
+        for token in yaml.scan(body, Loader=loader):
+            kind = type(token).__name__
+            depth += (kind in _YAML_OPENS) - (kind in _YAML_CLOSES)
+            if kind == "AliasToken" or depth > MAX_DEPTH:
+                problem = "uses aliases" if kind == "AliasToken" else f"is nested deeper than {MAX_DEPTH} levels"
+                raise DiscoveryError(f"{what} {problem}, and such YAML is not read here")
         value = yaml.load(body, Loader=loader)  # noqa: S506 - a safe loader, the C one where there is one
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         problem = getattr(error, "problem", None) or type(error).__name__
@@ -63,6 +69,11 @@ def yaml_table(raw: bytes, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DiscoveryError(f"{what} is not a mapping")
     return value
+
+
+MAX_DEPTH = 100
+_YAML_OPENS = ("BlockSequenceStartToken", "BlockMappingStartToken", "FlowSequenceStartToken", "FlowMappingStartToken")
+_YAML_CLOSES = ("BlockEndToken", "FlowSequenceEndToken", "FlowMappingEndToken")
 
 
 def unbase64(body: str | bytes, what: str) -> bytes:

@@ -49,8 +49,8 @@ def main() -> int:
 
 def crawl(platform: str, root: Path, firmware: dict[str, str], url: str) -> bool:
     """cloud-init's own datasource, from its recognition of the platform to instance-data.json."""
-    dmi = importlib.import_module("cloudinit.dmi")
-    dmi.read_dmi_data = lambda key: firmware.get(_DMI.get(key, key))
+    dmi: Any = importlib.import_module("cloudinit.dmi")
+    dmi.read_dmi_data = lambda key: firmware.get(_DMI.get(key, ""))
     helpers = importlib.import_module("cloudinit.helpers")
     distros = importlib.import_module("cloudinit.distros")
     paths = helpers.Paths({"cloud_dir": str(root / "var/lib/cloud"), "run_dir": str(root / "run/cloud-init")})
