@@ -64,10 +64,12 @@ class Batch:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of a batch that the sink answered for: entries it will never take, with the reason, and entries to
-    send again. All the others are acknowledged."""
+    send again. All the others are acknowledged. `dropped` were refused by a sink that does not say which, and `why`."""
 
     refused: Sequence[tuple[int, str]] = ()
     again: Sequence[int] = ()
+    dropped: int = 0
+    why: str = ""
     retry_after_seconds: float | None = None
 
 

@@ -63,7 +63,9 @@ class Delivery:
                 continue
             self._set_aside(part, outcome.refused)
             left = len(outcome.again)
-            done = len(part) - left - len(outcome.refused)
+            done = len(part) - left - len(outcome.refused) - outcome.dropped
+            if outcome.dropped:
+                self._progress.lost(outcome.dropped, f"the sink dropped them: {outcome.why}")
             taken += done
             self._progress.sent(done)
             if left:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from json.encoder import encode_basestring
 
@@ -20,36 +20,48 @@ def literal(text: str) -> str:
 
 
 class JsonFields:
-    """The columns of batches as JSON literals. Kept for the life of a sink, whose entries repeat themselves."""
+    """The columns of batches as JSON members. Kept for the life of a sink, whose entries repeat themselves."""
 
     def __init__(self) -> None:
-        self._memo: dict[bytes | None, str] = {}
+        self._memo: dict[str, dict[bytes | None, str]] = {}
 
     def literals(self, column: Column) -> Sequence[str]:
-        """Each value as a JSON string literal; "" for None."""
+        """Each value as a JSON string; "" for None."""
+        return _escape_all(column)
+
+    def members(self, name: str, column: Column) -> Iterable[str]:
+        """Each value as `,"NAME":"value"`; "" for None."""
         distinct = set(column)
+        prefix = f",{encode_basestring(name)}:"
         if len(distinct) * 4 > len(column) > 8:
-            return _escape_all(column)
-        memo = self._memo
+            return [prefix + text if text else "" for text in _escape_all(column)]
+        memo = self._memo.setdefault(name, {})
         if len(memo) > _MEMO_MAX:
             memo.clear()
         for value in distinct - memo.keys():
-            memo[value] = "" if value is None else encode_basestring(value.decode("utf-8", "replace"))
-        return list(map(memo.__getitem__, column))
+            memo[value] = "" if value is None else prefix + encode_basestring(value.decode("utf-8", "replace"))
+        return repeat(memo[column[0]]) if len(distinct) == 1 else map(memo.__getitem__, column)
 
-    def members(self, name: str, column: Column) -> Sequence[str]:
-        """Each value as `,"NAME":"value"`; "" for None."""
-        prefix = f",{encode_basestring(name)}:"
-        literals = self.literals(column)
-        if "" in literals:
-            return [prefix + text if text else "" for text in literals]
-        return list(map(prefix.__add__, literals))
-
-    def objects(self, batch: Batch, *, time_name: str = "timestamp", skip: frozenset[str] = frozenset()) -> list[str]:
-        """Each entry as one JSON object: its time (RFC 3339), its fields, then the labels."""
-        heads = [f'{{"{time_name}":"{stamp}"' for stamp in timestamps(batch.times)]
+    def bodies(self, batch: Batch, *, skip: frozenset[str] = frozenset()) -> list[str]:
+        """The fields of each entry as one JSON object, without time and labels."""
         columns = [self.members(name, column) for name, column in batch.columns.items() if name not in skip]
-        return list(map("".join, zip(heads, *columns, repeat(label_members(batch.labels) + "}"))))
+        if not columns:
+            return ["{}"] * len(batch)
+        return [f"{{{row[1:]}}}" for row in map("".join, zip(*columns, strict=False))][: len(batch)]
+
+    def objects(self, batch: Batch, *, skip: frozenset[str] = frozenset()) -> list[str]:
+        """Each entry as one JSON object: its time (RFC 3339), its fields, then the labels."""
+        columns = [self.members(name, column) for name, column in batch.columns.items() if name not in skip]
+        return list(map("".join, zip(_heads(batch.times), *columns, repeat(label_members(batch.labels) + "}"))))
+
+
+def _heads(times: Sequence[int]) -> list[str]:
+    return [f'{{"timestamp":"{stamp}"' for stamp in timestamps(times)]
+
+
+def seconds(times: Sequence[int]) -> list[str]:
+    """Microseconds since 1970 as decimal seconds."""
+    return [f"{moment // 1_000_000}.{moment % 1_000_000:06d}" for moment in times]
 
 
 def label_members(labels: Mapping[str, str]) -> str:
@@ -61,10 +73,7 @@ def _escape_all(column: Column) -> Sequence[str]:
     joined = _JOIN.join([b"" if value is None else value for value in column]).decode("utf-8", "replace")
     parts = encode_basestring(joined)[1:-1].split(_SEPARATOR)
     if len(parts) != len(column):
-        return [
-            "" if value is None else encode_basestring(value.decode("utf-8", "replace"))
-            for value in column
-        ]
+        return ["" if value is None else encode_basestring(value.decode("utf-8", "replace")) for value in column]
     if None in column:
         return ["" if value is None else f'"{part}"' for value, part in zip(column, parts, strict=True)]
     return [f'"{part}"' for part in parts]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from agent.shipping import Batch
@@ -18,26 +19,25 @@ _ENTRY_BYTES = 300
 class Rows:
     """Entries as they come, for one batch."""
 
-    def __init__(self, fields: Sequence[str], wants_ids: bool) -> None:
+    def __init__(self, fields: Sequence[str]) -> None:
         self._fields = tuple(fields)
         self._all = "*" in fields
-        self._wants_ids = wants_ids
         self._times: list[int] = []
         self._rows: list[Any] = []
         self._ids: list[str] = []
         self.cursor = ""
 
-    def add(self, time_us: int, fields: Mapping[str, Any], cursor: Callable[[], str] | None) -> int:
-        """Keep an entry; about how many bytes it weighs."""
-        self._times.append(time_us)
-        if cursor is not None:
-            self._ids.append(cursor())
+    def add(self, times: Sequence[int], rows: Sequence[Mapping[str, Any]], ids: Sequence[str]) -> int:
+        """Keep some entries; about how many bytes they weigh."""
+        self._times += times
+        self._ids += ids
         if self._all:
-            self._rows.append(fields)
-            return sum(map(len, fields.values())) + _ENTRY_BYTES
-        row = tuple(map(fields.get, self._fields))
-        self._rows.append(row)
-        return sum(map(len, filter(None, row))) + _ENTRY_BYTES
+            self._rows += rows
+            return sum(sum(map(len, row.values())) for row in rows) + _ENTRY_BYTES * len(rows)
+        names = self._fields
+        picked = [tuple(map(row.get, names)) for row in rows]
+        self._rows += picked
+        return sum(map(len, filter(None, chain.from_iterable(picked)))) + _ENTRY_BYTES * len(rows)
 
     def end(self, cursor: str) -> None:
         """The position after all that was looked at, kept or not."""

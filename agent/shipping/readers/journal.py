@@ -27,6 +27,8 @@ _LOCAL_ONLY = 1
 _INVALIDATE = 2
 _UNKNOWN_LOSS = 1
 _ERRORS_IN_A_ROW = 100
+_AT_ONCE = 50
+"""So many are read between two looks at how much memory they take."""
 _TAIL_SECONDS = 10.0
 
 
@@ -65,7 +67,7 @@ class JournalReader:
         skipped = self._notice_changes()
         lost = self._lost_before() if self._unseen else 0
         tail = self._tail() if self._sparse else ""
-        rows = Rows(self._fields, self._wants_ids)
+        rows = Rows(self._fields)
         try:
             full, bad = self._fill(rows, max_entries, max_bytes)
             skipped += bad
@@ -81,14 +83,30 @@ class JournalReader:
 
     def _fill(self, rows: Rows, max_entries: int, max_bytes: int) -> tuple[bool, int]:
         """Up to `max_entries` into `rows`. Whether there may be more, and how many entries could not be read."""
-        journal = self._journal
-        step, get_all, realtime, cursor = journal._next, journal._get_all, journal._get_realtime, journal._get_cursor
-        add, own_pid = rows.add, self._own_pid
         skipped, count, size = 0, 0, 0
         while count < max_entries and size < max_bytes:
-            if not step():
-                rows.end(cursor() if count else "")
+            times: list[int] = []
+            found: list[Mapping[str, Any]] = []
+            ids: list[str] = []
+            most = min(_AT_ONCE, max_entries - count)
+            looked, bad = self._look(most, times, found, ids)
+            size += rows.add(times, found, ids)
+            count += looked
+            skipped += bad
+            if looked:
+                rows.end(self._journal._get_cursor())
+            if looked < most:
                 return False, skipped
+        return True, skipped
+
+    def _look(
+        self, most: int, times: list[int], found: list[Mapping[str, Any]], ids: list[str]
+    ) -> tuple[int, int]:
+        """The next entries, less the shipper's own. How many were looked at, and how many could not be read."""
+        journal = self._journal
+        step, get_all, realtime, cursor = journal._next, journal._get_all, journal._get_realtime, journal._get_cursor
+        own_pid, wants_ids, looked, skipped = self._own_pid, self._wants_ids, 0, 0
+        while looked < most and step():
             try:
                 fields = get_all()
                 time_us = realtime()
@@ -97,12 +115,14 @@ class JournalReader:
                 if skipped > _ERRORS_IN_A_ROW:
                     raise
                 continue
-            count += 1
+            looked += 1
             if fields.get("_SYSTEMD_UNIT") == OWN_UNIT or fields.get("_PID") == own_pid:
                 continue
-            size += add(time_us, fields, cursor if self._wants_ids else None)
-        rows.end(cursor())
-        return True, skipped
+            times.append(time_us)
+            found.append(fields)
+            if wants_ids:
+                ids.append(cursor())
+        return looked, skipped
 
     def wait(self, timeout_seconds: float, stop: Stop) -> None:
         if self._journal is None:

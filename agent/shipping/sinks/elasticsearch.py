@@ -1,0 +1,90 @@
+"""`elasticsearch`: the bulk API of Elasticsearch and OpenSearch.
+
+Source: elastic.co/guide, "Bulk API". Each entry is created under an id of its own, so that one that is sent again is a
+conflict (409) and no duplicate. The answer is 200 even where items failed: each item's status decides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from agent.errors import SinkUnavailable
+from agent.schema import setting
+from agent.shipping import Batch, Outcome, SinkContext
+from agent.shipping.encode import JsonFields, label_members, literal, timestamps
+from agent.shipping.sinks.web import Poster, WebOptions
+
+_TAKEN = frozenset((200, 201, 409))
+_NOT_THE_ENTRY = frozenset((401, 403, 404, 408, 429))
+"""Item statuses that another try may mend: throttled, a read-only or missing index, a permission."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ElasticsearchOptions(WebOptions):
+    index: str = setting(
+        'the index or data stream; "%Y.%m.%d" and the like are filled from the entry\'s time', "parbake-%Y.%m.%d"
+    )
+    auth_scheme: Literal["ApiKey", "Bearer"] = setting("what token_file holds", "ApiKey")
+    pipeline: str = setting("an ingest pipeline", "")
+
+
+class ElasticsearchSink:
+    options_class: ClassVar[type[Any]] = ElasticsearchOptions
+    wants_ids: ClassVar[bool] = True
+
+    def __init__(self, options: ElasticsearchOptions, context: SinkContext) -> None:
+        self._options = options
+        self._poster = Poster(options, context, scheme=options.auth_scheme)
+        self._url = options.url.rstrip("/").removesuffix("/_bulk") + "/_bulk"
+        self._json = JsonFields()
+
+    def send(self, batch: Batch) -> Outcome:
+        reply = self._poster.post(self._body(batch).encode(), "application/x-ndjson", url=self._url)
+        try:
+            answer = json.loads(reply.body)
+            items = [next(iter(item.values())) for item in answer["items"]] if answer["errors"] else None
+            return _outcome(items, len(batch)) if items is not None else Outcome()
+        except (ValueError, KeyError, TypeError, AttributeError, StopIteration):
+            raise SinkUnavailable(f"{reply.url} answers with something that is no bulk reply") from None
+
+    def close(self) -> None:
+        self._poster.close()
+
+    def _body(self, batch: Batch) -> str:
+        pipeline = f',"pipeline":{literal(self._options.pipeline)}' if self._options.pipeline else ""
+        labels = label_members(batch.labels)
+        parts = []
+        rows = zip(batch.times, timestamps(batch.times), batch.ids, self._json.bodies(batch), strict=True)
+        for moment, stamp, entry, body in rows:
+            index = literal(self._index(moment))
+            name = hashlib.sha256(entry.encode()).hexdigest()[:32]
+            parts.append(
+                f'{{"create":{{"_index":{index},"_id":"{name}"{pipeline}}}}}\n'
+                f'{{"@timestamp":"{stamp}"{"," if len(body) > 2 else ""}{body[1:-1]}{labels}}}\n'
+            )
+        return "".join(parts)
+
+    def _index(self, moment_us: int) -> str:
+        index = self._options.index
+        return time.strftime(index, time.gmtime(moment_us // 1_000_000)) if "%" in index else index
+
+
+def _outcome(items: list[dict[str, Any]], expected: int) -> Outcome:
+    if len(items) != expected:
+        raise ValueError("an answer for each item is missing")
+    again, refused = [], []
+    for number, item in enumerate(items):
+        status = int(item["status"])
+        if status in _TAKEN:
+            continue
+        if status in _NOT_THE_ENTRY or status >= 500:
+            again.append(number)
+        else:
+            error = item.get("error")
+            reason = error.get("reason") or error.get("type") if isinstance(error, dict) else error
+            refused.append((number, f"status {status}: {reason}"))
+    return Outcome(refused, again)

@@ -1,0 +1,112 @@
+"""`gelf`: Graylog's format over TCP or TLS (null-delimited), UDP (compressed, chunked) or HTTP.
+
+Source: go2docs.graylog.org, "GELF via UDP/TCP/HTTP", GELF 1.1.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from agent.schema import setting
+from agent.shipping import TAKEN, Batch, Outcome, SinkContext, SinkTooLarge
+from agent.shipping.encode import JsonFields, literal, seconds
+from agent.shipping.sinks.stream import Stream, check_stream_url
+from agent.shipping.sinks.web import Poster, WebOptions
+
+_CHUNK_BYTES = 1420
+_CHUNKS_MAX = 128
+_WEB = ("http", "https")
+_OWN_PLACE = frozenset(("MESSAGE", "PRIORITY", "_HOSTNAME"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GelfOptions(WebOptions):
+    url: str = setting("tcp://, tls:// or udp://HOST:12201, or http(s)://HOST:12201/gelf")
+    bulk: bool = setting("send a batch as lines in one HTTP request: Graylog 5.2 on, with bulk receiving enabled", False)
+
+    def __post_init__(self) -> None:
+        if self.url.partition(":")[0] in _WEB:
+            WebOptions.__post_init__(self)
+        else:
+            check_stream_url(self.url, ("tcp", "tls", "udp"))
+
+
+class GelfSink:
+    options_class: ClassVar[type[Any]] = GelfOptions
+    wants_ids: ClassVar[bool] = False
+
+    def __init__(self, options: GelfOptions, context: SinkContext) -> None:
+        self._options = options
+        self._json = JsonFields()
+        self._names: dict[str, str] = {}
+        web = options.url.partition(":")[0] in _WEB
+        self._poster = Poster(options, context) if web else None
+        self._stream = None if web else Stream(options.url, 12201, options, options.timeout, context)
+
+    def send(self, batch: Batch) -> Outcome:
+        messages = [message.encode() for message in self._messages(batch)]
+        if self._stream is not None:
+            udp = self._stream.scheme == "udp"
+            self._stream.send([c for m in messages for c in _chunks(m)] if udp else [m + b"\0" for m in messages])
+        elif self._poster is not None:
+            # One request an entry unless bulk: an entry that is refused then fails alone, when the batch is halved.
+            for body in [b"\n".join(messages)] if self._options.bulk else messages:
+                self._poster.post(body, "application/json")
+        return TAKEN
+
+    def close(self) -> None:
+        for peer in (self._poster, self._stream):
+            if peer is not None:
+                peer.close()
+
+    def _messages(self, batch: Batch) -> Iterator[str]:
+        """GELF wants a host and a short_message that are not empty, and further fields that begin with "_"."""
+        labels = "".join(f",{literal(_name(name))}:{literal(value)}" for name, value in batch.labels.items())
+        columns = {_name(name): c for name, c in batch.columns.items() if name not in _OWN_PLACE}
+        blank = [None] * len(batch)
+        more = [self._json.members(name, column) for name, column in columns.items()]
+        extra = list(map("".join, zip(*more, strict=False))) if columns else [""] * len(batch)
+        heads = zip(
+            seconds(batch.times),
+            self._json.literals(batch.columns.get("_HOSTNAME", blank)),
+            self._json.literals(batch.columns.get("MESSAGE", blank)),
+            batch.columns.get("PRIORITY", blank),
+            extra,
+            strict=False,
+        )
+        for when, host, text, priority, rest in heads:
+            level = priority.decode() if priority in (b"0", b"1", b"2", b"3", b"4", b"5", b"6", b"7") else "6"
+            yield (
+                f'{{"version":"1.1","host":{host or _UNKNOWN},"short_message":{_filled(text)},'
+                f'"timestamp":{when},"level":{level}{rest}{labels}}}'
+            )
+
+
+_UNKNOWN = '"unknown"'
+
+
+def _filled(text: str) -> str:
+    return text if len(text) > 2 else '"-"'
+
+
+def _name(name: str) -> str:
+    """A further field's name; `_id` is Graylog's own."""
+    name = "_" + re.sub(r"[^\w.-]", "_", name, flags=re.ASCII).lstrip("_").lower()
+    return "_id_" if name == "_id" else name
+
+
+def _chunks(message: bytes) -> list[bytes]:
+    """A datagram, or several with a common id. Raises SinkTooLarge beyond 128."""
+    packed = zlib.compress(message, 1)
+    if len(packed) <= _CHUNK_BYTES:
+        return [packed]
+    pieces = [packed[i : i + _CHUNK_BYTES] for i in range(0, len(packed), _CHUNK_BYTES)]
+    if len(pieces) > _CHUNKS_MAX:
+        raise SinkTooLarge("an entry is larger than 128 GELF chunks")
+    name = os.urandom(8)
+    return [b"\x1e\x0f" + name + bytes((i, len(pieces))) + piece for i, piece in enumerate(pieces)]

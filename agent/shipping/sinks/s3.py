@@ -1,0 +1,53 @@
+"""`s3`: an archive of compressed NDJSON objects, one a batch. Give it large and old batches: each is a request.
+
+The object's name comes from its content's time and digest, so that a batch that is sent again replaces itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from agent.schema import setting
+from agent.shipping import TAKEN, Batch, Outcome, SinkContext
+from agent.shipping.encode import JsonFields
+from agent.shipping.sinks.aws import AwsOptions, client, translated
+from agent.shipping.sinks.web import compress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class S3Options(AwsOptions):
+    bucket: str = setting("the bucket")
+    prefix: str = setting(
+        'what the objects\' names begin with; "%Y/%m/%d" and the like are filled from the first entry\'s time',
+        "logs/%Y/%m/%d/%H/",
+    )
+
+
+class S3Sink:
+    options_class: ClassVar[type[Any]] = S3Options
+    wants_ids: ClassVar[bool] = False
+
+    def __init__(self, options: S3Options, context: SinkContext) -> None:
+        self._options = options
+        self._client: Any = None
+        self._json = JsonFields()
+
+    def send(self, batch: Batch) -> Outcome:
+        if self._client is None:
+            self._client = client("s3", self._options)
+        body = ("\n".join(self._json.objects(batch)) + "\n").encode()
+        first = batch.times[0]
+        prefix = time.strftime(self._options.prefix, time.gmtime(first // 1_000_000))
+        key = f"{prefix}{first}-{hashlib.sha256(body).hexdigest()[:16]}.ndjson.gz"
+        with translated(f"S3, {self._options.bucket}"):
+            self._client.put_object(
+                Bucket=self._options.bucket, Key=key, Body=compress(body), ContentType="application/gzip"
+            )
+        return TAKEN
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()

@@ -1,0 +1,112 @@
+"""`splunk-hec`: Splunk's HTTP Event Collector, with indexer acknowledgement where it is asked for.
+
+Source: docs.splunk.com, "Format events for HTTP Event Collector", "HTTP Event Collector REST API endpoints" and "About
+HTTP Event Collector Indexer Acknowledgment".
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from agent.errors import SinkDenied, SinkRefused, SinkUnavailable
+from agent.schema import setting
+from agent.shipping import TAKEN, Batch, Outcome, SinkContext
+from agent.shipping.encode import JsonFields, label_members, literal, seconds
+from agent.shipping.sinks.web import Poster, WebOptions
+
+_PATH = "/services/collector/event"
+_ACK_PATH = "/services/collector/ack"
+_HOST = ',"host":'
+_NOT_THE_EVENT = frozenset((1, 2, 3, 4, 7, 10, 11, 14))
+"""Codes of the token, the index and the channel: no event is to blame."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplunkOptions(WebOptions):
+    token_file: str = setting("file, or credential:NAME, with the collector's token")
+    index: str = setting("the index; default: the token's", "")
+    source: str = setting("the source", "parbake")
+    sourcetype: str = setting("the sourcetype", "journald")
+    ack: bool = setting("wait until the indexer has acknowledged; the token must have it enabled", False)
+
+
+class SplunkSink:
+    options_class: ClassVar[type[Any]] = SplunkOptions
+    wants_ids: ClassVar[bool] = False
+
+    def __init__(self, options: SplunkOptions, context: SinkContext) -> None:
+        self._options = options
+        self._context = context
+        base = options.url.rstrip("/").removesuffix(_PATH)
+        self._url, self._ack_url = base + _PATH, base + _ACK_PATH
+        self._channel = str(uuid.uuid4())
+        self._poster = Poster(options, context, scheme="Splunk")
+        self._json = JsonFields()
+
+    def send(self, batch: Batch) -> Outcome:
+        headers = {"X-Splunk-Request-Channel": self._channel} if self._options.ack else {}
+        try:
+            reply = self._poster.post(self._body(batch).encode(), "application/json", url=self._url, headers=headers)
+        except SinkRefused as error:
+            code = _code(str(error))
+            if code in _NOT_THE_EVENT:
+                raise SinkDenied(str(error), hint="see the collector's token, its index and its channel") from None
+            raise
+        if self._options.ack:
+            self._await_ack(reply.body)
+        return TAKEN
+
+    def close(self) -> None:
+        self._poster.close()
+
+    def _await_ack(self, body: bytes) -> None:
+        """Return when the indexer has the events. Raises SinkUnavailable: they are sent again then."""
+        try:
+            ack = json.loads(body)["ackId"]
+        except (ValueError, KeyError, TypeError):
+            hint = "enable acknowledgement for the token, or set ack = false"
+            raise SinkDenied(f"{self._url} gives no ackId", hint=hint) from None
+        ends = time.monotonic() + self._options.timeout
+        while time.monotonic() < ends and not self._context.stop.over:
+            asked = json.dumps({"acks": [ack]}).encode()
+            reply = self._poster.post(
+                asked,
+                "application/json",
+                url=f"{self._ack_url}?channel={self._channel}",
+                headers={"X-Splunk-Request-Channel": self._channel},
+            )
+            try:
+                if json.loads(reply.body)["acks"][str(ack)]:
+                    return
+            except (ValueError, KeyError, TypeError):
+                raise SinkUnavailable(f"{reply.url} answers with something that is no acknowledgement") from None
+            self._context.stop.wait(0.2)
+        raise SinkUnavailable(f"{self._url} has not acknowledged in time")
+
+    def _body(self, batch: Batch) -> str:
+        options = self._options
+        more = "".join(
+            f",{literal(name)}:{literal(value)}"
+            for name, value in (("source", options.source), ("sourcetype", options.sourcetype), ("index", options.index))
+            if value
+        )
+        if batch.labels:
+            more += f',"fields":{{{label_members(batch.labels)[1:]}}}'
+        hosts = self._json.literals(batch.columns.get("_HOSTNAME", [None] * len(batch)))
+        rows = zip(seconds(batch.times), hosts, self._json.bodies(batch), strict=True)
+        return "\n".join(
+            f'{{"time":{when}{_HOST + host if host else ""}{more},"event":{body}}}' for when, host, body in rows
+        )
+
+
+def _code(text: str) -> int | None:
+    """The collector's own code in the answer that an error quotes."""
+    start = text.find("{")
+    try:
+        return int(json.loads(text[start:])["code"])
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,35 @@
+"""`stdout`: NDJSON on standard output, for pipes and for people."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from agent.errors import SinkUnavailable
+from agent.shipping import TAKEN, Batch, Outcome, SinkContext
+from agent.shipping.encode import JsonFields
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StdoutOptions:
+    pass
+
+
+class StdoutSink:
+    options_class: ClassVar[type[Any]] = StdoutOptions
+    wants_ids: ClassVar[bool] = False
+
+    def __init__(self, options: StdoutOptions, context: SinkContext) -> None:
+        self._json = JsonFields()
+
+    def send(self, batch: Batch) -> Outcome:
+        try:
+            sys.stdout.write("\n".join(self._json.objects(batch)) + "\n")
+            sys.stdout.flush()
+        except OSError as error:
+            raise SinkUnavailable(f"standard output cannot be written: {error.strerror}") from None
+        return TAKEN
+
+    def close(self) -> None:
+        """Standard output is not ours to close."""
