@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from agent import disk
@@ -30,6 +32,7 @@ from agent.runner import Ran
 from agent.settings.tables import Template
 
 Run = Callable[[Sequence[str], float], Ran]
+_OTHER = re.compile(r"\{candidate:([^{}]+)\}")
 _COPIED_ATTRIBUTES = ("security.selinux", "system.posix_acl_access")
 
 
@@ -49,12 +52,15 @@ def backup_name(name: str) -> str:
     return f".{name}.parbake-old"
 
 
-def stage(places: Places, changes: Iterable[Change]) -> list[Rename]:
+def stage(
+    places: Places, changes: Iterable[Change], directories: Mapping[str, disk.NewDirectory] | None = None
+) -> list[Rename]:
     """Write every candidate. Raises ApplyError after removing what was staged: nothing is left, nothing was replaced."""
     staged: list[Rename] = []
     try:
         for change in changes:
-            with _explained(change.target, "staged"), disk.slot(places, change.target, create=True) as place:
+            create = (directories or {}).get(change.target, disk.NewDirectory())
+            with _explained(change.target, "staged"), disk.slot(places, change.target, create=create) as place:
                 staged.append(Rename(change.target, created=not _exists(place, place.name)))
                 _write_candidate(place, change, places)
     except BaseException:
@@ -66,6 +72,7 @@ def stage(places: Places, changes: Iterable[Change]) -> list[Rename]:
 def _write_candidate(place: disk.Slot, change: Change, places: Places) -> None:
     name = candidate_name(place.name)
     _unlink(place, name)
+    _unlink(place, backup_name(place.name))
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with open(os.open(name, flags, 0o600, dir_fd=place.directory), "wb") as file:
         file.write(change.content)
@@ -97,27 +104,49 @@ def _copy_attributes(place: disk.Slot, descriptor: int) -> None:
         os.close(old)
 
 
-def check(places: Places, templates: Iterable[Template], secrets: Sequence[str], run: Run) -> None:
-    """Run each template's check on its candidate. Raises CheckError with the check's own words, secrets masked."""
+def check(
+    places: Places,
+    templates: Iterable[Template],
+    secrets: Sequence[str] | None,
+    run: Run,
+    others: Iterable[Template] = (),
+) -> None:
+    """Run each template's check on its candidate; the same command of several templates runs once.
+
+    `others` are the templates without a candidate that a check may name. Raises CheckError with the check's own words,
+    secrets masked; where `secrets` is None they are not known, and the words are withheld.
+    """
+    templates = list(templates)
+    paths = {t.name: places.host(t.target) for t in others}
+    for template in templates:
+        target = places.host(template.target)
+        paths[template.name] = target.with_name(candidate_name(target.name))
     seen: set[tuple[str, ...]] = set()
     for template in templates:
-        if not template.check:
-            continue
-        candidate = places.host(template.target)
-        candidate = candidate.with_name(candidate_name(candidate.name))
-        argv = tuple(part.replace("{candidate}", str(candidate)) for part in template.check)
-        if argv in seen:
+        argv = tuple(_filled(part, template.name, paths) for part in template.check)
+        if not argv or argv in seen:
             continue
         seen.add(argv)
         ran = run(argv, template.check_timeout)
         if not ran.ok:
-            words = Masker(secrets).mask(ran.output)
+            words = words_of(ran, secrets)
             ending = "did not finish" if ran.code is None else f"exit code {ran.code}"
             raise CheckError(
                 f"template {template.name}: its check refused the new {template.target} ({ending}): "
                 f"{' '.join(template.check)}\n{_indented(words)}".rstrip(),
                 hint="nothing of its group was replaced; the old file stays in use",
             )
+
+
+def words_of(ran: Ran, secrets: Sequence[str] | None) -> str:
+    """What a program printed, fit to be shown."""
+    return "(its output is withheld: the secrets in it are not known)" if secrets is None else Masker(secrets).mask(ran.output)
+
+
+def _filled(part: str, name: str, paths: Mapping[str, Path]) -> str:
+    """{candidate} is the template's own, {candidate:NAME} another's: its candidate, or its target where that stays."""
+    part = part.replace("{candidate}", str(paths[name]))
+    return _OTHER.sub(lambda match: str(paths[match[1]]) if match[1] in paths else match[0], part)
 
 
 def _indented(text: str) -> str:
@@ -127,21 +156,16 @@ def _indented(text: str) -> str:
 def commit(places: Places, renames: Iterable[Rename]) -> None:
     """Rename every candidate that is still there. Safe to run again after a crash at any point of an earlier run.
 
-    Raises ApplyError after putting back what this commit had replaced.
+    Raises ApplyError half way; the caller then puts back what was replaced.
     """
-    renames = list(renames)
-    try:
-        for rename in renames:
-            with _explained(rename.target, "replaced"), disk.slot(places, rename.target) as place:
-                if not _exists(place, candidate_name(place.name)):
-                    continue
-                if not rename.created:
-                    _keep_old(place)
-                os.rename(candidate_name(place.name), place.name, src_dir_fd=place.directory, dst_dir_fd=place.directory)
-                disk.fsync_directory(place.directory)
-    except ApplyError:
-        put_back(places, renames)
-        raise
+    for rename in renames:
+        with _explained(rename.target, "replaced"), disk.slot(places, rename.target) as place:
+            if not _exists(place, candidate_name(place.name)):
+                continue
+            if not rename.created:
+                _keep_old(place)
+            os.rename(candidate_name(place.name), place.name, src_dir_fd=place.directory, dst_dir_fd=place.directory)
+            disk.fsync_directory(place.directory)
 
 
 def _keep_old(place: disk.Slot) -> None:
@@ -180,7 +204,7 @@ def put_back(places: Places, renames: Iterable[Rename]) -> list[str]:
     if failed:
         raise ApplyError(
             f"the old file could not be put back: {'; '.join(failed)}",
-            hint="it stands beside the target as .NAME.parbake-old; rename it by hand",
+            hint="it stands beside the target as .NAME.parbake-old; the next start tries again",
         )
     return done
 

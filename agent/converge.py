@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Mapping
@@ -163,7 +164,16 @@ def _change(world: World, template: Template, rendering: Rendering) -> Change:
         uid, gid = (old.uid, old.gid) if old else disk.own_ids()
         if template.owner or template.group:
             log.info("template %s: owner and group are not set, since parbake is not root here", template.name)
-    return plan.change(template, rendering, old, uid, gid)
+    return plan.change(template, rendering, old, uid, gid, rendered_before=_in_place(world, template, rendering))
+
+
+def _in_place(world: World, template: Template, rendering: Rendering) -> bool:
+    """Whether this run of the daemon has this very content in place already. The first convergence of a run, and every
+    command by hand, puts targets back whatever was done to them."""
+    if world.last is None:
+        return False
+    known = world.applied.get(template.name)
+    return known is not None and known == hashlib.sha256(rendering.content).hexdigest()
 
 
 def _plan_words(planned: plan.Plan) -> str:

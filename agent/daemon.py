@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from agent import converge, logs, report
+from agent import converge, drift, logs, report
 from agent.effect import RolledBack, confirm_started
 from agent.errors import ParbakeError
 from agent.watching import Watcher
@@ -25,7 +25,7 @@ log = logging.getLogger("parbake")
 _RETRY_FIRST, _RETRY_LAST = 1.0, 60.0
 _TICK_SECONDS = 5.0
 _START_USEC = 180_000_000
-STOP, CONVERGE, CHANGED = "stop", "converge", "changed"
+STOP, CONVERGE, CHANGED, TOUCHED = "stop", "converge", "changed", "touched"
 
 Reload = Callable[[World], World]
 
@@ -69,6 +69,10 @@ class Daemon:
     retry_at: float = float("inf")
     said: tuple[str, int] = ("", 0)
     said_error: str = ""
+    stopping: bool = False
+    drift_watch: drift.Watch | None = None
+    watched_places: frozenset[str] = frozenset()
+    drifted: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> int:
         """Until SIGTERM. Returns the exit code."""
@@ -82,14 +86,22 @@ class Daemon:
                 return self._stop()
             if kind == CONVERGE:
                 self._reload_settings()
-            if kind == CHANGED and not self._settle():
+            if kind in (CHANGED, TOUCHED):
+                kind = self._settle(kind)
+            if kind == STOP:
                 return self._stop()
+            if kind == TOUCHED and not self._look_for_drift():
+                continue
             if kind:
                 self._converge(cause)
 
     def _handle_signals(self) -> None:
-        signal.signal(signal.SIGTERM, lambda *_: self.events.put((STOP, "SIGTERM")))
-        signal.signal(signal.SIGINT, lambda *_: self.events.put((STOP, "SIGINT")))
+        def stop(number: int, frame: object) -> None:
+            self.stopping = True
+            self.events.put((STOP, signal.Signals(number).name))
+
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
         signal.signal(signal.SIGHUP, lambda *_: self.events.put((CONVERGE, "SIGHUP")))
 
     def _attach(self) -> None:
@@ -107,6 +119,7 @@ class Daemon:
         world.run = fed_run  # type: ignore[assignment]
         world.narrate = narrate
         world.pause = self._pause
+        world.stopping = lambda: self.stopping
 
     def _pause(self, seconds: float) -> None:
         self.notifier.alive()
@@ -121,31 +134,30 @@ class Daemon:
         except queue.Empty:
             return (CHANGED, "retry") if time.monotonic() >= self.retry_at else ("", "")
 
-    def _settle(self) -> bool:
-        """Wait until changes have calmed down, and for this instance's share of the splay. False when told to stop."""
+    def _settle(self, kind: str) -> str:
+        """Wait until changes have calmed down, and for this instance's share of the splay. Returns what it came to: STOP
+        outdoes CHANGED, which outdoes TOUCHED."""
         watch = self.world.settings.watch
-        end = time.monotonic() + watch.settle_max
-        quiet = watch.settle
-        while (left := min(quiet, end - time.monotonic())) > 0:
-            try:
-                kind, _ = self.events.get(timeout=left)
-            except queue.Empty:
-                break
-            if kind == STOP:
-                return False
-            if kind == CONVERGE:
-                self._reload_settings()
-        if not self.ready or not watch.splay:
-            return True
-        end = time.monotonic() + random.uniform(0, watch.splay)  # noqa: S311 - spreads a swarm, guards nothing
-        while (left := min(_TICK_SECONDS, end - time.monotonic())) > 0:
+        kind = self._gather(kind, watch.settle, watch.settle_max)
+        if kind == CHANGED and self.ready and watch.splay:
+            share = random.uniform(0, watch.splay)  # noqa: S311 - spreads a swarm, guards nothing
+            kind = self._gather(kind, share, share)
+        return kind
+
+    def _gather(self, kind: str, quiet_seconds: float, most_seconds: float) -> str:
+        end = time.monotonic() + most_seconds
+        quiet_end = time.monotonic() + quiet_seconds
+        while kind != STOP and (left := min(end, quiet_end) - time.monotonic()) > 0:
             self.notifier.alive()
             try:
-                if self.events.get(timeout=left)[0] == STOP:
-                    return False
+                other, _ = self.events.get(timeout=min(_TICK_SECONDS, left))
             except queue.Empty:
                 continue
-        return True
+            if other == CONVERGE:
+                self._reload_settings()
+            kind = STOP if other == STOP else CHANGED if CHANGED in (kind, _as_change(other)) else kind
+            quiet_end = time.monotonic() + quiet_seconds
+        return kind
 
     def _reload_settings(self) -> None:
         self.notifier.tell(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
@@ -177,6 +189,42 @@ class Daemon:
         self._publish()
         self._plan_retry(code)
         self._tell_watchers()
+        if self.ready:
+            self._watch_targets()
+
+    def _watch_targets(self) -> None:
+        """From READY on: a target's place may have come into being with this convergence."""
+        targets = [template.target for template in self.world.settings.templates]
+        places = {str(self.world.places.host(target).parent) for target in targets}
+        there = frozenset(place for place in places if os.path.isdir(place))
+        if there != self.watched_places:
+            if self.drift_watch is not None:
+                self.drift_watch.stop()
+            self.drift_watch = drift.Watch(self.world.places, targets, lambda: self.events.put((TOUCHED, "drift")))
+            self.watched_places = there
+
+    def _look_for_drift(self) -> bool:
+        """Report targets that were edited by hand. Whether one is to be put back."""
+        last = self.world.generations.last()
+        modes = {template.name: template.drift for template in self.world.settings.templates}
+        found: dict[str, str] = {}
+        repair = False
+        for name, known in (last.targets if last else {}).items():
+            difference = drift.of_target(self.world.places, known) if name in modes else None
+            if difference is None:
+                continue
+            found[name] = difference
+            repair = repair or modes[name] == "repair" or difference == "is gone"
+            if self.drifted.get(name) != difference:
+                what = "it is put back" if modes[name] == "repair" or difference == "is gone" else "it is left so"
+                extra = logs.event(logs.DRIFT, self.world.report.generation, PARBAKE_TARGET=known["target"])
+                log.warning("target %s drifted: %s; %s", known["target"], difference, what, extra=extra)
+        self.drifted = found
+        for row in self.world.report.templates:
+            if row["state"] in ("current", "drifted"):
+                row["state"] = "drifted" if row["name"] in found else "current"
+        self._publish()
+        return repair
 
     def _stands(self) -> bool:
         """Whether an earlier generation's targets are in place, so that the units can run on them."""
@@ -247,6 +295,13 @@ class Daemon:
     def _stop(self) -> int:
         self.notifier.tell("STOPPING=1")
         self._stop_watchers()
+        if self.drift_watch is not None:
+            self.drift_watch.stop()
         self.world.close()
         log.info("stopped")
         return 0
+
+
+def _as_change(kind: str) -> str:
+    """SIGHUP asks for a convergence as a changed source does."""
+    return CHANGED if kind == CONVERGE else kind

@@ -34,9 +34,18 @@ class Slot:
     name: str
 
 
+@dataclass(frozen=True, slots=True)
+class NewDirectory:
+    """How a missing directory is made; -1 leaves the owner or group to be parbake's own."""
+
+    mode: int = 0o755
+    uid: int = -1
+    gid: int = -1
+
+
 @contextmanager
-def slot(places: Places, target: str, *, create: bool = False) -> Iterator[Slot]:
-    """The place of `target`. With `create`, missing directories are made, 0755.
+def slot(places: Places, target: str, *, create: NewDirectory | None = None) -> Iterator[Slot]:
+    """The place of `target`. With `create`, missing directories are made so.
 
     Raises FileNotFoundError without `create`, ApplyError where the way there cannot be trusted or made.
     """
@@ -48,7 +57,7 @@ def slot(places: Places, target: str, *, create: bool = False) -> Iterator[Slot]
         os.close(descriptor)
 
 
-def _walk(places: Places, target: str, parents: list[str], create: bool) -> int:
+def _walk(places: Places, target: str, parents: list[str], create: NewDirectory | None) -> int:
     trail = [os.open(places.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
     todo, links = list(reversed(parents)), 0
     try:
@@ -77,15 +86,19 @@ def _walk(places: Places, target: str, parents: list[str], create: bool) -> int:
             os.close(descriptor)
 
 
-def _enter(directory: int, segment: str, create: bool) -> int:
+def _enter(directory: int, segment: str, create: NewDirectory | None) -> int:
     try:
         return os.open(segment, _DIRECTORY, dir_fd=directory)
     except FileNotFoundError:
-        if not create:
+        if create is None:
             raise
-        os.mkdir(segment, 0o755, dir_fd=directory)
+        # closed to others until it has its owner, and never left to the umask: the service that reads it is another user
+        os.mkdir(segment, 0o700, dir_fd=directory)
         made = os.open(segment, _DIRECTORY, dir_fd=directory)
-        os.fchmod(made, 0o755)  # whatever the umask is: the service that reads the target is another user
+        if (create.uid, create.gid) != (-1, -1):
+            os.fchown(made, create.uid, create.gid)
+        os.fchmod(made, create.mode)
+        os.fsync(directory)
         return made
 
 
@@ -179,7 +192,12 @@ def write_atomic(path: Path, content: bytes, mode: int) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make what was renamed or removed in a directory durable. Raises OSError."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(directory)
     finally:

@@ -21,27 +21,28 @@ EARLY = frozenset(
 breaks by dropping a job: they start on the image's config, and parbake acts on them once it has converged."""
 
 HEADER = "# Made by `parbake bake`; do not edit, it is replaced by the next bake."
-_ORDER = "After=parbake.service parbake-ship.service"
-_REQUIRES = "Requires=parbake.service"
+_TEXT = f"""{HEADER}
+[Unit]
+After=parbake.service parbake-ship.service
+Requires=parbake.service
+"""
 
 
 def drop_ins(settings: Settings) -> dict[str, str]:
-    """The drop-in of every unit that a template names, path below the root -> text, in sorted order.
+    """The drop-in of every unit that a required template names, path below the root -> text, in sorted order.
 
-    Each unit is ordered after parbake.service, and after parbake-ship.service, so that at shutdown the shipper outlives
-    it. A unit of a template with `required = true` requires parbake.service as well: it does not start before the first
-    convergence of a boot, nor where that failed. `parbake-generator` takes the requirement back after it is met.
-    Units in `EARLY` get none.
+    The unit does not start before the first convergence of a boot, nor where that failed; `parbake-generator` takes the
+    requirement back once it is met. After parbake-ship.service, so that at shutdown the shipper outlives it.
+
+    Units of `required = false` templates alone get none: even without `Requires=`, being ordered after a parbake that
+    waits for a source would keep them down, and an ssh.service may be what the instance is repaired through. Units in
+    `EARLY` get none either.
     """
-    waits: dict[str, bool] = {}
-    for template in settings.templates:
-        for unit in template.units:
-            if unit.name in EARLY:
-                continue
-            waits[unit.name] = waits.get(unit.name, False) or template.required
-    return {f"{DIRECTORY}/{unit}.d/{FILE_NAME}": _text(waits[unit]) for unit in sorted(waits)}
-
-
-def _text(required: bool) -> str:
-    lines = [HEADER, "[Unit]", _ORDER, *([_REQUIRES] if required else [])]
-    return "\n".join(lines) + "\n"
+    waiting = {
+        unit.name
+        for template in settings.templates
+        if template.required
+        for unit in template.units
+        if not unit.command and unit.name not in EARLY
+    }
+    return {f"{DIRECTORY}/{unit}.d/{FILE_NAME}": _TEXT for unit in sorted(waiting)}

@@ -5,6 +5,7 @@ Also what an earlier run was killed in: `resume` finishes it before anything els
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -29,6 +30,7 @@ def execute(world: World, prepared: Prepared, *, cause: str, before_ready: bool 
     world.report.hold = held
     rejected = world.state.load(REJECTED)
     if held is not None:
+        world.report.generation = int(held)
         _describe(world, prepared, {})
         world.report.enter("rolled-back", f"held at generation {held} by `parbake rollback`; `parbake resume` ends it")
         return 0
@@ -40,7 +42,7 @@ def execute(world: World, prepared: Prepared, *, cause: str, before_ready: bool 
     waiting = dict(prepared.waiting)
     changes = _stage_and_check(world, prepared, waiting)
     results = _put_into_effect(world, prepared, changes, cause, before_ready)
-    _remember(world, prepared)
+    _remember(world, prepared, changes)
     _describe(world, prepared, waiting, results)
     return _conclude(world, prepared, waiting, results)
 
@@ -70,8 +72,10 @@ def _stage_and_check(world: World, prepared: Prepared, waiting: dict[str, DataEr
     with timed(world, "check") as said:
         for group, changes in groups.items():
             try:
-                apply.stage(world.places, changes)
-                apply.check(world.places, [templates[c.template] for c in changes], prepared.config.secret_texts(), world.run)
+                apply.stage(world.places, changes, directories(world, changes))
+                ours = [templates[c.template] for c in changes]
+                secrets = prepared.config.secret_texts()
+                apply.check(world.places, ours, secrets, world.run, world.settings.templates)
                 passed.extend(changes)
             except (CheckError, ApplyError) as error:
                 apply.discard(world.places, [c.target for c in changes])
@@ -81,6 +85,19 @@ def _stage_and_check(world: World, prepared: Prepared, waiting: dict[str, DataEr
                 raise
         said.append(f"{len(passed)} candidates stand ready" if passed else "nothing to check")
     return passed
+
+
+def directories(world: World, changes: list[Change]) -> dict[str, disk.NewDirectory]:
+    """How parent directories are made where they are missing, by target. Raises ApplyError for an unknown owner."""
+    stated = {}
+    for template in world.settings.templates:
+        owner, group = template.directory_owner, template.directory_group
+        stated[template.target] = disk.NewDirectory(
+            template.directory_mode,
+            disk.owner_id(world.places, owner) if owner else -1,
+            disk.group_id(world.places, group) if group else -1,
+        )
+    return {change.target: stated[change.target] for change in changes if change.target in stated}
 
 
 def _put_into_effect(
@@ -198,8 +215,10 @@ def confirm_started(world: World) -> None:
 
 
 def tools_of(world: World, config: RunConfig | None) -> transaction.Tools:
-    secrets = config.secret_texts() if config else ()
-    return transaction.Tools(world.places, world.settings, world.state, world.units, world.run, world.pause, secrets)
+    secrets = config.secret_texts() if config else None
+    return transaction.Tools(
+        world.places, world.settings, world.state, world.units, world.run, world.pause, secrets, world.stopping
+    )
 
 
 def changed_keys(
@@ -223,8 +242,8 @@ def _record(
     results: tuple[UnitResult, ...],
     last: Generation | None,
 ) -> None:
-    changed = {c.template: c for c in changes}
-    whole = [changed.get(c.template, replace(c, kind="unchanged")) for c in prepared.plan.changes]
+    whole = _as_it_stands(prepared, changes)
+    earlier = last.targets if last else {}
     keys = changed_keys(world.last.config if world.last else None, prepared.config, prepared.renderings, changes)
     world.generations.record(
         Generation(
@@ -234,7 +253,7 @@ def _record(
             prepared.digest,
             "applied",
             keys,
-            generations.targets_of(whole, number, last.targets if last else {}),
+            {**earlier, **generations.targets_of(whole, number, earlier)},
             generations.units_of(results),
         ),
         whole,
@@ -242,9 +261,24 @@ def _record(
     world.report.generation = number
 
 
-def _remember(world: World, prepared: Prepared) -> None:
+def _as_it_stands(prepared: Prepared, changes: list[Change]) -> list[Change]:
+    """Every target of the plan with what it holds now: the new content, or the old where its check refused the new."""
+    done = {change.template for change in changes}
+    whole = []
+    for change in prepared.plan.changes:
+        if change.template in done or not change.pending:
+            whole.append(change)
+        elif change.old is not None and change.old.content is not None:
+            old = change.old
+            kept = replace(change, kind="unchanged", content=change.old.content, mode=old.mode, uid=old.uid, gid=old.gid)
+            whole.append(kept)
+    return whole
+
+
+def _remember(world: World, prepared: Prepared, changes: list[Change]) -> None:
     """Keep what was pulled as the last good run config: it passed the contract and rendered."""
     world.last = prepared
+    world.applied = {c.template: hashlib.sha256(c.content).hexdigest() for c in _as_it_stands(prepared, changes)}
     world.state.remove(REJECTED)
     if not prepared.pulled.fresh:
         return
@@ -267,12 +301,13 @@ def _describe(
     """Fill the report. Units that were not acted on now keep their last result."""
     last = world.generations.last()
     known = last.targets if last else {}
+    drifted = {change.template for change in prepared.plan.changes if change.kind == "drifted"}
     rows = []
     for template in world.settings.templates:
         row: dict[str, Any] = {
             "name": template.name,
             "target": template.target,
-            "state": "waiting" if template.group_name in waiting else "current",
+            "state": "waiting" if template.group_name in waiting else "drifted" if template.name in drifted else "current",
             "generation": known.get(template.name, {}).get("generation", 0),
         }
         if template.group_name in waiting:

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,16 @@ from agent.model import Change, UnitResult
 from agent.places import Places
 from agent.sealing import Sealer
 
+PENDING, APPLIED, REJECTED, FAILED = "pending", "applied", "rejected", "failed"
+
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One recorded state. `keys` are the run-config keys that changed since the one before, by name."""
+    """One recorded state. `keys` are the run-config keys that changed since the one before, by name.
+
+    `state`: pending while it is being committed, applied, rejected where it was taken back, failed where it did not come
+    up and there was nothing to go back to.
+    """
 
     number: int
     time: str
@@ -55,9 +61,22 @@ class Generations:
         return sorted(found, key=lambda generation: generation.number)
 
     def last(self) -> Generation | None:
-        """The newest that was not rolled back."""
-        good = [generation for generation in self.all() if generation.state != "rejected"]
+        """The newest that is in effect: neither under way, nor taken back, nor one that never came up."""
+        good = [generation for generation in self.all() if generation.state == APPLIED]
         return good[-1] if good else None
+
+    def judge(self, number: int, state: str, units: Iterable[UnitResult] = (), error: str | None = None) -> None:
+        """Say what became of a generation. Raises StateError."""
+        for generation in self.all():
+            if generation.number == number:
+                results = units_of(units) or generation.units
+                self.record(replace(generation, state=state, units=results, error=error))
+
+    def forget(self, number: int | None = None) -> None:
+        """Drop a generation that was recorded and never committed; with no number, every such one. Raises StateError."""
+        for generation in self.all():
+            if generation.state == PENDING and number in (None, generation.number):
+                self._delete(generation.number)
 
     def next_number(self) -> int:
         numbers = [int(path.stem) for path in self._directory.glob("*.json") if path.stem.isdigit()]
@@ -73,8 +92,12 @@ class Generations:
             record = json.dumps(asdict(generation), sort_keys=True).encode()
             write_atomic(self._directory / f"{generation.number:06}.json", record, 0o600)
         except OSError as error:
-            raise StateError(f"generation {generation.number} cannot be recorded: {error.strerror}") from None
-        self._prune()
+            raise StateError(
+                f"generation {generation.number} cannot be recorded: {error.strerror}",
+                hint=f"free space for {self._directory}, or let parbake write there",
+            ) from None
+        if generation.state == APPLIED:
+            self._prune()
 
     def _write_content(self, number: int, changes: list[Change]) -> None:
         if self._cache == "none":
@@ -93,7 +116,9 @@ class Generations:
         path = self._directory / f"{number:06}.content"
         try:
             content = path.read_bytes()
-        except FileNotFoundError:
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError):
+                raise StateError(f"generation {number} cannot be read: {error.strerror}") from None
             known = ", ".join(str(g.number) for g in self.all() if (self._directory / f"{g.number:06}.content").exists())
             raise UsageError(
                 f"generation {number} has no kept content", hint=f"generations that can be gone back to: {known or 'none'}"
@@ -107,8 +132,14 @@ class Generations:
 
     def _prune(self) -> None:
         for generation in self.all()[: -self._keep]:
-            for suffix in ("json", "content"):
-                (self._directory / f"{generation.number:06}.{suffix}").unlink(missing_ok=True)
+            self._delete(generation.number)
+
+    def _delete(self, number: int) -> None:
+        try:
+            for suffix in ("content", "json"):
+                (self._directory / f"{number:06}.{suffix}").unlink(missing_ok=True)
+        except OSError as error:
+            raise StateError(f"generation {number} cannot be removed: {error.strerror}") from None
 
 
 def targets_of(changes: Iterable[Change], number: int, earlier: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

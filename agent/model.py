@@ -227,7 +227,7 @@ ACTIONS = ("none", "start", "reload", "reload-or-restart", "restart")
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What happens to one target. `kind`: create, content, attributes, unchanged."""
+    """What happens to one target. `kind`: create, content, attributes, unchanged, or drifted (edited by hand, left so)."""
 
     template: str
     target: str
@@ -242,22 +242,24 @@ class Change:
 
     @property
     def pending(self) -> bool:
-        return self.kind != "unchanged"
+        return self.kind not in ("unchanged", "drifted")
 
 
 @dataclass(frozen=True, slots=True)
 class UnitStep:
-    """One action on one unit, and the templates that ask for it."""
+    """One action on one unit, and the templates that ask for it. With a `command`, that is run instead."""
 
     unit: str
     action: str
     templates: tuple[str, ...]
+    command: tuple[str, ...] = ()
+    timeout_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class UnitResult:
-    """`result`: ok, failed, queued (asked for before READY, without waiting), inactive (not running, systemd starts it
-    with the new config), skipped (under --root)."""
+    """`result`: ok; failed; queued (asked for before READY, without waiting); inactive (not running before READY: systemd
+    starts it with the new config); stopped (not running, and a reload starts nothing); skipped (below --root)."""
 
     unit: str
     action: str

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from agent.errors import RenderError
 from agent.masking import Masker
 from agent.model import ACTIONS, Change, Rendering, RunConfig, TargetFile, UnitStep
-from agent.settings.tables import Template
+from agent.settings.tables import Template, TemplateUnit
 
 _PLAIN_MODE, _SECRET_MODE = 0o644, 0o600
 _WORLD = 0o007
@@ -29,8 +29,18 @@ class Plan:
         return any(change.pending for change in self.changes)
 
 
-def change(template: Template, rendering: Rendering, old: TargetFile | None, uid: int | None, gid: int | None) -> Change:
+def change(
+    template: Template,
+    rendering: Rendering,
+    old: TargetFile | None,
+    uid: int | None,
+    gid: int | None,
+    *,
+    rendered_before: bool = False,
+) -> Change:
     """What happens to one target. `uid` and `gid` are None where the settings do not state them: an old file's are kept.
+
+    `rendered_before`: the target was put in place with this very content, so that a difference is somebody's edit.
 
     Raises RenderError where a secret would become readable by everybody.
     """
@@ -50,6 +60,8 @@ def change(template: Template, rendering: Rendering, old: TargetFile | None, uid
         kind = "attributes"
     else:
         kind = "unchanged"
+    if kind in ("content", "attributes") and rendered_before and template.drift == "report":
+        kind = "drifted"
     return Change(
         template.name, template.target, kind, template.group_name, mode, uid, gid, rendering.secret, rendering.content, old
     )
@@ -59,21 +71,27 @@ def units(templates: Iterable[Template], changes: Iterable[Change]) -> tuple[Uni
     """One action a unit: the strongest that the changed templates ask for, in the order the units are first named."""
     changed = {c.template for c in changes if c.pending}
     asked: dict[str, list[tuple[str, str]]] = {}
+    commands: dict[str, TemplateUnit] = {}
     for template in templates:
         for unit in template.units:
-            asked.setdefault(unit.name, [])
-            if template.name in changed and unit.action != "none":
-                asked[unit.name].append((unit.action, template.name))
-    return tuple(
-        UnitStep(unit, max((action for action, _ in wishes), key=ACTIONS.index), tuple(name for _, name in wishes))
-        for unit, wishes in asked.items()
-        if wishes
-    )
+            asked.setdefault(unit.label, [])
+            if unit.command:
+                commands.setdefault(unit.label, unit)
+            if template.name in changed and (unit.command or unit.action != "none"):
+                asked[unit.label].append(("command" if unit.command else unit.action, template.name))
+    steps = []
+    for label, wishes in asked.items():
+        names = tuple(name for _, name in wishes)
+        if wishes and label in commands:
+            steps.append(UnitStep(label, "command", names, commands[label].command, commands[label].timeout))
+        elif wishes:
+            steps.append(UnitStep(label, max((action for action, _ in wishes), key=ACTIONS.index), names))
+    return tuple(steps)
 
 
 def diff(change: Change, config: RunConfig) -> str:
     """A unified diff with secrets masked. A masked line that changed still shows as changed."""
-    if change.kind == "unchanged":
+    if not change.pending:
         return ""
     masker = Masker(config.secret_texts())
     before = change.old.content if change.old and change.old.content is not None else b""

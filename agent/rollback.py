@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from agent import apply, disk, generations, plan, report, transaction
-from agent.effect import HOLD, finish, resume, tools_of
+from agent.effect import HOLD, directories, finish, resume, tools_of
 from agent.errors import UsageError
 from agent.generations import Generation
 from agent.model import Change
@@ -56,6 +56,8 @@ def _changes(world: World, wanted: Generation) -> list[Change]:
     groups = {template.name: template.group_name for template in world.settings.templates}
     changes = []
     for name, known in wanted.targets.items():
+        if name not in content:
+            continue  # it waited for a key in that generation, and had no content of it
         old = disk.read_target(world.places, known["target"])
         mode = int(known["mode"], 8)
         same = old is not None and old.content == content[name] and old.mode == mode
@@ -80,8 +82,8 @@ def _changes(world: World, wanted: Generation) -> list[Change]:
 def _put_in_place(world: World, wanted: Generation, changes: list[Change], pending: list[Change]) -> None:
     templates: dict[str, Any] = {template.name: template for template in world.settings.templates}
     try:
-        apply.stage(world.places, pending)
-        apply.check(world.places, [templates[c.template] for c in pending if c.template in templates], (), world.run)
+        apply.stage(world.places, pending, directories(world, pending))
+        apply.check(world.places, [templates[c.template] for c in pending if c.template in templates], None, world.run)
     except BaseException:
         apply.discard(world.places, [c.target for c in pending])
         raise

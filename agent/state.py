@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent.disk import write_atomic
+from agent.disk import sync_directory, write_atomic
 from agent.errors import BusyError, StateError
 from agent.model import Layer, RunConfig, Secret, Snapshot
 from agent.places import Places
@@ -64,7 +64,11 @@ class State:
     @contextmanager
     def lock(self, *, wait: bool = True) -> Iterator[None]:
         """Only one convergence at a time on an instance. Raises BusyError where `wait` is false and another runs."""
-        descriptor = os.open(self._places.run / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        path = self._places.run / "lock"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise StateError(f"{path} cannot be opened: {error.strerror}", hint="parbake needs to write there") from None
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -138,7 +142,17 @@ class State:
         self._write(self._places.state / name, json.dumps(record, sort_keys=True).encode())
 
     def remove(self, name: str) -> None:
+        """Forget a record, durably. Raises StateError."""
         self._remove(self._places.state / name)
+
+    def rename(self, name: str, new: str) -> None:
+        """Give a record another name, durably; that needs no space on the disk. Raises StateError."""
+        path = self._places.state / name
+        try:
+            os.rename(path, path.with_name(new))
+            sync_directory(path.parent)
+        except OSError as error:
+            raise StateError(f"{path} cannot be renamed: {error.strerror}") from None
 
     # -- identity
 
@@ -192,9 +206,7 @@ class State:
     def _read(self, path: Path) -> bytes | None:
         try:
             return path.read_bytes()
-        except FileNotFoundError:
-            return None
-        except NotADirectoryError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             log.warning("%s cannot be read: %s", path, error.strerror)
@@ -210,7 +222,13 @@ class State:
 
     def _remove(self, *paths: Path) -> None:
         for path in paths:
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink()
+                sync_directory(path.parent)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise StateError(f"{path} cannot be removed: {error.strerror}") from None
 
     def _set_aside(self, path: Path, error: Exception) -> None:
         log.warning("%s is damaged (%s) and is set aside as %s.damaged", path, error, path.name)

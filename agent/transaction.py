@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from agent import apply
-from agent.masking import Masker
 from agent.model import UnitResult, UnitStep
 from agent.places import Places
 from agent.settings.tables import Settings, Template
@@ -61,7 +61,8 @@ class Tools:
     units: Units
     run: apply.Run
     pause: Pause
-    secrets: tuple[str, ...] = ()
+    secrets: tuple[str, ...] | None = None
+    stopping: Callable[[], bool] = lambda: False
 
 
 def save(state: State, transaction: Transaction) -> None:
@@ -72,7 +73,7 @@ def save(state: State, transaction: Transaction) -> None:
             "digest": transaction.digest,
             "keys": list(transaction.keys),
             "renames": apply.as_plain(transaction.renames),
-            "steps": [{"unit": s.unit, "action": s.action, "templates": list(s.templates)} for s in transaction.steps],
+            "steps": [asdict(step) for step in transaction.steps],
             "templates": list(transaction.templates),
             "first": transaction.first,
             "committed": transaction.committed,
@@ -92,7 +93,7 @@ def load(state: State) -> Transaction | None:
             str(record["digest"]),
             tuple(record["keys"]),
             tuple(apply.from_plain(record["renames"])),
-            tuple(UnitStep(s["unit"], s["action"], tuple(s["templates"])) for s in record["steps"]),
+            tuple(_step(item) for item in record["steps"]),
             tuple(record["templates"]),
             bool(record["first"]),
             bool(record["committed"]),
@@ -102,6 +103,12 @@ def load(state: State) -> Transaction | None:
         log.warning("the journal of an earlier commit is damaged (%s); its targets are compared afresh", error)
         state.remove(JOURNAL)
         return None
+
+
+def _step(item: Mapping[str, Any]) -> UnitStep:
+    return UnitStep(
+        item["unit"], item["action"], tuple(item["templates"]), tuple(item["command"]), float(item["timeout_seconds"])
+    )
 
 
 def commit(tools: Tools, transaction: Transaction) -> Transaction:
@@ -142,7 +149,8 @@ def _act_with_retries(tools: Tools, step: UnitStep, before_ready: bool) -> UnitR
     delay = _RETRY_SECONDS
     result = tools.units.act(step, before_ready=before_ready)
     for attempt in range(tools.settings.units.retries):
-        if result.result != "failed" or not tools.units.state(step.unit).running:
+        again = step.action == "command" or tools.units.state(step.unit).running
+        if result.result != "failed" or not again:
             return result
         log.warning("unit %s: %s failed, again in %g s (%s)", step.unit, step.action, delay, result.detail)
         tools.pause(delay)
@@ -159,7 +167,7 @@ def verify(tools: Tools, transaction: Transaction) -> str | None:
         if result.result == "failed":
             return f"unit {result.unit}: {result.action} failed: {result.detail}"
     for result in transaction.results.values():
-        problem = _stays_up(tools, result) if result.result == "ok" else None
+        problem = _stays_up(tools, result) if result.result == "ok" and result.action != "command" else None
         if problem:
             return problem
     templates = {t.name: t for t in tools.settings.templates}
@@ -193,7 +201,7 @@ def _verify_command(tools: Tools, template: Template) -> str | None:
         if ran.ok:
             return None
         if time.monotonic() + _VERIFY_PAUSE_SECONDS >= end:
-            words = " ".join(Masker(tools.secrets).mask(ran.output).split())[:500]
+            words = " ".join(apply.words_of(ran, tools.secrets).split())[:500]
             return f"template {template.name}: verify failed ({'time-out' if ran.code is None else ran.code}): {words}"
         tools.pause(_VERIFY_PAUSE_SECONDS)
 
@@ -203,12 +211,14 @@ def await_start(tools: Tools, transaction: Transaction) -> Transaction:
     waited: dict[str, UnitResult] = {}
     for unit, result in transaction.results.items():
         waited[unit] = result if result.result not in ("queued", "inactive") else _await_unit(tools, result)
+        if tools.stopping():
+            return transaction  # it stays journaled, and is confirmed after the next start
     return replace(transaction, results=waited)
 
 
 def _await_unit(tools: Tools, result: UnitResult) -> UnitResult:
     passed = 0.0
-    while passed < _COME_UP_SECONDS:
+    while passed < _COME_UP_SECONDS and not tools.stopping():
         state = tools.units.state(result.unit)
         if state.running:
             return replace(result, result="ok", detail="started by systemd")
@@ -236,21 +246,23 @@ def go_back(tools: Tools, transaction: Transaction, *, before_ready: bool) -> tu
         tools.state.remove(JOURNAL)
     results = []
     for step in transaction.steps:
-        again = UnitStep(step.unit, _stronger(tools, step), step.templates)
+        again = replace(step, action=_stronger(tools, step))
         results.append(tools.units.act(again, before_ready=before_ready))
     return targets, tuple(results)
 
 
 def _stronger(tools: Tools, step: UnitStep) -> str:
     """A unit that is down is restarted, whatever its template asks for."""
-    return step.action if tools.units.state(step.unit).running or step.action == "none" else "restart"
+    if step.action == "command" or tools.units.state(step.unit).running:
+        return step.action
+    return "restart"
 
 
 def leave_or_stop(tools: Tools, transaction: Transaction) -> list[str]:
     """The first generation failed, and there is nothing to go back to. Returns the units that were stopped."""
     if tools.settings.units.on_first_failure != "stop":
         return []
-    failed = [unit for unit, result in transaction.results.items() if result.result == "failed"]
+    failed = [u for u, r in transaction.results.items() if r.result == "failed" and r.action != "command"]
     for unit in failed:
         tools.units.stop(unit)
     return failed

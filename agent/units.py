@@ -72,6 +72,8 @@ class Systemd:
         """Before READY, a unit ordered after parbake waits for it: a job on it would wait for ever. So only a unit that
         runs already is acted on then, and without regard to its ordering; systemd starts the others itself, after READY.
         """
+        if step.command:
+            return self._run_command(step)
         state = self.state(step.unit)
         if state.load in ("not-found", "bad-setting", "error", "masked"):
             return UnitResult(step.unit, step.action, "failed", f"systemd says the unit is {state.load}")
@@ -82,12 +84,20 @@ class Systemd:
             return UnitResult(step.unit, step.action, "inactive", "not running yet; it starts with this config")
         action = _fitting(step.action, state)
         if action is None:
-            return UnitResult(step.unit, step.action, "inactive", "stopped, and left so")
+            return UnitResult(step.unit, step.action, "stopped", "it does not run, and a reload does not start it")
         mode = ["--job-mode=ignore-dependencies"] if before_ready else []
         ran = self._run(["systemctl", *mode, action, "--", step.unit], self._timeout)
         if ran.ok:
             return UnitResult(step.unit, step.action, "ok")
         return UnitResult(step.unit, step.action, "failed", " ".join(ran.output.split())[:500])
+
+    def _run_command(self, step: UnitStep) -> UnitResult:
+        ran = self._run(step.command, step.timeout_seconds)
+        if ran.ok:
+            return UnitResult(step.unit, step.action, "ok")
+        # what it printed may quote a target's secret, and is not kept
+        ending = "did not finish" if ran.code is None else f"exit code {ran.code}"
+        return UnitResult(step.unit, step.action, "failed", f"{step.command[0]}: {ending}")
 
     def system_state(self) -> str:
         """As systemctl(1) is-system-running says it: starting, running, degraded, ..."""

@@ -55,6 +55,9 @@ class World:
     renderer: Any = None
     last: Prepared | None = None
     pulled: Pulled | None = None
+    stopping: Callable[[], bool] = lambda: False
+    applied: dict[str, str] = field(default_factory=dict)
+    """The SHA-256 of what is in place, by template; filled by this run's convergences."""
 
     @property
     def build(self) -> dict[str, str]:

@@ -66,12 +66,13 @@ def examine(settings: Settings, places: Places) -> list[str]:
 def _commands(settings: Settings, places: Places) -> Iterator[str]:
     search = os.pathsep.join(str(places.host(part)) for part in PATH.split(":"))
     for template in settings.templates:
-        for what, argv in (("check", template.check), ("verify", template.verify)):
+        commands = [("check", template.check), ("verify", template.verify), *(("unit", u.command) for u in template.units)]
+        for what, argv in commands:
             if not argv:
                 continue
             # commands run on the host even below --root, so one that only the host has is there too
             there = shutil.which(argv[0], path=search) or shutil.which(argv[0], path=PATH)
             if not there:
                 yield f"template {template.name}: its {what} command {argv[0]} is not in the image"
-            if what == "check" and not any("{candidate}" in part for part in argv):
+            if what == "check" and not any("{candidate" in part for part in argv):
                 yield f"template {template.name}: its check never names {{candidate}}, so it would check the old file"

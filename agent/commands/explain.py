@@ -57,7 +57,7 @@ def _explained(path: KeyPath, prepared: Prepared, settings: Settings) -> dict[st
         "revision": origin.revision,
         "overrode": [{"source": o.source, "layer": o.layer, "revision": o.revision} for o in origin.overrode],
         "templates": names,
-        "units": sorted({u.name for t in settings.templates if t.name in names for u in t.units}),
+        "units": sorted({u.label for t in settings.templates if t.name in names for u in t.units}),
     }
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from agent import disk
+from agent import drift
 from agent.commands import say, say_json
 from agent.commands.bake import digest_of
-from agent.errors import ApplyError, StateError
+from agent.errors import StateError
 from agent.generations import Generations
 from agent.places import Places
 from agent.settings.tables import Settings
@@ -35,27 +34,10 @@ def _targets(settings: Settings, places: Places) -> list[dict[str, Any]]:
     last = Generations(places, settings.state.generations, settings.state.cache).last()
     found = []
     for known in (last.targets if last else {}).values():
-        drift = target_drift(places, known)
-        if drift:
-            found.append({"path": known["target"], "drift": drift})
+        drifted = drift.of_target(places, known)
+        if drifted:
+            found.append({"path": known["target"], "drift": drifted})
     return found
-
-
-def target_drift(places: Places, known: Any) -> str | None:
-    """How a target differs from what its generation recorded, or None."""
-    try:
-        now = disk.read_target(places, str(known["target"]))
-    except ApplyError as error:
-        return str(error)
-    if now is None or now.content is None:
-        return "is gone"
-    if hashlib.sha256(now.content).hexdigest() != known["sha256"]:
-        return "its content was changed"
-    if f"{now.mode:04o}" != known["mode"]:
-        return f"its mode is {now.mode:04o}, was {known['mode']}"
-    if (now.uid, now.gid) != (known["uid"], known["gid"]):
-        return f"its owner is {now.uid}:{now.gid}, was {known['uid']}:{known['gid']}"
-    return None
 
 
 def _manifest(places: Places) -> list[dict[str, Any]]:

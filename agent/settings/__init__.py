@@ -15,7 +15,7 @@ from agent.errors import SettingsError
 from agent.model import segments
 from agent.places import Places
 from agent.schema import Problems
-from agent.settings import locate, semantics
+from agent.settings import locate, order, semantics
 from agent.settings.tables import (
     Component,
     Discovery,
@@ -173,6 +173,7 @@ def _build(found: _Found, families: Families, problems: Problems) -> Settings:
         for label, item, where in _items("template", found)
         if (template := schema.read(Template, item, where, problems))
     )
+    values["templates"] = order.ordered(values["templates"], problems)
     values["sources"] = tuple(_plugged("source", Source, "backend", families.backends, found, problems))
     values["sinks"] = tuple(_plugged("sink", Sink, "type", families.sinks, found, problems))
     values["files"] = tuple(found.lines)

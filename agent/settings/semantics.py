@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from agent import placeholders
@@ -10,6 +11,7 @@ from agent.places import Places
 from agent.schema import Problems, closest, kind_of
 from agent.settings.tables import Settings
 
+_OTHER = re.compile(r"\{candidate:([^{}]+)\}")
 _FITS: dict[str, tuple[type, ...]] = {
     "string": (str,),
     "integer": (int,),
@@ -60,6 +62,7 @@ def _check_keys(settings: Settings, problems: Problems) -> None:
 
 def _check_templates(settings: Settings, places: Places, problems: Problems) -> None:
     targets: dict[str, str] = {}
+    names = {template.name for template in settings.templates}
     for template in settings.templates:
         where = f'[[template]] "{template.name}"'
         if template.target in targets:
@@ -70,6 +73,9 @@ def _check_templates(settings: Settings, places: Places, problems: Problems) -> 
             source = places.host(template.source)
         if not source.is_file():
             problems.add(where, f"source {places.shown(source)} does not exist")
+        for other in _OTHER.findall(" ".join(template.check)):
+            if other not in names:
+                problems.add(where, f'check: there is no template "{other}"{closest(other, names)}')
         if template.check_timeout <= 0:
             problems.add(where, "check_timeout must be above zero")
 

@@ -67,12 +67,25 @@ class Key:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemplateUnit:
-    """An entry of a template's `units`."""
+    """An entry of a template's `units`: a systemd unit, or a command for what is no unit."""
 
-    name: str = setting("the systemd unit, with its suffix")
-    action: ActionName = setting("what it needs to pick the target up", "reload-or-restart")
+    name: str = setting("the systemd unit, with its suffix; with `command`: how it is called, default the command", "")
+    action: ActionName = setting("what the unit needs to pick the target up", "reload-or-restart")
+    command: tuple[str, ...] = setting("run instead of acting on a unit; it must end by itself", ())
+    timeout: Seconds = setting("how long the command may take", Seconds(30.0))
+
+    @property
+    def label(self) -> str:
+        """How the action is called in status and messages, and by which several templates share it."""
+        return self.name or " ".join(self.command)
 
     def __post_init__(self) -> None:
+        if self.command:
+            if self.timeout <= 0:
+                raise ValueError("timeout must be above zero")
+            return
+        if not self.name:
+            raise ValueError("it needs a name, or a command")
         if "." not in self.name:
             raise ValueError(f'unit "{self.name}" has no suffix; write "{self.name}.service"')
         if self.name.startswith("-") or "/" in self.name or self.name.split(".")[0] == "parbake":
@@ -89,12 +102,21 @@ class Template:
     owner: str = setting("name or id; default: kept, root for a new file", "")
     group: str = setting("name or id; default: kept, root for a new file", "")
     mode: Mode | None = setting('default "0644", and "0600" where the template reads a secret key', None)
-    check: tuple[str, ...] = setting("runs on the candidate, as {candidate}, before anything is replaced", ())
+    directory_mode: Mode = setting("the mode of a parent directory that is made", Mode(0o755))
+    directory_owner: str = setting("the owner of a parent directory that is made; default: root", "")
+    directory_group: str = setting("the group of a parent directory that is made; default: root", "")
+    check: tuple[str, ...] = setting(
+        "runs on the candidate, as {candidate}, before anything is replaced; {candidate:NAME} is another template's. "
+        "The same command in several templates of a group runs once",
+        (),
+    )
     check_timeout: Seconds = setting("how long a check may take", Seconds(30.0))
     units: tuple[TemplateUnit, ...] = setting("the units that must pick the target up", ())
     verify: tuple[str, ...] = setting("runs after the action; failing it rolls back", ())
     verify_timeout: Seconds = setting("how long verify may take, tries included", Seconds(30.0))
     required: bool = setting("whether the units' start waits for parbake (drop-ins of `parbake bake`)", True)
+    after: tuple[str, ...] = setting("templates whose targets are in place before this one's, by name", ())
+    drift: Literal["report", "repair"] = setting("what the daemon does about a target that was edited by hand", "report")
     group_name: str = setting("a group is one transaction; templates with none are together one group", "")
     trim_blocks: bool = setting("Jinja2's trim_blocks", True)
     lstrip_blocks: bool = setting("Jinja2's lstrip_blocks", False)
