@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from agent import contract, disk, merge, placeholders, plan, pull, report
 from agent.discovery import discover, identity, values
-from agent.effect import execute, resume
+from agent.effect import execute, recover
 from agent.errors import ApplyError, DataError, RenderError, SourceMissing
 from agent.model import Change, Facts, Rendering, RunConfig
 from agent.pull import Pulled
@@ -28,9 +28,10 @@ def converge(world: World, *, cause: str, before_ready: bool = False, wait: bool
     world.state.prepare()
     try:
         with world.state.lock(wait=wait):
+            world.state.sweep()
             facts = find_out(world)
             adopt_identity(world, facts)
-            resume(world, before_ready=before_ready)
+            recover(world, before_ready=before_ready)
             return execute(world, prepare(world, facts), cause=cause, before_ready=before_ready)
     finally:
         world.report.seconds = time.monotonic() - start
@@ -84,10 +85,10 @@ def find_out(world: World) -> Facts:
 
 
 def _pull(world: World, facts: Facts) -> Pulled:
-    good = world.state.load_last_good()
+    good = world.state.last_good.load()
     with timed(world, "pull") as said:
         opened = [(settings, open_source(world, settings, facts)) for settings in world.settings.sources]
-        pulled = pull.pull(opened, facts, world.build, good.snapshots, good.fetched, report.now)
+        pulled = pull.pull(opened, facts, world.build, good, report.now)
         before = world.report.sources
         world.pulled, world.report.sources = pulled, pulled.reports
         said.append("; ".join(f"{r.name} ({r.backend}) {r.state}" for r in pulled.reports) or "no sources")

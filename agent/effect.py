@@ -9,14 +9,13 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
-from agent import apply, disk, generations, plan, report, transaction
+from agent import apply, disk, generations, logs, plan, report, transaction
 from agent.errors import ApplyError, CheckError, DataError, StateError
 from agent.generations import Generation
 from agent.masking import write_mask_file
 from agent.model import Change, Rendering, RunConfig, Snapshot, UnitResult, UnitStep, dotted, leaves
-from agent.state import LastGood
 from agent.world import Prepared, World, timed
 
 log = logging.getLogger("parbake.converge")
@@ -36,6 +35,7 @@ def execute(world: World, prepared: Prepared, *, cause: str, before_ready: bool 
         return 0
     if rejected.get("digest") == prepared.digest:
         _describe(world, prepared, {})
+        world.report.generation = _applied_number(world)
         world.report.enter("failed" if rejected.get("first") else "rolled-back", str(rejected.get("error")))
         return 74
     _tell_shipper(world, prepared)
@@ -122,6 +122,7 @@ def _put_into_effect(
     )
     tools = tools_of(world, prepared.config)
     with timed(world, "commit") as said:
+        _record(world, prepared, changes, cause, number, (), last, state=generations.PENDING)
         done = transaction.commit(tools, started)
         said.append(f"{len(renames)} targets replaced, generation {number}")
         for change in changes:
@@ -130,7 +131,7 @@ def _put_into_effect(
         done = transaction.act(tools, done, before_ready=before_ready)
         said.append(", ".join(f"{r.unit} {r.action}: {r.result}" for r in done.results.values()) or "none to act on")
     world.report.generation = number
-    _record(world, prepared, changes, cause, number, tuple(done.results.values()), last)
+    world.generations.judge(number, generations.APPLIED, done.results.values())
     if done.deferred:
         return tuple(done.results.values())
     return finish(world, tools, done, before_ready=before_ready)
@@ -153,39 +154,69 @@ def finish(
         said.append(problem or ("the units are up" if acted else "no unit to wait for"))
     results = tuple(done.results.values())
     if problem is None:
+        if done.hold is not None:
+            world.state.save(HOLD, {"generation": done.hold})
+        if world.state.load(REJECTED).get("digest") == done.digest:
+            world.state.remove(REJECTED)
         transaction.confirm(tools, done)
         return results
     world.report.units = results
-    keys = ", ".join(done.keys) or "none"
     if done.first:
         stopped = transaction.leave_or_stop(tools, done)
-        transaction.confirm(tools, done)
         error = f"generation {done.generation} did not come up: {problem}"
-        record = {"digest": done.digest, "generation": done.generation, "error": error, "first": True, "stopped": stopped}
-        world.state.save(REJECTED, record)
-        raise ApplyError(
+        _reject(world, done, error, generations.FAILED, {"first": True, "stopped": stopped})
+        transaction.confirm(tools, done)
+        raise NotUp(
             error,
             hint="it is the first, so there is nothing to go back to; correct the run config and it converges by itself",
         )
-    targets, again = transaction.go_back(tools, done, before_ready=before_ready)
+    return go_back(world, tools, done, problem, before_ready=before_ready)
+
+
+def go_back(
+    world: World, tools: transaction.Tools, done: transaction.Transaction, problem: str, *, before_ready: bool
+) -> NoReturn:
+    """Take a generation back. Raises RolledBack where that is done, ApplyError where a target could not be put back."""
+    targets = transaction.take_back(tools, done)
+    keys = ", ".join(done.keys) or "none"
     error = f"generation {done.generation} was rolled back: {problem}; keys that changed: {keys}"
-    world.state.save(REJECTED, {"digest": done.digest, "generation": done.generation, "error": error})
-    _mark_rejected(world, done.generation, error)
-    world.report.units = again
+    _reject(world, done, error, generations.REJECTED, {})
+    world.report.units = transaction.act_again(tools, done, before_ready=before_ready)
+    world.report.generation = _applied_number(world)
     world.last = None
+    world.state.remove(transaction.UNDO)
     raise RolledBack(error, hint=f"{len(targets)} targets hold the earlier generation again; change the keys to try anew")
 
 
-class RolledBack(ApplyError):
-    """A generation was put into effect, did not hold, and the earlier one is back."""
+class NotUp(ApplyError):
+    """A generation was put into effect and did not hold."""
 
 
-def _mark_rejected(world: World, number: int, error: str) -> None:
-    known = {generation.number: generation for generation in world.generations.all()}
-    if number in known:
-        world.generations.record(replace(known[number], state="rejected", error=error))
+class RolledBack(NotUp):
+    """And the earlier one is back."""
+
+
+def _reject(world: World, done: transaction.Transaction, error: str, state: str, more: Mapping[str, Any]) -> None:
+    """Remember not to try a generation again. A disk that is full then costs a second try, and never the way back."""
+    try:
+        world.state.save(REJECTED, {"digest": done.digest, "generation": done.generation, "error": error, **more})
+        world.generations.judge(done.generation, state, error=error)
+    except StateError as failure:
+        log.error("generation %d cannot be marked as %s: %s", done.generation, state, failure)
+
+
+def _applied_number(world: World) -> int:
     last = world.generations.last()
-    world.report.generation = last.number if last else 0
+    return last.number if last else 0
+
+
+def recover(world: World, *, before_ready: bool) -> None:
+    """`resume`, where what comes next is done whether or not the earlier generation holds. Raises ApplyError, StateError."""
+    try:
+        resume(world, before_ready=before_ready)
+    except NotUp as error:
+        message_id = logs.ROLLED_BACK if isinstance(error, RolledBack) else logs.FAILED
+        log.error("%s", error, extra=logs.event(message_id, world.report.generation))
 
 
 def resume(world: World, *, before_ready: bool) -> None:
@@ -193,19 +224,32 @@ def resume(world: World, *, before_ready: bool) -> None:
     left = transaction.load(world.state)
     if left is None:
         transaction.sweep(world.places, world.settings.templates)
+        world.generations.forget()
+        return
+    if left.undoing:
+        _resume_going_back(world, left, before_ready=before_ready)
         return
     if not left.deferred:
         log.warning("finishing generation %d, which an earlier run was stopped in", left.generation)
     tools = tools_of(world, world.last.config if world.last else None)
     if not left.committed:
-        apply.commit(world.places, left.renames)
-        left = replace(left, committed=True)
-        transaction.save(world.state, left)
+        left = transaction.complete(tools, left)
     left = transaction.act(tools, left, before_ready=before_ready)
+    world.generations.judge(left.generation, generations.APPLIED, left.results.values())
     if left.deferred and not before_ready:
         left = transaction.await_start(tools, left)
     if not left.deferred:
         world.report.units = finish(world, tools, left, before_ready=before_ready)
+
+
+def _resume_going_back(world: World, left: transaction.Transaction, *, before_ready: bool) -> None:
+    log.warning("going back from generation %d, which an earlier run was stopped in", left.generation)
+    tools = tools_of(world, None)
+    if left.committed:
+        go_back(world, tools, left, "it did not hold, and parbake was stopped while going back", before_ready=before_ready)
+    transaction.take_back(tools, left)
+    world.generations.forget()
+    world.state.remove(transaction.UNDO)
 
 
 def confirm_started(world: World) -> None:
@@ -241,6 +285,8 @@ def _record(
     number: int,
     results: tuple[UnitResult, ...],
     last: Generation | None,
+    *,
+    state: str = generations.APPLIED,
 ) -> None:
     whole = _as_it_stands(prepared, changes)
     earlier = last.targets if last else {}
@@ -251,7 +297,7 @@ def _record(
             report.now(),
             cause,
             prepared.digest,
-            "applied",
+            state,
             keys,
             {**earlier, **generations.targets_of(whole, number, earlier)},
             generations.units_of(results),
@@ -282,12 +328,9 @@ def _remember(world: World, prepared: Prepared, changes: list[Change]) -> None:
     world.state.remove(REJECTED)
     if not prepared.pulled.fresh:
         return
-    good = world.state.load_last_good()
     snapshots: dict[str, Snapshot] = dict(prepared.pulled.snapshots)
     fetched = {r.name: r.fetched or "" for r in prepared.pulled.reports if r.name in snapshots}
-    if {n: s.layers for n, s in good.snapshots.items()} == {n: s.layers for n, s in snapshots.items()}:
-        return
-    refused = world.state.save_last_good(LastGood(snapshots, fetched), secret=bool(prepared.config.secrets))
+    refused = world.state.last_good.save(snapshots, fetched, secret=bool(prepared.config.secrets))
     if refused:
         log.warning("the last good run config is not kept, so a boot without the source would fail: %s", refused)
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from agent import placeholders
 from agent.errors import DiscoveryError, SourceError, SourceMissing
-from agent.model import Facts, Snapshot, SourceReport, leaves
+from agent.last_good import LastGood, layers_with_keys
+from agent.model import Facts, Snapshot, SourceReport
 from agent.settings.tables import Source as SourceSettings
 from agent.sources import Source
 
@@ -40,8 +41,7 @@ def pull(
     sources: Iterable[tuple[SourceSettings, Source]],
     facts: Facts,
     build: Mapping[str, str],
-    good: Mapping[str, Snapshot],
-    fetched: Mapping[str, str],
+    good: LastGood,
     now: Callable[[], str],
 ) -> Pulled:
     """Ask every source once. A source that fails or is not believed gives its last good snapshot, and is stale."""
@@ -55,10 +55,10 @@ def pull(
         try:
             layers = layer_names(settings, facts, build)
             snapshot = source.fetch(layers)
-            _believe(settings, snapshot, good.get(name))
+            _believe(settings, snapshot, good.had.get(name, frozenset()))
         except (SourceError, DiscoveryError) as error:
-            last = _fitting(good.get(name), layers)
-            report = _without(settings, last, fetched.get(name), error)
+            last = _fitting(good.snapshots.get(name), layers)
+            report = _without(settings, last, good.fetched.get(name), error)
             reports.append(report)
             if last is not None:
                 snapshots.append((name, last))
@@ -71,30 +71,24 @@ def pull(
     return Pulled(tuple(snapshots), tuple(reports), frozenset(fresh), tuple(missing))
 
 
-def _believe(settings: SourceSettings, snapshot: Snapshot, last: Snapshot | None) -> None:
-    """Refuse an answer that would empty a config. Raises SourceMissing.
+def _believe(settings: SourceSettings, snapshot: Snapshot, had: frozenset[str]) -> None:
+    """Refuse an answer that would empty a config; `had` are the layers with keys in the last good one. Raises SourceMissing.
 
     A layer that had keys in the last good run config and has none now is a store that lost its state far more often than
     an operator who removed the last key.
     """
     if settings.allow_empty:
         return
-    had = {layer.name: layer for layer in last.layers} if last else {}
-    lost = [
-        layer.name for layer in snapshot.layers if _empty(layer.tree) and layer.name in had and not _empty(had[layer.name].tree)
-    ]
-    if lost:
+    lost = had - layers_with_keys(snapshot)
+    gone = [layer.name for layer in snapshot.layers if layer.name in lost]
+    if gone:
         raise SourceMissing(
-            f"layer {', '.join(name or '(top)' for name in lost)} had keys and has none now; it is not believed",
+            f"layer {', '.join(name or '(top)' for name in gone)} had keys and has none now; it is not believed",
             hint=f"if that is meant, set allow_empty = true on [[source]] {settings.name}",
         )
     if settings.required and all(layer.tree is None for layer in snapshot.layers):
         names = ", ".join(layer.name or "(top)" for layer in snapshot.layers)
         raise SourceMissing(f"none of its layers exists: {names}")
-
-
-def _empty(tree: Mapping[str, Any] | None) -> bool:
-    return tree is None or all(isinstance(value, Mapping) for _, value in leaves(tree))
 
 
 def _fitting(last: Snapshot | None, layers: Sequence[str] | None) -> Snapshot | None:

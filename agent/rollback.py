@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from agent import apply, disk, generations, plan, report, transaction
-from agent.effect import HOLD, directories, finish, resume, tools_of
+from agent.effect import HOLD, directories, finish, recover, tools_of
 from agent.errors import UsageError
 from agent.generations import Generation
 from agent.model import Change
@@ -17,14 +17,16 @@ def roll_back(world: World, number: int | None, *, wait: bool = True) -> None:
     """Put a kept generation's targets in place, act on the units, hold it. Raises UsageError, ApplyError, StateError."""
     world.state.prepare()
     with world.state.lock(wait=wait):
-        resume(world, before_ready=False)
+        world.state.sweep()
+        recover(world, before_ready=False)
         wanted = _choose(world, number)
         changes = _changes(world, wanted)
         pending = [change for change in changes if change.pending]
-        world.state.save(HOLD, {"generation": wanted.number})
-        world.report.hold = wanted.number
         if pending:
             _put_in_place(world, wanted, changes, pending)
+        else:
+            world.state.save(HOLD, {"generation": wanted.number})
+        world.report.hold = wanted.number
         world.report.generation = wanted.number
         world.report.digest = wanted.digest
         world.report.templates = tuple(
@@ -38,7 +40,7 @@ def roll_back(world: World, number: int | None, *, wait: bool = True) -> None:
 def _choose(world: World, number: int | None) -> Generation:
     known = world.generations.all()
     if number is None:
-        good = [generation for generation in known if generation.state != "rejected"]
+        good = [generation for generation in known if generation.state == generations.APPLIED]
         if len(good) < 2:
             raise UsageError("there is no earlier generation to go back to", hint="`parbake history` lists those there are")
         return good[-2]
@@ -95,16 +97,20 @@ def _put_in_place(world: World, wanted: Generation, changes: list[Change], pendi
         tuple(apply.Rename(c.target, created=c.old is None and not disk.occupied(world.places, c.target)) for c in pending),
         plan.units(world.settings.templates, pending),
         tuple(c.template for c in pending),
+        hold=wanted.number,
     )
     tools = tools_of(world, None)
-    done = transaction.act(tools, transaction.commit(tools, started), before_ready=False)
     record = replace(
         wanted,
         number=number,
         time=report.now(),
         cause=f"rollback to {wanted.number}",
         targets=generations.targets_of(changes, number, wanted.targets),
-        units=generations.units_of(done.results.values()),
+        state=generations.PENDING,
+        units=(),
+        error=None,
     )
     world.generations.record(record, changes)
+    done = transaction.act(tools, transaction.commit(tools, started), before_ready=False)
+    world.generations.judge(number, generations.APPLIED, done.results.values())
     world.report.units = finish(world, tools, done, before_ready=False)

@@ -1,4 +1,4 @@
-"""What parbake remembers in /var/lib/parbake: the last good run config, generations, a commit under way, the identity.
+"""What parbake remembers in /var/lib/parbake besides generations: a commit under way, the identity, the last good.
 
 Every file is written whole and durably. A damaged one is set aside with a warning and counts as absent: bad state may cost
 the memory of the past, never the ability to converge.
@@ -16,26 +16,17 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from agent.disk import sync_directory, write_atomic
 from agent.errors import BusyError, StateError
-from agent.model import Layer, RunConfig, Secret, Snapshot
+from agent.last_good import LastGoodStore
+from agent.model import RunConfig, Secret
 from agent.places import Places
-from agent.sealing import Sealer
 
 log = logging.getLogger("parbake.state")
 LOCK_WARN_SECONDS = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class LastGood:
-    """The snapshots of the last convergence whose run config was whole, by source name."""
-
-    snapshots: Mapping[str, Snapshot] = field(default_factory=dict)
-    fetched: Mapping[str, str] = field(default_factory=dict)
 
 
 class State:
@@ -43,8 +34,7 @@ class State:
 
     def __init__(self, places: Places, cache: str = "encrypted") -> None:
         self._places = places
-        self._cache = cache
-        self._sealer = Sealer(places)
+        self.last_good = LastGoodStore(self, places, cache)
 
     def prepare(self) -> None:
         """Make the directories. Raises StateError where that is not possible."""
@@ -60,6 +50,12 @@ class State:
                 f"the state directory {self._places.state} cannot be used: {error.strerror}",
                 hint="parbake needs to write there; as no root user, give --root DIR",
             ) from None
+
+    def sweep(self) -> None:
+        """Remove what a run that was killed had half written: it may hold secrets. Call it with the lock held."""
+        for directory in (self._places.state, self._places.state / "generations"):
+            for path in directory.glob(".*.new"):
+                self._remove(path)
 
     @contextmanager
     def lock(self, *, wait: bool = True) -> Iterator[None]:
@@ -83,49 +79,12 @@ class State:
         finally:
             os.close(descriptor)
 
-    # -- the last good run config
-
-    def save_last_good(self, good: LastGood, *, secret: bool) -> str | None:
-        """Remember the snapshots. Returns why not, where they hold secrets and cannot be kept as the settings ask."""
-        plain = self._places.state / "last-good.json"
-        sealed = self._places.state / "last-good.sealed"
-        if self._cache == "none":
-            self._remove(plain, sealed)
-            return None
-        content = _encode(good)
-        if not secret or self._cache == "plain":
-            self._write(plain, content)
-            self._remove(sealed)
-            return None
-        closed = self._sealer.seal(content)
-        if closed is None:
-            self._remove(plain, sealed)
-            return 'systemd-creds cannot seal it here, and cache = "plain" is not set'
-        self._write(sealed, closed)
-        self._remove(plain)
-        return None
-
-    def load_last_good(self) -> LastGood:
-        """The last good snapshots; empty where there are none."""
-        if self._cache == "none":
-            return LastGood()
-        for name in ("last-good.sealed", "last-good.json"):
-            path = self._places.state / name
-            content = self._read(path)
-            if content is None:
-                continue
-            try:
-                return _decode(self._sealer.open(content) if name.endswith(".sealed") else content)
-            except (StateError, ValueError, KeyError, TypeError, AttributeError) as error:
-                self._set_aside(path, error)
-        return LastGood()
-
     # -- plain records
 
     def load(self, name: str) -> dict[str, Any]:
         """A JSON record by file name; {} where there is none."""
         path = self._places.state / name
-        content = self._read(path)
+        content = self.read(path)
         if content is None:
             return {}
         try:
@@ -134,16 +93,16 @@ class State:
                 return record
             raise ValueError("not an object")
         except ValueError as error:
-            self._set_aside(path, error)
+            self.set_damaged_aside(path, error)
             return {}
 
     def save(self, name: str, record: Mapping[str, Any]) -> None:
         """Write a JSON record. It must hold no secret. Raises StateError."""
-        self._write(self._places.state / name, json.dumps(record, sort_keys=True).encode())
+        self.write(self._places.state / name, json.dumps(record, sort_keys=True).encode())
 
     def remove(self, name: str) -> None:
         """Forget a record, durably. Raises StateError."""
-        self._remove(self._places.state / name)
+        (self._places.state / name).unlink(missing_ok=True)
 
     def rename(self, name: str, new: str) -> None:
         """Give a record another name, durably; that needs no space on the disk. Raises StateError."""
@@ -178,7 +137,7 @@ class State:
 
     def digest(self, config: RunConfig, facts: Mapping[str, Any], component: Mapping[str, str]) -> str:
         """The digest of everything a render may depend on. Secrets enter it keyed, so that no guess can be tried against it."""
-        key = self._digest_key()
+        key = self.digest_key()
 
         def keyed(value: Any) -> Any:
             if isinstance(value, Secret):
@@ -192,18 +151,20 @@ class State:
         plain = json.dumps([keyed(config.tree), keyed(dict(facts)), dict(component)], sort_keys=True, default=str)
         return "sha256:" + hashlib.sha256(plain.encode("utf-8", "surrogatepass")).hexdigest()
 
-    def _digest_key(self) -> bytes:
+    def digest_key(self) -> bytes:
+        """This instance's own key, so that a digest of a secret helps nobody to guess it."""
         path = self._places.state / "digest.key"
-        key = self._read(path)
+        key = self.read(path)
         if key is None or len(key) != 32:
             key = os.urandom(32)
             if self._places.state.is_dir():
-                self._write(path, key)
+                self.write(path, key)
         return key
 
     # -- files
 
-    def _read(self, path: Path) -> bytes | None:
+    def read(self, path: Path) -> bytes | None:
+        """The content; None where it is not there or cannot be read."""
         try:
             return path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
@@ -212,7 +173,8 @@ class State:
             log.warning("%s cannot be read: %s", path, error.strerror)
             return None
 
-    def _write(self, path: Path, content: bytes) -> None:
+    def write(self, path: Path, content: bytes) -> None:
+        """Whole, durable, for root alone. Raises StateError."""
         try:
             write_atomic(path, content, 0o600)
         except OSError as error:
@@ -220,52 +182,10 @@ class State:
                 f"{path} cannot be written: {error.strerror}", hint="free space there, or let parbake write there"
             ) from None
 
-    def _remove(self, *paths: Path) -> None:
-        for path in paths:
-            try:
-                path.unlink()
-                sync_directory(path.parent)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise StateError(f"{path} cannot be removed: {error.strerror}") from None
-
-    def _set_aside(self, path: Path, error: Exception) -> None:
+    def set_damaged_aside(self, path: Path, error: Exception) -> None:
+        """Rename a damaged file, with a warning: it may interest somebody, and must not be met again."""
         log.warning("%s is damaged (%s) and is set aside as %s.damaged", path, error, path.name)
         try:
             os.replace(path, path.with_name(f"{path.name}.damaged"))
         except OSError as failure:
             log.warning("%s cannot be set aside: %s", path, failure.strerror)
-
-
-def _encode(good: LastGood) -> bytes:
-    return json.dumps(
-        {
-            name: {
-                "revision": snapshot.revision,
-                "fetched": good.fetched.get(name, ""),
-                "layers": [{"name": la.name, "revision": la.revision, "tree": la.tree} for la in snapshot.layers],
-            }
-            for name, snapshot in good.snapshots.items()
-        },
-        default=_plain,
-    ).encode("utf-8", "surrogatepass")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, Secret):
-        return value.reveal()
-    raise TypeError(f"{type(value).__name__} in a snapshot")
-
-
-def _decode(content: bytes) -> LastGood:
-    record = json.loads(content)
-    snapshots = {
-        name: Snapshot(
-            tuple(Layer(str(la["name"]), la["tree"], str(la["revision"])) for la in item["layers"]), str(item["revision"])
-        )
-        for name, item in record.items()
-    }
-    return LastGood(snapshots, {name: str(item["fetched"]) for name, item in record.items()})

@@ -3,6 +3,9 @@
 The journal (`transaction` in the state directory) is written before the first rename and removed when everything is
 confirmed. Whoever starts next and finds one finishes it: renames that are missing are made, units whose action has no
 recorded result are acted on, what was not verified is verified.
+
+Going back begins with the journal's new name (`transaction.undo`), which needs no space on the disk. From then on every
+start goes back and none goes forward, until the old files are all in place again.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from agent import apply
+from agent.errors import ApplyError, StateError
 from agent.model import UnitResult, UnitStep
 from agent.places import Places
 from agent.settings.tables import Settings, Template
@@ -21,7 +25,7 @@ from agent.state import State
 from agent.units import Units
 
 log = logging.getLogger("parbake.apply")
-JOURNAL = "transaction"
+JOURNAL, UNDO = "transaction", "transaction.undo"
 _POLL_SECONDS = 0.2
 _COME_UP_SECONDS = 90.0
 _IDLE_SECONDS = 10.0
@@ -33,7 +37,10 @@ Pause = Callable[[float], None]
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """A commit under way. `first`: there is no earlier generation to go back to. `results` by unit, as far as known."""
+    """A commit under way. `first`: there is no earlier generation to go back to. `results` by unit, as far as known.
+
+    `hold`: the generation that is held once this is confirmed (`parbake rollback`). `undoing`: it is being taken back.
+    """
 
     generation: int
     digest: str
@@ -44,6 +51,8 @@ class Transaction:
     first: bool = False
     committed: bool = False
     results: Mapping[str, UnitResult] = field(default_factory=dict)
+    hold: int | None = None
+    undoing: bool = False
 
     @property
     def deferred(self) -> bool:
@@ -77,6 +86,7 @@ def save(state: State, transaction: Transaction) -> None:
             "templates": list(transaction.templates),
             "first": transaction.first,
             "committed": transaction.committed,
+            "hold": transaction.hold,
             "results": {u: [r.action, r.result, r.detail] for u, r in transaction.results.items()},
         },
     )
@@ -84,7 +94,8 @@ def save(state: State, transaction: Transaction) -> None:
 
 def load(state: State) -> Transaction | None:
     """The transaction that an earlier run left, or None."""
-    record = state.load(JOURNAL)
+    undo = state.load(UNDO)
+    record = undo or state.load(JOURNAL)
     if not record:
         return None
     try:
@@ -98,10 +109,12 @@ def load(state: State) -> Transaction | None:
             bool(record["first"]),
             bool(record["committed"]),
             {unit: UnitResult(unit, *said) for unit, said in record["results"].items()},
+            record["hold"],
+            bool(undo),
         )
     except (KeyError, TypeError, ValueError) as error:
         log.warning("the journal of an earlier commit is damaged (%s); its targets are compared afresh", error)
-        state.remove(JOURNAL)
+        state.remove(UNDO if undo else JOURNAL)
         return None
 
 
@@ -112,12 +125,23 @@ def _step(item: Mapping[str, Any]) -> UnitStep:
 
 
 def commit(tools: Tools, transaction: Transaction) -> Transaction:
-    """Journal and rename. Raises ApplyError after putting back what was replaced."""
-    save(tools.state, transaction)
+    """Journal and rename. Raises ApplyError after putting back what was replaced, StateError before replacing anything."""
+    try:
+        save(tools.state, transaction)
+    except StateError:
+        tools.state.remove(JOURNAL)  # it may be there and only not durable; without it the candidates mean nothing
+        apply.discard(tools.places, [rename.target for rename in transaction.renames])
+        raise
+    return complete(tools, transaction)
+
+
+def complete(tools: Tools, transaction: Transaction) -> Transaction:
+    """Make the renames that are missing. Raises ApplyError after putting back what was replaced."""
     try:
         apply.commit(tools.places, transaction.renames)
-    except BaseException:
-        tools.state.remove(JOURNAL)
+    except ApplyError:
+        take_back(tools, transaction)
+        tools.state.remove(UNDO)
         raise
     committed = replace(transaction, committed=True)
     save(tools.state, committed)
@@ -237,18 +261,21 @@ def confirm(tools: Tools, transaction: Transaction) -> None:
     tools.state.remove(JOURNAL)
 
 
-def go_back(tools: Tools, transaction: Transaction, *, before_ready: bool) -> tuple[list[str], tuple[UnitResult, ...]]:
-    """Put the earlier generation's targets back and act on the units again. Raises ApplyError where a target could not be
-    put back."""
-    try:
-        targets = apply.put_back(tools.places, transaction.renames)
-    finally:
-        tools.state.remove(JOURNAL)
+def take_back(tools: Tools, transaction: Transaction) -> list[str]:
+    """Put the earlier generation's targets back. Returns those that were. Raises ApplyError where one could not be: the
+    next start tries again."""
+    if not transaction.undoing:
+        tools.state.rename(JOURNAL, UNDO)
+    return apply.put_back(tools.places, transaction.renames)
+
+
+def act_again(tools: Tools, transaction: Transaction, *, before_ready: bool) -> tuple[UnitResult, ...]:
+    """Act on the units of a generation that was taken back, so that they run on the earlier one."""
     results = []
     for step in transaction.steps:
         again = replace(step, action=_stronger(tools, step))
         results.append(tools.units.act(again, before_ready=before_ready))
-    return targets, tuple(results)
+    return tuple(results)
 
 
 def _stronger(tools: Tools, step: UnitStep) -> str:
@@ -269,5 +296,5 @@ def leave_or_stop(tools: Tools, transaction: Transaction) -> list[str]:
 
 
 def sweep(places: Places, templates: Iterable[Template]) -> None:
-    """Remove candidates that a run which was killed before its journal left beside its targets."""
-    apply.discard(places, [template.target for template in templates])
+    """With no journal: remove what a run that was killed before it, or could not clean up after it, left beside targets."""
+    apply.discard(places, [template.target for template in templates], backups=True)

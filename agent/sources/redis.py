@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
 from agent.credentials import read_secret
-from agent.errors import SourceDenied, SourceInvalid, SourceUnreachable
+from agent.errors import SourceDenied, SourceError, SourceInvalid, SourceUnreachable
 from agent.httpclient import TlsOptions, check_url
 from agent.model import Layer, Snapshot
 from agent.schema import setting
@@ -115,19 +115,30 @@ class RedisSource:
         return Layer(layer, tree, keys.digest(repr(sorted(pairs))))
 
     def watch(self, seen: Snapshot, timeout_seconds: float) -> bool:
+        try:
+            with self._translated():
+                return self._wait(seen, timeout_seconds)
+        except (SourceError, AttributeError, RuntimeError, TypeError) as error:
+            if self._closed.is_set():
+                return False
+            if isinstance(error, SourceError):
+                raise
+            # What the library does where another thread's fetch has dropped the connections.
+            raise SourceUnreachable("redis: the connection of the watch was dropped") from None
+
+    def _wait(self, seen: Snapshot, timeout_seconds: float) -> bool:
         layers = [layer.name for layer in seen.layers]
-        with self._translated():
-            if self._pubsub is None:
-                if not self._notifies():
-                    self._closed.wait(min(timeout_seconds, self._context.poll_seconds))
-                    return not self._closed.is_set()
-                self._subscribe(layers)
-                return self.fetch(layers) != seen  # what changed before the subscription
-            deadline = time.monotonic() + timeout_seconds
-            while not self._closed.is_set() and (left := deadline - time.monotonic()) > 0:
-                message = self._pubsub.get_message(ignore_subscribe_messages=True, timeout=left)
-                if message is not None:
-                    return not self._closed.is_set()
+        deadline = time.monotonic() + timeout_seconds
+        if self._pubsub is None:
+            if not self._notifies():
+                self._closed.wait(min(timeout_seconds, self._context.poll_seconds))
+                return not self._closed.is_set()
+            self._subscribe(layers)
+            if self.fetch(layers) != seen:  # what changed before the subscription
+                return True
+        while not self._closed.is_set() and (left := deadline - time.monotonic()) > 0:
+            if self._pubsub.get_message(ignore_subscribe_messages=True, timeout=left) is not None:
+                return not self._closed.is_set()
         return False
 
     def _notifies(self) -> bool:
@@ -185,9 +196,9 @@ class RedisSource:
             raise SourceInvalid(f"{place} refuses a command: {word}") from None
 
     def _library(self) -> Any:
-        import redis
+        import redis.exceptions
 
-        return redis
+        return redis.exceptions
 
     def _connected(self) -> Any:
         if self._closed.is_set():

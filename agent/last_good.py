@@ -1,0 +1,162 @@
+"""The last good run config: what every source gave when the run config was last whole, for the day a source is away.
+
+With secrets in it, it is sealed, and opening it costs a program's run. So an index without values lies beside it: which
+layers had keys, and a keyed digest of the whole. Only a source that fails makes it be opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from agent.errors import StateError
+from agent.model import Layer, Secret, Snapshot, leaves
+from agent.places import Places
+from agent.sealing import Sealer
+
+_INDEX = "last-good.index"
+
+
+class _Files(Protocol):
+    def read(self, path: Path) -> bytes | None: ...
+    def write(self, path: Path, content: bytes) -> None: ...
+    def set_damaged_aside(self, path: Path, error: Exception) -> None: ...
+    def load(self, name: str) -> dict[str, Any]: ...
+    def digest_key(self) -> bytes: ...
+
+
+class LastGood:
+    """`had` names the layers that had keys, by source; `fetched` the time of each source's pull; both without opening
+    anything. `snapshots` opens what is sealed, once."""
+
+    def __init__(
+        self,
+        had: Mapping[str, frozenset[str]] | None = None,
+        fetched: Mapping[str, str] | None = None,
+        open_snapshots: Callable[[], Mapping[str, Snapshot]] = dict,
+    ) -> None:
+        self.had = had or {}
+        self.fetched = fetched or {}
+        self._open = open_snapshots
+        self._snapshots: Mapping[str, Snapshot] | None = None
+
+    @property
+    def snapshots(self) -> Mapping[str, Snapshot]:
+        if self._snapshots is None:
+            self._snapshots = self._open()
+        return self._snapshots
+
+
+class LastGoodStore:
+    """Keeps it as `cache` says: "encrypted" (sealed where it holds secrets), "plain" or "none"."""
+
+    def __init__(self, files: _Files, places: Places, cache: str) -> None:
+        self._files = files
+        self._directory = places.state
+        self._cache = cache
+        self._sealer = Sealer(places)
+
+    def load(self) -> LastGood:
+        """What is kept; empty where there is nothing, it is damaged, or nothing may be kept."""
+        if self._cache == "none":
+            return LastGood()
+        index = self._files.load(_INDEX)
+        try:
+            sources = index["sources"] if index else {}
+            had = {name: frozenset(item["had"]) for name, item in sources.items()}
+            fetched = {name: str(item["fetched"]) for name, item in sources.items()}
+        except (KeyError, TypeError, AttributeError) as error:
+            self._files.set_damaged_aside(self._directory / _INDEX, error)
+            had, fetched = {}, {}
+        return LastGood(had, fetched, self._read_snapshots)
+
+    def save(self, snapshots: Mapping[str, Snapshot], fetched: Mapping[str, str], *, secret: bool) -> str | None:
+        """Keep the snapshots, unless the very same are kept already. Returns why not, where they hold secrets and cannot
+        be kept as the settings ask. Raises StateError."""
+        plain, sealed = self._directory / "last-good.json", self._directory / "last-good.sealed"
+        if self._cache == "none":
+            self._forget()
+            return None
+        content = _encode(snapshots)
+        kept, other = (sealed, plain) if secret and self._cache == "encrypted" else (plain, sealed)
+        digest = hmac.new(self._files.digest_key(), content, hashlib.sha256).hexdigest()
+        if self._files.load(_INDEX).get("digest") == digest and kept.exists():
+            return None
+        if kept is sealed:
+            closed = self._sealer.seal(content)
+            if closed is None:
+                self._forget()
+                return 'systemd-creds cannot seal it here, and cache = "plain" is not set'
+            content = closed
+        self._files.write(kept, content)
+        other.unlink(missing_ok=True)
+        self._files.write(self._directory / _INDEX, json.dumps(_index(snapshots, fetched, digest)).encode())
+        return None
+
+    def _forget(self) -> None:
+        for name in ("last-good.json", "last-good.sealed", _INDEX):
+            (self._directory / name).unlink(missing_ok=True)
+
+    def _read_snapshots(self) -> Mapping[str, Snapshot]:
+        for name in ("last-good.sealed", "last-good.json"):
+            path = self._directory / name
+            content = self._files.read(path)
+            if content is None:
+                continue
+            try:
+                return _decode(self._sealer.open(content) if name.endswith(".sealed") else content)
+            except (StateError, ValueError, KeyError, TypeError, AttributeError) as error:
+                self._files.set_damaged_aside(path, error)
+        return {}
+
+
+def layers_with_keys(snapshot: Snapshot) -> frozenset[str]:
+    """The names of the layers that hold at least one value."""
+    return frozenset(layer.name for layer in snapshot.layers if layer.tree is not None and _holds_a_value(layer.tree))
+
+
+def _holds_a_value(tree: Mapping[str, Any]) -> bool:
+    return any(not isinstance(value, Mapping) for _, value in leaves(tree))
+
+
+def _index(snapshots: Mapping[str, Snapshot], fetched: Mapping[str, str], digest: str) -> dict[str, Any]:
+    sources = {
+        name: {"had": sorted(layers_with_keys(snapshot)), "fetched": fetched.get(name, "")}
+        for name, snapshot in snapshots.items()
+    }
+    return {"digest": digest, "sources": sources}
+
+
+def _encode(snapshots: Mapping[str, Snapshot]) -> bytes:
+    return json.dumps(
+        {
+            name: {
+                "revision": snapshot.revision,
+                "layers": [{"name": la.name, "revision": la.revision, "tree": la.tree} for la in snapshot.layers],
+            }
+            for name, snapshot in snapshots.items()
+        },
+        default=_plain,
+        sort_keys=True,
+    ).encode("utf-8", "surrogatepass")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Secret):
+        return value.reveal()
+    raise TypeError(f"{type(value).__name__} in a snapshot")
+
+
+def _decode(content: bytes) -> dict[str, Snapshot]:
+    return {
+        name: Snapshot(
+            tuple(Layer(str(la["name"]), la["tree"], str(la["revision"])) for la in item["layers"]), str(item["revision"])
+        )
+        for name, item in json.loads(content).items()
+    }
