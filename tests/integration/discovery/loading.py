@@ -1,0 +1,58 @@
+"""Run by Debian's Python: real cloud-init finds and calls the module and the part handler that the package brings.
+
+`loading.py FILES ROOT`: FILES is packaging/cloud-init, ROOT where they are to write. Prints what happened as JSON.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from email.mime.multipart import MIMEMultipart
+from email.mime.text import MIMEText
+from pathlib import Path
+from typing import Any
+
+CLOUD_CONFIG = "#cloud-config\nhostname: web-1\n"
+PART = '[facts]\nrack = "r1"\n'
+
+
+def main() -> None:
+    files, root = Path(sys.argv[1]), Path(sys.argv[2])
+    sys.path.insert(0, str(files))
+    modules: Any = importlib.import_module("cloudinit.config.modules")
+    stages: Any = importlib.import_module("cloudinit.stages")
+    none: Any = importlib.import_module("cloudinit.sources.DataSourceNone")
+    ours: Any = importlib.import_module("cc_parbake")
+    ours.TARGET = str(root / "conf.d/50-cloud-init.toml")
+    init = stages.Init()
+    paths = {"cloud_dir": str(root / "cloud"), "run_dir": str(root / "run")}
+    init._cfg = {"system_info": {"distro": "debian", "paths": paths}}
+    init.datasource = none.DataSourceNone({}, init.distro, init.paths)
+    # Which gives the paths their instance's directory.
+    init.paths.datasource = init.datasource
+    running = modules.Modules(init)
+    running._cached_cfg = {"cloud_init_modules": ["parbake"], "parbake": {"facts": {"role": "web"}}}
+    ran, failures = running.run_section("cloud_init_modules")
+    consume(files, root, init)
+    written = {path.name: path.read_text() for path in sorted((root / "conf.d").iterdir())}
+    print(json.dumps({"ran": ran, "failures": [str(failure) for failure in failures], "written": written}))
+
+
+def consume(files: Path, root: Path, init: Any) -> None:
+    """User-data of two parts, the second one ours, through cloud-init's own handlers."""
+    handlers = Path(init.paths.get_cpath("handlers"))
+    handlers.mkdir(parents=True)
+    text = (files / "parbake_part.py").read_text().replace("/run/parbake/conf.d", str(root / "conf.d"))
+    (handlers / "parbake_part.py").write_text(text)
+    message = MIMEMultipart()
+    for body, kind, name in ((CLOUD_CONFIG, "cloud-config", "a.yaml"), (PART, "x-parbake", "site.toml")):
+        part = MIMEText(body, kind)
+        part.add_header("Content-Disposition", "attachment", filename=name)
+        message.attach(part)
+    processor: Any = importlib.import_module("cloudinit.user_data").UserDataProcessor(init.paths)
+    init._do_handlers(processor.process(message.as_string()), [], "always")
+
+
+if __name__ == "__main__":
+    main()
