@@ -7,7 +7,6 @@ default, its metadata the documentation. `read` serves the settings and every pl
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 import types
 import typing
@@ -48,6 +47,8 @@ def setting(doc: str, default: Any = dataclasses.MISSING, *, factory: Any = data
 
 def closest(word: str, known: Iterable[str]) -> str:
     """ " Did you mean ...?" with the closest known word, or the list of those there are."""
+    import difflib
+
     names = sorted(known)
     near = difflib.get_close_matches(word, names, 1, 0.6)
     if near:
@@ -137,6 +138,8 @@ def convert(hint: Any, value: object, where: str, problems: Problems) -> Any:
 
 
 def _near(word: str, known: Iterable[Any]) -> str:
+    import difflib
+
     near = difflib.get_close_matches(word, [str(k) for k in known], 1, 0.6)
     return f'; did you mean "{near[0]}"?' if near else ""
 
