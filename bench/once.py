@@ -1,0 +1,62 @@
+"""The median of `parbake once` on the demo's image: the first, and one with nothing to do; with and without the bake.
+
+Printed as milliseconds on this machine and as a ratio to the start of a bare interpreter, which carries over.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+TREE = Path(__file__).resolve().parent.parent
+ROUNDS = 15
+
+
+def timed(argv: list[str]) -> float:
+    """Wall-clock milliseconds of one run."""
+    start = time.perf_counter()
+    subprocess.run(argv, cwd=TREE, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return (time.perf_counter() - start) * 1000
+
+
+def median(run: Callable[[], float]) -> float:
+    run()
+    return statistics.median(run() for _ in range(ROUNDS))
+
+
+def prepare(root: Path) -> None:
+    """The image of `make demo`, less the check by haproxy, whose time is its own."""
+    shutil.copytree(TREE / "examples" / "web", root, dirs_exist_ok=True)
+    settings = root / "etc/parbake/parbake.toml"
+    settings.write_text("".join(line for line in settings.read_text().splitlines(True) if '"haproxy", "-c"' not in line))
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        prepare(root)
+        parbake = [sys.executable, "-m", "agent", "--root", str(root)]
+
+        def first() -> float:
+            for path in ("var", "run"):
+                shutil.rmtree(root / path, ignore_errors=True)
+            return timed([*parbake, "once"])
+
+        bare = median(lambda: timed([sys.executable, "-c", "pass"]))
+        rows = [("interpreter alone", bare), ("parbake --version", median(lambda: timed([*parbake, "--version"])))]
+        rows += [("once, first", median(first)), ("once, nothing to do", median(lambda: timed([*parbake, "once"])))]
+        subprocess.run([*parbake, "bake"], cwd=TREE, check=True, stdout=subprocess.DEVNULL)
+        rows += [("once, first, baked", median(first)), ("once, nothing to do, baked", median(lambda: timed([*parbake, "once"])))]
+        for name, milliseconds in rows:
+            print(f"{name:28} {milliseconds:7.1f} ms  {milliseconds / bare:5.1f} x")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
