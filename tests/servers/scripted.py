@@ -51,9 +51,7 @@ class Scripted:
                 return b""
             text += chunk
         head, _, body = text.partition(b"\r\n\r\n")
-        length = next(
-            (int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0
-        )
+        length = next((int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0)
         while len(body) < length:
             body += wire.recv(65536)
         self.requests.append(head + b"\r\n\r\n" + body)

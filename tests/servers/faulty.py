@@ -1,0 +1,187 @@
+"""A TCP proxy on loopback that misbehaves on command, and can end TLS with whatever certificate it is given."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import struct
+import subprocess
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+
+MODES = ("pass", "refuse", "reset", "hang", "drip", "500")
+
+
+class Faulty:
+    """`with Faulty(port) as proxy: proxy.mode = "hang"`. A new mode holds for the connections there are, too."""
+
+    def __init__(self, server_port: int, certificate: tuple[Path, Path] | None = None) -> None:
+        self.server_port = server_port
+        self.certificate = certificate
+        self.accepted = 0
+        self.peak = 0
+        """the most connections that were open at one time"""
+        self._mode = "pass"
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        self._listener: socket.socket | None = None
+        self._listen(0)
+        assert self._listener is not None
+        self.port: int = self._listener.getsockname()[1]
+
+    @property
+    def mode(self) -> str:
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: str) -> None:
+        assert mode in MODES
+        previous, self._mode = self._mode, mode
+        if mode == "refuse":
+            self._unlisten()
+        elif previous == "refuse":
+            self._listen(self.port)
+        if mode in ("refuse", "500") or previous in ("hang", "drip"):
+            self.cut()
+
+    def cut(self) -> None:
+        """Reset every connection."""
+        with self._lock:
+            wires, self._open = self._open, set()
+        for wire in wires:
+            _reset(wire)
+
+    def _listen(self, port: int) -> None:
+        listener = socket.create_server(("127.0.0.1", port))
+        self._listener = listener
+        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+
+    def _unlisten(self) -> None:
+        if self._listener is not None:
+            with contextlib.suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+            self._listener = None
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        try:
+            if self.certificate is not None:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                context.load_cert_chain(*self.certificate)
+                client.settimeout(10)
+                client = context.wrap_socket(client, server_side=True)
+            client.settimeout(None)
+            if self._mode == "500":
+                client.recv(65536)
+                client.sendall(b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\nConnection: close\r\n\r\noops")
+                client.close()
+                return
+            server = socket.create_connection(("127.0.0.1", self.server_port), 5)
+            server.settimeout(None)
+        except OSError:
+            _reset(client)
+            return
+        with self._lock:
+            self._open |= {client, server}
+            self.peak = max(self.peak, len(self._open) // 2)
+        threading.Thread(target=self._pump, args=(client, server, False), daemon=True).start()
+        self._pump(server, client, True)
+
+    def _pump(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
+        try:
+            while chunk := source.recv(65536):
+                while self._mode == "hang":
+                    time.sleep(0.02)
+                if answers and self._mode == "reset":
+                    target.sendall(chunk[: len(chunk) // 2])
+                    break
+                if answers and self._mode == "drip":
+                    for byte in chunk:
+                        target.sendall(bytes([byte]))
+                        time.sleep(1)
+                        if self._mode != "drip":
+                            break
+                    else:
+                        continue
+                    break
+                target.sendall(chunk)
+            else:
+                with contextlib.suppress(OSError):
+                    target.shutdown(socket.SHUT_WR)
+                self._ended(source, target)
+                return
+        except OSError:
+            pass
+        self._ended(source, target)
+        _reset(source)
+        _reset(target)
+
+    def _ended(self, *wires: socket.socket) -> None:
+        with self._lock:
+            self._open.difference_update(wires)
+
+    def __enter__(self) -> Faulty:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._mode = "pass"
+        self._unlisten()
+        self.cut()
+
+
+def _reset(wire: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        socket.socket.setsockopt(wire, socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        socket.socket.shutdown(wire, socket.SHUT_RDWR)
+    with contextlib.suppress(OSError):
+        wire.close()
+
+
+class Certificates:
+    """A CA and server certificates of it, made by openssl: `good` for 127.0.0.1 and localhost, `expired`,
+    `elsewhere` (another name), and `stranger` of another CA."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        self.ca = self._authority("ca")
+        self._authority("other")
+        here = "IP:127.0.0.1,DNS:localhost"
+        self.good = self._server("good", "ca", here, 2)
+        self.expired = self._server("expired", "ca", here, -1)
+        self.elsewhere = self._server("elsewhere", "ca", "DNS:elsewhere.example", 2)
+        self.stranger = self._server("stranger", "other", here, 2)
+
+    def _authority(self, name: str) -> Path:
+        self._run(
+            "req", "-x509", *_NEW_KEY, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}", "-days", "3",
+            "-addext", "keyUsage=critical,keyCertSign,cRLSign",
+        )  # fmt: skip
+        return self._directory / f"{name}.pem"
+
+    def _server(self, name: str, authority: str, names: str, days: int) -> tuple[Path, Path]:
+        (self._directory / "names").write_text(f"subjectAltName={names}\nauthorityKeyIdentifier=keyid\n")
+        self._run("req", *_NEW_KEY, "-keyout", f"{name}.key", "-out", "request", "-subj", f"/CN={name}")
+        self._run(
+            "x509", "-req", "-in", "request", "-CA", f"{authority}.pem", "-CAkey", f"{authority}.key", "-CAcreateserial",
+            "-days", str(days), "-extfile", "names", "-out", f"{name}.pem",
+        )  # fmt: skip
+        return self._directory / f"{name}.pem", self._directory / f"{name}.key"
+
+    def _run(self, *argv: str) -> None:
+        subprocess.run(["openssl", *argv], cwd=self._directory, check=True, capture_output=True, timeout=30)
+
+
+_NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
