@@ -73,8 +73,8 @@ def prepare(world: World, facts: Facts) -> Prepared:
 def find_out(world: World) -> Facts:
     """Discover the facts, and refuse those that would leave a layer's path. Raises DiscoveryError."""
     with timed(world, "facts") as said:
-        facts = discover.discover(world.settings, world.places)
-        world.report.facts = facts.values
+        facts = discover.discover(world.settings, world.places, notices=world.notices)
+        world.facts, world.report.facts = facts, facts.values
         for source in world.settings.sources:
             for name in {fact for layer in source.layers for fact in placeholders.names(layer)}:
                 value = facts.values.get(name)

@@ -16,9 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from agent import converge, drift, logs, report
+from agent.discovery.changes import Watcher as PlatformWatcher
 from agent.effect import RolledBack, confirm_started
 from agent.errors import ParbakeError
-from agent.watching import Watcher
+from agent.watching import FactsWatcher, Watcher
 from agent.world import World
 
 log = logging.getLogger("parbake")
@@ -64,6 +65,7 @@ class Daemon:
     notifier: Notifier = field(default_factory=Notifier)
     events: queue.SimpleQueue[tuple[str, str]] = field(default_factory=queue.SimpleQueue)
     watchers: dict[str, Watcher] = field(default_factory=dict)
+    facts_watcher: FactsWatcher | None = None
     ready: bool = False
     retry_seconds: float = 0.0
     retry_at: float = float("inf")
@@ -175,6 +177,8 @@ class Daemon:
 
     def _converge(self, cause: str) -> None:
         """One convergence; whatever becomes of it is published, and tried again where that may help."""
+        if self.facts_watcher is not None:
+            self.world.notices = self.facts_watcher.platform.notices
         try:
             code = converge.converge(self.world, cause=cause, before_ready=not self.ready)
             if not self.ready and (code in (0, 75) or self._stands()):
@@ -273,6 +277,11 @@ class Daemon:
     def _tell_watchers(self) -> None:
         """Every source is watched from the first convergence on, so that one that comes back is seen at once."""
         world = self.world
+        if world.facts is not None:
+            if self.facts_watcher is None:
+                platform = PlatformWatcher(world.settings.discovery, world.places)
+                self.facts_watcher = FactsWatcher(platform, lambda: self.events.put((CHANGED, "facts")))
+            self.facts_watcher.saw(world.facts)
         pulled = dict(world.pulled.snapshots) if world.pulled else {}
         fresh = world.pulled.fresh if world.pulled else frozenset()
         for settings in world.settings.sources:
@@ -291,6 +300,9 @@ class Daemon:
         for watcher in self.watchers.values():
             watcher.stop()
         self.watchers.clear()
+        if self.facts_watcher is not None:
+            self.facts_watcher.stop()
+            self.facts_watcher = None
 
     def _stop(self) -> int:
         self.notifier.tell("STOPPING=1")

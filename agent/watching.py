@@ -7,8 +7,9 @@ import random
 import threading
 from collections.abc import Callable
 
-from agent.errors import SourceError
-from agent.model import Snapshot
+from agent.discovery.changes import Watcher as PlatformWatcher
+from agent.errors import DiscoveryError, SourceError
+from agent.model import Facts, Snapshot
 from agent.sources import Source, Watching
 
 log = logging.getLogger("parbake.watch")
@@ -85,3 +86,38 @@ class Watcher:
         """Exponential back-off with full jitter; returns the next delay."""
         self._stopping.wait(random.uniform(0, delay))  # noqa: S311 - jitter, not a secret
         return min(delay * 2, _LAST_DELAY)
+
+
+class FactsWatcher:
+    """Waits on the platform for facts that change while the instance runs; calls `changed` when one has."""
+
+    def __init__(self, platform: PlatformWatcher, changed: Callable[[], None]) -> None:
+        self.platform = platform
+        self._changed = changed
+        self._stopping = threading.Event()
+        self._facts: Facts | None = None
+        self._thread = threading.Thread(target=self._work, name="watch facts", daemon=True)
+
+    def saw(self, facts: Facts) -> None:
+        """The facts that the loop works with now. The thread starts with the first that name a platform to watch."""
+        self._facts = facts
+        if not self._thread.is_alive() and not self._stopping.is_set() and self.platform.watches(facts):
+            self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.platform.close()
+
+    def _work(self) -> None:
+        delay = _FIRST_DELAY
+        while not self._stopping.is_set() and self._facts is not None:
+            try:
+                changed = self.platform.wait(self._facts, _WATCH_SECONDS)
+            except DiscoveryError as error:
+                log.debug("the metadata service: %s", error)
+                self._stopping.wait(random.uniform(0, delay))  # noqa: S311 - jitter, not a secret
+                delay = min(delay * 2, _LAST_DELAY)
+                continue
+            delay = _FIRST_DELAY
+            if changed:
+                self._changed()

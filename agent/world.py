@@ -10,7 +10,7 @@ from typing import Any
 from agent import apply, placeholders, plugins, report, transaction
 from agent.errors import ApplyError, DataError
 from agent.generations import Generations
-from agent.model import Facts, Rendering, RunConfig
+from agent.model import Facts, FactValue, Rendering, RunConfig
 from agent.places import Places
 from agent.plan import Plan
 from agent.pull import Pulled
@@ -55,6 +55,9 @@ class World:
     renderer: Any = None
     last: Prepared | None = None
     pulled: Pulled | None = None
+    facts: Facts | None = None
+    notices: Mapping[str, FactValue | None] = field(default_factory=dict)
+    """What the platform has told since: tags that changed, a termination that is coming."""
     stopping: Callable[[], bool] = lambda: False
     applied: dict[str, str] = field(default_factory=dict)
     """The SHA-256 of what is in place, by template; filled by this run's convergences."""
