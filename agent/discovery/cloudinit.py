@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agent.discovery import Context, cloudinit_ds, documents
+from agent.discovery import Context
 from agent.discovery.file import read
 from agent.errors import DiscoveryError
 from agent.model import Attempt
@@ -37,6 +37,9 @@ class CloudInit:
         document = _instance_data(context.places)
         if document is None:
             return {}
+        # Not before there is something to read: most of what a machine without cloud-init would pay is imports.
+        from agent.discovery import cloudinit_ds
+
         v1 = document.get("v1")
         v1 = v1 if isinstance(v1, Mapping) else {}
         platform = v1.get("cloud_id") or v1.get("cloud_name") or v1.get("platform")
@@ -48,7 +51,8 @@ class CloudInit:
         for name, key in _V1.items():
             if v1.get(key) not in _SAYS_NOTHING:
                 found[name] = v1[key]
-        found.update(_from_datasource(platform, document.get("ds")))
+        known = cloudinit_ds.facts(platform, document.get("ds"))
+        found.update({name: value for name, value in known.items() if value not in (None, "", {}, [])})
         for name in cloudinit_ds.MEANS_ANOTHER.get(platform, ()):
             found.pop(name, None)
         table = _userdata(context.places, v1.get("instance_id"))
@@ -57,16 +61,14 @@ class CloudInit:
         return found
 
 
-def _from_datasource(platform: str, ds: object) -> dict[str, Any]:
-    return {name: value for name, value in cloudinit_ds.facts(platform, ds).items() if value not in (None, "", {}, [])}
-
-
 def _instance_data(places: Places) -> Mapping[str, Any] | None:
     """The sensitive file where we may read it: the other one has parts of `ds` redacted on newer versions."""
     for name in ("instance-data-sensitive.json", "instance-data.json"):
         path = places.host(f"{RUN}/{name}")
         if not path.is_file() or not os.access(path, os.R_OK):
             continue
+        from agent.discovery import documents
+
         return documents.json_table(read(path, places.shown(path)), places.shown(path))
     return None
 
@@ -77,6 +79,8 @@ def _userdata(places: Places, instance_id: object) -> Mapping[str, Any] | None:
     /var/lib/cloud/instance links to a directory named after the instance; in an image that was captured from a running
     instance it may still be another's, until cloud-init has moved it.
     """
+    from agent.discovery import documents
+
     link = places.host(INSTANCE)
     if not isinstance(instance_id, str) or not _belongs(link, instance_id):
         return None

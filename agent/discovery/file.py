@@ -6,21 +6,17 @@ a fact of the first directory wins over the second.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agent.discovery import Context, documents
+from agent.discovery import Context
 from agent.errors import DiscoveryError
 from agent.model import Attempt
 
 DIRECTORIES = ("/run/parbake/facts.d", "/etc/parbake/facts.d")
-_PARSERS: dict[str, Callable[[bytes, str], dict[str, Any]]] = {
-    ".toml": documents.toml_table,
-    ".json": documents.json_table,
-    ".yaml": documents.yaml_table,
-    ".yml": documents.yaml_table,
-}
+MAX_BYTES = 1024 * 1024
+_PARSERS = {".toml": "toml_table", ".json": "json_table", ".yaml": "yaml_table", ".yml": "yaml_table"}
 
 
 class File:
@@ -33,11 +29,19 @@ class File:
             for path in _files(context.places.host(name)):
                 shown = context.places.shown(path)
                 try:
-                    facts.update(_PARSERS[path.suffix](read(path, shown), shown))
+                    facts.update(_parse(path, shown))
                 except DiscoveryError as error:
                     context.attempts.append(Attempt("file", error.message, 0.0))
             found = facts | found
         return found
+
+
+def _parse(path: Path, shown: str) -> dict[str, Any]:
+    # Not before there is a file: its imports are most of what looking would cost.
+    from agent.discovery import documents
+
+    table: dict[str, Any] = getattr(documents, _PARSERS[path.suffix])(read(path, shown), shown)
+    return table
 
 
 def _files(directory: Path) -> list[Path]:
@@ -51,9 +55,9 @@ def read(path: Path, shown: str) -> bytes:
     """At most MAX_BYTES of a file. Raises DiscoveryError, also where the file is longer."""
     try:
         with path.open("rb") as file:
-            raw = file.read(documents.MAX_BYTES + 1)
+            raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise DiscoveryError(f"{shown} cannot be read: {error.strerror}") from None
-    if len(raw) > documents.MAX_BYTES:
-        raise DiscoveryError(f"{shown} is longer than {documents.MAX_BYTES} bytes")
+    if len(raw) > MAX_BYTES:
+        raise DiscoveryError(f"{shown} is longer than {MAX_BYTES} bytes")
     return raw
