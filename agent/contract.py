@@ -21,6 +21,22 @@ _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 def apply(merged: Merged, keys: Mapping[KeyPath, Key]) -> RunConfig:
     """The run config. Raises ContractError with every key that is missing or of the wrong type; never shows a value."""
+    declared, problems = _declared(merged, keys)
+    if problems:
+        raise ContractError(
+            f"the run config breaks the contract: {len(problems)} key(s)",
+            problems,
+            hint="nothing was changed; set the keys in the store, or correct [keys] in the image",
+        )
+    return _config(merged, declared)
+
+
+def what_holds(merged: Merged, keys: Mapping[KeyPath, Key]) -> RunConfig:
+    """The run config without the keys that break the contract: for finding what else is missing, never for a target."""
+    return _config(merged, _declared(merged, keys)[0])
+
+
+def _declared(merged: Merged, keys: Mapping[KeyPath, Key]) -> tuple[dict[KeyPath, Any], list[str]]:
     problems: list[str] = []
     declared: dict[KeyPath, Any] = {}
     for path, key in keys.items():
@@ -34,18 +50,17 @@ def apply(merged: Merged, keys: Mapping[KeyPath, Key]) -> RunConfig:
         try:
             declared[path] = Secret(_convert(value, key.type)) if key.secret else _convert(value, key.type)
         except ValueError as error:
+            declared[path] = Secret("") if key.secret else ""
             problems.append(f"{dotted(path)}: {error}, from {_place(merged, path)}")
-    if problems:
-        raise ContractError(
-            f"the run config breaks the contract: {len(problems)} key(s)",
-            problems,
-            hint="nothing was changed; set the keys in the store, or correct [keys] in the image",
-        )
+    return declared, problems
+
+
+def _config(merged: Merged, declared: Mapping[KeyPath, Any]) -> RunConfig:
     tree = _overlay(merged.tree, declared)
     origins = dict(merged.origins)
-    origins.update({path: Origin("contract", "default") for path in declared if lookup(merged.tree, path, _ABSENT) is _ABSENT})
-    secrets = frozenset(path for path, value in leaves(tree) if isinstance(value, Secret))
-    return RunConfig(tree, origins, secrets)
+    defaulted = [path for path in declared if lookup(merged.tree, path, _ABSENT) is _ABSENT]
+    origins.update({path: Origin("contract", "default") for path in defaulted})
+    return RunConfig(tree, origins, frozenset(path for path, value in leaves(tree) if isinstance(value, Secret)))
 
 
 def _default(key: Key) -> Any:

@@ -9,12 +9,13 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from agent import contract, disk, merge, placeholders, plan, pull, report
 from agent.discovery import discover, identity, values
 from agent.effect import execute, recover
-from agent.errors import ApplyError, DataError, RenderError, SourceMissing
-from agent.model import Change, Facts, Rendering, RunConfig
+from agent.errors import ApplyError, ContractError, DataError, RenderError, SourceMissing
+from agent.model import Change, Facts, Merged, Rendering, RunConfig
 from agent.pull import Pulled
 from agent.settings.tables import Template
 from agent.world import Prepared, World, open_source, timed
@@ -58,7 +59,7 @@ def prepare(world: World, facts: Facts) -> Prepared:
     pulled = _pull(world, facts)
     with timed(world, "contract") as said:
         merged = merge.merge(pulled.snapshots)
-        config = contract.apply(merged, world.settings.keys)
+        config = _under_contract(world, merged, facts)
         said.append(f"{len(config.origins)} keys, {len(config.secrets)} of them secret")
     with timed(world, "render") as said:
         renderings, waiting, rendered = _render(world, config, facts)
@@ -68,6 +69,30 @@ def prepare(world: World, facts: Facts) -> Prepared:
         said.append(_plan_words(planned))
     digest = world.state.digest(config, facts.values, world.build)
     return Prepared(facts, pulled, config, digest, renderings, planned, waiting, rendered)
+
+
+def _under_contract(world: World, merged: Merged, facts: Facts) -> RunConfig:
+    """The run config. Raises ContractError that also names what templates would miss, so that one run names every key."""
+    try:
+        return contract.apply(merged, world.settings.keys)
+    except ContractError as error:
+        said = "\n".join(error.problems)
+        holds = contract.what_holds(merged, world.settings.keys)
+        more = []
+        for template in world.settings.templates:
+            names = [name.removeprefix("config.") for name in _renderer(world).missing_keys(template, holds, facts)]
+            more += [f"{name}: in no layer, and template {template.name} reads it" for name in names if f"{name}:" not in said]
+        problems = [*error.problems, *more]
+        raise ContractError(f"the run config breaks the contract: {len(problems)} key(s)", problems, hint=error.hint) from None
+
+
+def _renderer(world: World) -> Any:
+    # Jinja2 costs a third of a short run's time: it comes in only where there is something to render
+    from agent import render
+
+    if world.renderer is None:
+        world.renderer = render.Renderer(world.places, world.settings.component, world.settings.templates)
+    return world.renderer
 
 
 def find_out(world: World) -> Facts:
@@ -109,11 +134,9 @@ def _render(
 ) -> tuple[dict[str, Rendering], dict[str, DataError | ApplyError], int]:
     if not world.settings.templates:
         return {}, {}, 0
-    # Jinja2 costs a third of a short run's time: it comes in only where there is something to render
     from agent import render
 
-    if world.renderer is None:
-        world.renderer = render.Renderer(world.places, world.settings.component, world.settings.templates)
+    renderer = _renderer(world)
     renderings: dict[str, Rendering] = {}
     waiting: dict[str, DataError | ApplyError] = {}
     failures: dict[str, list[RenderError]] = {}
@@ -124,7 +147,7 @@ def _render(
             renderings[template.name] = earlier
             continue
         try:
-            renderings[template.name] = world.renderer.render(template, config, facts)
+            renderings[template.name] = renderer.render(template, config, facts)
             count += 1
         except RenderError as error:
             failures.setdefault(template.group_name, []).append(error)

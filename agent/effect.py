@@ -371,7 +371,7 @@ def _conclude(
         text = "\n".join(str(error) for error in waiting.values())
         hints = [error.hint for error in waiting.values() if error.hint]
         world.report.enter("failed", text)
-        log.error("%s%s", text, f"; {hints[0]}" if hints else "")
+        log.error("%s%s", text, f"\nhint: {hints[0]}" if hints else "")
         return max(error.exit_code for error in waiting.values())
     if prepared.pulled.stale:
         errors = [f"source {r.name}: {r.error}" for r in prepared.pulled.reports if r.state == "stale"]

@@ -19,7 +19,7 @@ from urllib.parse import urljoin, urlsplit
 from agent.credentials import locate
 from agent.errors import ParbakeError
 from agent.httpreply import SOURCE, Family, Reply, Trouble, check_status, json_body, read_body, text_body
-from agent.httptls import TlsOptions
+from agent.httptls import TlsFiles, TlsOptions
 from agent.model import Secret
 from agent.places import Places
 from agent.sockets import Wire
@@ -44,6 +44,7 @@ __all__ = [
     "Family",
     "Headers",
     "Reply",
+    "TlsFiles",
     "TlsOptions",
     "check_url",
     "json_body",

@@ -85,8 +85,17 @@ def read_body(response: requests.Response, url: str, max_body_bytes: int) -> byt
             raise Trouble("invalid", too_large)
     if length.isdigit() and len(body) != int(length) and response.request.method != "HEAD":
         raise Trouble("unreachable", f"{shown(url)}: the answer broke off", again=True)
+    if not length and not body and _endless(response):
+        raise Trouble("unreachable", f"{shown(url)}: the answer broke off in its headers", again=True)
     encoding = response.headers.get("Content-Encoding", "identity").lower()
     return bytes(body) if encoding == "identity" else _decoded(bytes(body), encoding, url, max_body_bytes)
+
+
+def _endless(response: requests.Response) -> bool:
+    """Whether nothing says where the body ends. http.client takes headers that break off for whole ones, and an empty
+    body of such an answer would be an empty config."""
+    bodiless = response.status_code in (204, 304) or response.request.method == "HEAD"
+    return not bodiless and "chunked" not in response.headers.get("Transfer-Encoding", "").lower()
 
 
 def _decoded(body: bytes, encoding: str, url: str, max_body_bytes: int) -> bytes:

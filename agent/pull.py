@@ -88,7 +88,13 @@ def _believe(settings: SourceSettings, snapshot: Snapshot, had: frozenset[str]) 
         )
     if settings.required and all(layer.tree is None for layer in snapshot.layers):
         names = ", ".join(layer.name or "(top)" for layer in snapshot.layers)
-        raise SourceMissing(f"none of its layers exists: {names}")
+        raise SourceMissing(f"none of its layers exists{_place(settings)}: {names}")
+
+
+def _place(settings: SourceSettings) -> str:
+    """Where the layers are looked for, as far as the backend's options have a place that may be shown."""
+    places = (getattr(settings.options, name, "") for name in ("path", "prefix", "name", "bucket"))
+    return next((f" below {place}" for place in places if isinstance(place, str) and place), "")
 
 
 def _fitting(last: Snapshot | None, layers: Sequence[str] | None) -> Snapshot | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +15,8 @@ from agent.places import Places
 from agent.settings.tables import Component, Template
 from agent.templating import Compiled, Sandbox, TemplateFiles
 from agent.views import Reads, View
+
+log = logging.getLogger("parbake.render")
 
 
 class Renderer:
@@ -78,19 +81,23 @@ class Renderer:
         }
 
     def _missing(self, template: Template, config: RunConfig, facts: Facts, first: UndefinedError) -> RenderError:
-        """Render once more with absent keys noted instead of fatal, so that one run names them all."""
-        reads = Reads(lenient=True)
-        try:
-            self.compile(template).render(self._spaces(config, facts, reads))
-        except Exception:  # noqa: BLE001 - the first error is the one reported; this pass only adds names
-            reads.missing.setdefault("", None)
-        named = [name for name in reads.missing if name]
+        """All that this template misses, in one error."""
+        named = self.missing_keys(template, config, facts)
         problems = [f"{name} is not set" for name in named] or [str(first)]
         return RenderError(
             f"template {template.name}: {_line(first)}{'a key it needs is missing' if named else 'cannot be rendered'}",
             problems,
             hint="set the keys in the store, declare a default under [keys], or use `| default(...)` in the template",
         )
+
+    def missing_keys(self, template: Template, config: RunConfig, facts: Facts) -> list[str]:
+        """The absent keys a template uses, found by rendering it with each noted instead of fatal. Never raises."""
+        reads = Reads(lenient=True)
+        try:
+            self.compile(template).render(self._spaces(config, facts, reads))
+        except Exception as error:  # noqa: BLE001 - another error is reported as the first; this pass only adds names
+            log.debug("template %s: the search for missing keys ended early: %s", template.name, type(error).__name__)
+        return list(reads.missing)
 
 
 def _line(error: BaseException) -> str:

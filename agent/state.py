@@ -52,10 +52,16 @@ class State:
             ) from None
 
     def sweep(self) -> None:
-        """Remove what a run that was killed had half written: it may hold secrets. Call it with the lock held."""
-        for directory in (self._places.state, self._places.state / "generations"):
-            for path in directory.glob(".*.new"):
-                self._remove(path)
+        """Remove what a run that was killed had half written: it may hold secrets. Call it with the lock held.
+
+        Raises StateError.
+        """
+        try:
+            for directory in (self._places.state, self._places.state / "generations"):
+                for path in directory.glob(".*.new"):
+                    path.unlink()
+        except OSError as error:
+            raise StateError(f"the state directory {self._places.state} cannot be used: {error.strerror}") from None
 
     @contextmanager
     def lock(self, *, wait: bool = True) -> Iterator[None]:
@@ -102,7 +108,14 @@ class State:
 
     def remove(self, name: str) -> None:
         """Forget a record, durably. Raises StateError."""
-        (self._places.state / name).unlink(missing_ok=True)
+        path = self._places.state / name
+        try:
+            path.unlink()
+            sync_directory(path.parent)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StateError(f"{path} cannot be removed: {error.strerror}") from None
 
     def rename(self, name: str, new: str) -> None:
         """Give a record another name, durably; that needs no space on the disk. Raises StateError."""

@@ -62,6 +62,7 @@ class _Found:
     tables: dict[str, dict[str, tuple[Any, str]]] = field(default_factory=dict)
     lists: dict[str, dict[str, tuple[dict[str, Any], str]]] = field(default_factory=dict)
     lines: dict[str, locate.Lines] = field(default_factory=dict)
+    main_there: bool = True
 
 
 def load(places: Places, families: Families, config: Path | None = None) -> Settings:
@@ -74,6 +75,7 @@ def load(places: Places, families: Families, config: Path | None = None) -> Sett
     found = _Found()
     main = config or places.main_file
     if not main.is_file():
+        found.main_there = False
         problems.add(str(main), "no such file; it holds [component] and the rest of the build config")
     for path in _toml_files(places.vendor_directory):
         _take_file(path, found, problems, run_time=False)
@@ -162,7 +164,7 @@ def _label(name: str, item: Mapping[str, Any]) -> str:
 def _build(found: _Found, families: Families, problems: Problems) -> Settings:
     """What could be read; the tables that could not are left at their defaults, so that the rest is checked too."""
     values: dict[str, Any] = {name: _table(name, cls, found, problems) for name, cls in TABLES.items()}
-    if "component" not in found.tables:
+    if "component" not in found.tables and found.main_there:
         problems.add("[component]", 'is missing; it needs at least name = "..."')
     values["component"] = values["component"] or Component(name="unnamed")
     values["keys"] = _keys(found, problems)

@@ -40,14 +40,14 @@ class JsonFields:
             memo.clear()
         for value in distinct - memo.keys():
             memo[value] = "" if value is None else prefix + encode_basestring(value.decode("utf-8", "replace"))
-        return repeat(memo[column[0]]) if len(distinct) == 1 else map(memo.__getitem__, column)
+        return repeat(memo[column[0]], len(column)) if len(distinct) == 1 else map(memo.__getitem__, column)
 
     def bodies(self, batch: Batch, *, skip: frozenset[str] = frozenset()) -> list[str]:
         """The fields of each entry as one JSON object, without time and labels."""
         columns = [self.members(name, column) for name, column in batch.columns.items() if name not in skip]
         if not columns:
             return ["{}"] * len(batch)
-        return [f"{{{row[1:]}}}" for row in map("".join, zip(*columns, strict=False))][: len(batch)]
+        return [f"{{{row[1:]}}}" for row in map("".join, zip(*columns, strict=True))]
 
     def objects(self, batch: Batch, *, skip: frozenset[str] = frozenset()) -> list[str]:
         """Each entry as one JSON object: its time (RFC 3339), its fields, then the labels."""

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from agent.credentials import locate
 from agent.errors import SourceDenied, SourceInvalid, SourceUnreachable
-from agent.httpclient import TlsOptions, check_url
+from agent.httpclient import TlsFiles, check_url
 from agent.schema import setting
 from agent.sources import SourceContext, extras
 from agent.sources.metadata import Metadata
@@ -26,7 +26,7 @@ _AGAIN = ("Throttling", "ThrottlingException", "TooManyRequestsException", "Prov
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AwsOptions(TlsOptions):
+class AwsOptions(TlsFiles):
     region: str = setting("the region, such as eu-central-1")
     endpoint_url: str = setting("another address of the service, such as a VPC endpoint", "")
     imds_url: str = setting("another address of the metadata service that gives the instance's role", "")
@@ -120,6 +120,9 @@ class Aws:
         except (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, OSError) as error:
             self._drop()
             raise SourceUnreachable(f"{place}: {type(error).__name__}") from None
+        except KeyError as error:
+            # An answer that broke off in its headers has no body; the library takes that for an empty result.
+            raise SourceUnreachable(f"{place}: an answer without {error}") from None
         except (boto.BotoCoreError, ValueError) as error:
             raise SourceInvalid(f"{place}: {type(error).__name__}") from None
 
@@ -129,7 +132,7 @@ class Aws:
         if code in _DENIED or status in (401, 403):
             self._drop()
             return SourceDenied(f"{place}: {code}", hint=f"allow {error.operation_name} to the instance's role")
-        if code in _AGAIN or status == 429 or status >= 500:
+        if code in _AGAIN or status == 429 or status >= 500 or code.isdigit():  # a number: there was no body
             return SourceUnreachable(f"{place}: {code}")
         return SourceInvalid(f"{place}: {code} from {error.operation_name}")
 

@@ -57,13 +57,16 @@ class AppConfigSource:
             if missing(error, "ResourceNotFoundException"):
                 return Layer(layer, None)
             raise
+        following = answer["NextPollConfigurationToken"]
         content = answer["Configuration"].read()
         read = known if not content and known is not None else self._parsed(layer, content, answer)
-        self._sessions[layer] = (answer["NextPollConfigurationToken"], read)
+        self._sessions[layer] = (following, read)
         return read
 
     def _parsed(self, layer: str, content: bytes, answer: Any) -> Layer:
         kind = str(answer.get("ContentType", "application/json")).partition(";")[0]
+        if not content:
+            raise SourceInvalid(f'profile "{layer}" comes without content', hint="deploy a version of it")
         if kind not in documents.TYPES:
             raise SourceInvalid(f'profile "{layer}" has the type "{kind}"', hint="make it JSON, YAML or TOML")
         tree = documents.parse(content, documents.TYPES[kind], f'profile "{layer}"')

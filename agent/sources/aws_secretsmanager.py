@@ -46,8 +46,8 @@ class SecretsManagerSource:
             if gone or missing(error, "ResourceNotFoundException"):
                 return Layer(layer, None)
             raise
-        content = answer.get("SecretString") or answer.get("SecretBinary") or b""
-        return Layer(layer, documents.parse(content, "JSON", f"the secret {name}"), answer.get("VersionId", ""))
+        content = answer["SecretString"] if "SecretBinary" not in answer else answer["SecretBinary"]
+        return Layer(layer, documents.parse(content, "JSON", f"the secret {name}"), answer["VersionId"])
 
     def close(self) -> None:
         self._aws.close()

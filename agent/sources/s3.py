@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
-from agent.errors import SourceInvalid
+from agent.errors import SourceInvalid, SourceUnreachable
 from agent.model import Layer, Snapshot
 from agent.schema import setting
 from agent.sources import SourceContext, documents, keys
@@ -56,12 +56,14 @@ class S3Source:
             if known is not None and missing(error, "304", "NotModified"):
                 return known
             # Without s3:ListBucket a key that is not there answers 403, and is denied: it could be either.
-            if missing(error, "NoSuchKey", "404"):
+            if missing(error, "NoSuchKey"):
                 return Layer(layer, None)
             raise
         content = answer["Body"].read(_MOST_BYTES + 1)
         if len(content) > _MOST_BYTES:
             raise SourceInvalid(f"{where} is larger than {_MOST_BYTES} bytes")
+        if len(content) != answer["ContentLength"]:
+            raise SourceUnreachable(f"{where}: the answer broke off")
         form = documents.FORMS[PurePosixPath(key).suffix]
         return Layer(layer, documents.parse(content, form, where), answer["ETag"])
 

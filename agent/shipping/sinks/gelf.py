@@ -70,7 +70,7 @@ class GelfSink:
         columns = {_name(name): c for name, c in batch.columns.items() if name not in _OWN_PLACE}
         blank = [None] * len(batch)
         more = [self._json.members(name, column) for name, column in columns.items()]
-        extra = list(map("".join, zip(*more, strict=False))) if columns else [""] * len(batch)
+        extra = list(map("".join, zip(*more, strict=True))) if columns else [""] * len(batch)
         heads = zip(
             seconds(batch.times),
             self._json.literals(batch.columns.get("_HOSTNAME", blank)),
