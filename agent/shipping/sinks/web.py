@@ -14,7 +14,7 @@ from agent.model import Secret
 from agent.schema import Seconds, setting
 from agent.shipping import SinkContext, SinkTooLarge
 
-SINK = Family(SinkUnavailable, SinkDenied, SinkRefused)
+SINK = Family(SinkUnavailable, SinkDenied, SinkDenied)
 _MINE = frozenset({*range(200, 300), *range(400, 600)} - {401, 403, 408, 425, 429, 500, 502, 503, 504})
 """The statuses that are decided here; the client turns the others into SinkDenied and SinkUnavailable."""
 _REFUSED = frozenset((400, 406, 409, 411, 415, 422))
