@@ -1,0 +1,28 @@
+"""In CI a skip is a failure: PARBAKE_NO_SKIPS=1 turns every one into an error that says why it would have been skipped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+
+import pytest
+from pluggy import Result
+
+NO_SKIPS = os.environ.get("PARBAKE_NO_SKIPS") == "1"
+
+
+def _refuse(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if NO_SKIPS and report.skipped and not hasattr(report, "wasxfail"):
+        why = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        report.outcome = "failed"
+        report.longrepr = f"a skip is a failure here: {why}"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Result[pytest.TestReport], None]:
+    _refuse((yield).get_result())
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Result[pytest.CollectReport], None]:
+    _refuse((yield).get_result())
