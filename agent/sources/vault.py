@@ -157,7 +157,13 @@ class VaultSource:
             return self._send(method, path, deadline, body, self._authorised(deadline))
 
     def _send(
-        self, method: str, path: str, deadline: float, body: Mapping[str, Any] | None, headers: Mapping[str, Any]
+        self,
+        method: str,
+        path: str,
+        deadline: float,
+        body: Mapping[str, Any] | None,
+        headers: Mapping[str, Any],
+        expect: Sequence[int] = (200, 404),
     ) -> Reply:
         named = {"X-Vault-Namespace": self._options.namespace} if self._options.namespace else {}
         return self._client.request(
@@ -167,7 +173,7 @@ class VaultSource:
             body=None if body is None else json.dumps(body).encode(),
             timeout_seconds=self._context.timeout_seconds,
             deadline=deadline,
-            expect=(200, 404),
+            expect=expect,
         )
 
     def _authorised(self, deadline: float) -> Mapping[str, str | Secret]:
@@ -182,9 +188,11 @@ class VaultSource:
                 token = None
             self._token = token
         if self._token is None:
-            reply = self._send("PUT", self._login.path, deadline, self._login.body(), {})
+            reply = self._send("PUT", self._login.path, deadline, self._login.body(), {}, (200, 400, 404))
             if reply.status == 404:
                 raise SourceDenied(f"{reply.url}: no auth method is mounted there", hint="check auth_mount")
+            if reply.status == 400:
+                raise SourceDenied(f"{reply.url}: the login is refused", hint="check the role and its credential")
             self._token = _lease(_table(reply, "auth"), "client_token", {}, reply)
         return {"X-Vault-Token": Secret(self._token.id)}
 

@@ -147,6 +147,8 @@ class MetadataTokens(FakeHttp):
         if asked.path == account + "identity" and google and asked.query.get("format") == "full":
             return 200, f"jwt-for-{asked.query['audience']}".encode()
         if asked.path == "/metadata/identity/oauth2/token" and azure and asked.query["api-version"] == "2018-02-01":
+            if not self.azure:
+                return 400, {"error": "invalid_request", "error_description": "Identity not found"}
             return 200, {"access_token": self.azure, "expires_in": "3599", "resource": asked.query["resource"]}
         if asked.path == "/metadata/instance/compute" and azure:
             return 200, {"subscriptionId": "sub", "resourceGroupName": "group", "name": "vm1", "vmScaleSetName": ""}

@@ -55,6 +55,15 @@ class Server:
             self._child.kill()
             self._child = None
 
+    def pause(self) -> None:
+        """Hang: connections are accepted, nothing is answered."""
+        assert self._child is not None
+        self._child.pause()
+
+    def resume(self) -> None:
+        assert self._child is not None
+        self._child.resume()
+
     def __enter__(self) -> Any:
         try:
             self.start()

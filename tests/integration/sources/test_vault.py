@@ -1,0 +1,184 @@
+"""Vault: every way to log in, tokens and leases that are renewed, and replaced before they end. Against the fake."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.errors import SourceDenied
+from agent.places import Places
+from agent.sources import SourceContext
+from agent.sources.vault import VaultSource
+from agent.sources.vaultauth import VaultOptions
+from tests.servers.cloudfakes import MetadataTokens
+from tests.servers.vaultfake import VaultFake
+
+
+@pytest.fixture
+def vault() -> Iterator[VaultFake]:
+    with VaultFake() as made:
+        made.kv["site/common"] = [{"db": {"password": "x"}}]
+        yield made
+
+
+@pytest.fixture
+def metadata() -> Iterator[MetadataTokens]:
+    with MetadataTokens() as made:
+        yield made
+
+
+def open_vault(vault: VaultFake, **options: Any) -> VaultSource:
+    given = VaultOptions(address=vault.url, prefix="site", **options)
+    return VaultSource(given, SourceContext("vault", Places(), 5.0, poll_seconds=30.0))
+
+
+def file(directory: Path, text: str) -> str:
+    path = directory / f"file-{abs(hash(text))}"
+    path.write_text(text + "\n")
+    return str(path)
+
+
+METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "approle": ({"role_id": "r-1", "secret_id_file": "@s-1"}, {"role_id": "r-1", "secret_id": "s-1"}),
+    "jwt": ({"role": "web", "jwt_file": "@j.w.t"}, {"role": "web", "jwt": "j.w.t"}),
+    "kubernetes": ({"role": "web", "jwt_file": "@k.8.s"}, {"role": "web", "jwt": "k.8.s"}),
+    "gcp": ({"role": "web"}, {"role": "web", "jwt": "jwt-for-vault/web"}),
+    "azure": (
+        {"role": "web"},
+        {"role": "web", "jwt": "eyJ.token", "subscription_id": "sub", "resource_group_name": "group", "vm_name": "vm1"},
+    ),
+    "aws": ({"role": "web"}, {"role": "web", "iam_http_request_method": "POST"}),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_logs_in_once_and_again_when_its_token_is_refused(
+    vault: VaultFake, metadata: MetadataTokens, tmp_path: Path, method: str
+) -> None:
+    """What the documentation wants is sent; a token that Vault has revoked is replaced by a new login."""
+    if method == "aws":
+        pytest.importorskip("botocore")
+    options, wanted = METHODS[method]
+    given = {name: file(tmp_path, value[1:]) if value.startswith("@") else value for name, value in options.items()}
+    vault.logins[f"auth/{method}"] = wanted
+    source = open_vault(vault, auth=method, imds_url=metadata.url, **given)
+    for _ in range(3):
+        assert source.fetch(["common"]).layers[0].tree == {"db": {"password": "x"}}
+    logins = [asked for asked in vault.asked if asked.path.endswith("/login")]
+    assert len(logins) == 1
+    vault.tokens.clear()
+    assert source.fetch(["common"]).layers[0].tree == {"db": {"password": "x"}}
+    source.close()
+
+
+def test_a_certificate_is_a_login(vault: VaultFake, tmp_path: Path) -> None:
+    """auth = "cert" sends the role's name; the certificate itself goes into the TLS handshake."""
+    vault.logins["auth/cert"] = {"name": "web"}
+    from tests.servers.faulty import Certificates, Faulty
+
+    certificates = Certificates(tmp_path / "tls")
+    with Faulty(vault.port, certificates.good) as proxy:
+        certificate, key = map(str, certificates.good)
+        options = VaultOptions(
+            address=f"https://127.0.0.1:{proxy.port}", prefix="site", auth="cert", role="web",
+            ca_file=str(certificates.ca), cert_file=certificate, key_file=key,
+        )  # fmt: skip
+        source = VaultSource(options, SourceContext("vault", Places(), 5.0))
+        assert source.fetch(["common"]).layers[0].tree == {"db": {"password": "x"}}
+        source.close()
+
+
+def test_a_login_that_is_refused_is_denied_and_not_hammered(vault: VaultFake, tmp_path: Path) -> None:
+    """One login a fetch; the secret id's file is read again for the next one."""
+    vault.logins["auth/approle"] = {"role_id": "r", "secret_id": "right"}
+    path = tmp_path / "secret-id"
+    path.write_text("wrong")
+    source = open_vault(vault, auth="approle", role_id="r", secret_id_file=str(path))
+    with pytest.raises(SourceDenied) as caught:
+        source.fetch(["common"])
+    assert "wrong" not in str(caught.value)
+    assert len(vault.asked) == 1
+    path.write_text("right")
+    assert source.fetch(["common"]).layers[0].tree is not None
+    source.close()
+
+
+def test_an_options_mistake_is_found_before_anything_is_asked() -> None:
+    """A method without what it needs is a setting's error."""
+    for options in ({}, {"auth": "approle"}, {"auth": "kubernetes"}, {"auth": "cert"}, {"auth": "jwt", "role": "x"}):
+        with pytest.raises(ValueError, match="needs"):
+            VaultOptions(address="https://vault:8200", **options)  # type: ignore[arg-type]
+
+
+def dynamic(vault: VaultFake, tmp_path: Path, **options: Any) -> VaultSource:
+    return open_vault(vault, token_file=file(tmp_path, "root-token"), dynamic=("database/creds/web",), **options)
+
+
+def user(source: VaultSource) -> str:
+    tree = source.fetch(["common"]).layers[-1].tree
+    assert tree is not None
+    return str(tree["dynamic"]["database"]["creds"]["web"]["username"])
+
+
+def test_a_dynamic_secret_is_asked_for_once_and_renewed(vault: VaultFake, tmp_path: Path) -> None:
+    """Three convergences are one database user; its lease is renewed after two thirds of its time."""
+    vault.lease_seconds = 1.5
+    source = dynamic(vault, tmp_path)
+    assert {user(source) for _ in range(3)} == {"v-web-1"}
+    seen = source.fetch(["common"])
+    assert not source.watch(seen, 2.2)
+    renewals = [asked for asked in vault.asked if asked.path == "/v1/sys/leases/renew"]
+    assert 1 <= len(renewals) <= 3
+    assert user(source) == "v-web-1"
+    source.close()
+
+
+def test_a_lease_near_its_greatest_age_is_replaced_before_it_ends(vault: VaultFake, tmp_path: Path) -> None:
+    """The watch asks for a convergence while the old password is still good."""
+    vault.lease_seconds, vault.longest_seconds = 1.5, 2.0
+    source = dynamic(vault, tmp_path)
+    begun = time.monotonic()
+    seen = source.fetch(["common"])
+    first = next(iter(vault.leases))
+    while not source.watch(seen, 5.0):
+        assert time.monotonic() - begun < 5
+    assert vault.leases[first][1] > time.monotonic()
+    assert user(source) == "v-web-2"
+    source.close()
+
+
+def test_a_token_is_renewed_and_its_leases_go_with_it_when_it_cannot_be(vault: VaultFake, tmp_path: Path) -> None:
+    """A token near its end is renewed; one that was revoked is replaced, and so are the secrets that died with it."""
+    vault.logins["auth/approle"] = {"role_id": "r"}
+    vault.token_seconds = 1.5
+    source = open_vault(vault, auth="approle", role_id="r", dynamic=("database/creds/web",))
+    assert user(source) == "v-web-1"
+    time.sleep(1.1)
+    assert user(source) == "v-web-1"
+    assert any(asked.path == "/v1/auth/token/renew-self" for asked in vault.asked)
+    vault.tokens.clear()
+    assert user(source) == "v-web-2"
+    source.close()
+
+
+def test_close_ends_the_wait_for_a_lease(vault: VaultFake, tmp_path: Path) -> None:
+    """A stop of the daemon does not wait for a poll."""
+    source = dynamic(vault, tmp_path)
+    seen = source.fetch(["common"])
+    threading.Timer(0.2, source.close).start()
+    begun = time.monotonic()
+    assert not source.watch(seen, 30)
+    assert time.monotonic() - begun < 2
+
+
+def test_a_deleted_version_is_no_layer(vault: VaultFake, tmp_path: Path) -> None:
+    """KV 2 keeps the metadata of what was deleted; that is not a layer without keys."""
+    vault.kv["site/common"].append(None)
+    source = open_vault(vault, token_file=file(tmp_path, "root-token"))
+    assert source.fetch(["common"]).layers[0].tree is None
+    source.close()
