@@ -13,9 +13,10 @@ from typing import Any
 
 from agent import contract, disk, merge, placeholders, plan, pull, report
 from agent.discovery import discover, identity, values
-from agent.effect import execute, recover
+from agent.effect import execute
 from agent.errors import ApplyError, ContractError, DataError, RenderError, SourceMissing
 from agent.model import Change, Facts, Merged, Rendering, RunConfig
+from agent.outcome import recover
 from agent.pull import Pulled
 from agent.settings.tables import Template
 from agent.world import Prepared, World, open_source, timed
@@ -101,7 +102,7 @@ def find_out(world: World) -> Facts:
         facts = discover.discover(world.settings, world.places, notices=world.notices)
         world.facts, world.report.facts = facts, facts.values
         for source in world.settings.sources:
-            for name in {fact for layer in source.layers for fact in placeholders.names(layer)}:
+            for name in {*placeholders.names_in(source.layers), *placeholders.names_in_options(source.options)}:
                 value = facts.values.get(name)
                 if isinstance(value, str):
                     values.check_segment(name, value)

@@ -33,6 +33,19 @@ def names(text: str) -> frozenset[str]:
     return frozenset(match[2].split(".")[0] for match in found if match and match[1] == "facts")
 
 
+def names_in(value: Any) -> frozenset[str]:
+    """The same for a value of settings: a string, or a list or table with strings in it."""
+    if isinstance(value, str):
+        return names(value)
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    return frozenset(name for item in items for name in names_in(item))
+
+
+def names_in_options(options: Any) -> frozenset[str]:
+    """The same for the options of a plugin."""
+    return frozenset(name for field in dataclasses.fields(options) for name in names_in(getattr(options, field.name)))
+
+
 def fill(text: str, spaces: Mapping[str, Mapping[str, Any]]) -> str:
     """`text` with its placeholders replaced.
 

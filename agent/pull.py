@@ -34,7 +34,11 @@ class Pulled:
 def layer_names(settings: SourceSettings, facts: Facts, build: Mapping[str, str]) -> tuple[str, ...]:
     """A source's layers with their placeholders filled. Raises DiscoveryError naming a missing fact."""
     spaces: dict[str, Mapping[str, Any]] = {"facts": facts.values, "build": build}
-    return tuple(placeholders.fill(layer, spaces) for layer in settings.layers)
+    try:
+        return tuple(placeholders.fill(layer, spaces) for layer in settings.layers)
+    except DiscoveryError as error:
+        asked = "; ".join(f"{attempt.provider}: {attempt.outcome}" for attempt in facts.attempts)
+        raise DiscoveryError(f"layer {error} (asked: {asked or 'nobody'})", hint=error.hint) from None
 
 
 def pull(
