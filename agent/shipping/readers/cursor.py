@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+_HEX = "([0-9a-f]{1,16})"
+_SHAPE = re.compile(f"s=([0-9a-f]{{32}});i={_HEX};b=([0-9a-f]{{32}});m={_HEX};t={_HEX};x={_HEX}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +24,11 @@ class Cursor:
     @classmethod
     def parse(cls, text: str) -> Cursor | None:
         """None where `text` is no cursor, such as what a full disk left of one."""
-        parts = dict(part.split("=", 1) for part in text.split(";") if "=" in part)
-        try:
-            return cls(parts["s"], int(parts["i"], 16), parts["b"], parts["m"], int(parts["t"], 16), parts["x"])
-        except (KeyError, ValueError):
+        match = _SHAPE.fullmatch(text)
+        if match is None:
             return None
+        family, number, boot, monotonic, realtime, digest = match.groups()
+        return cls(family, int(number, 16), boot, monotonic, int(realtime, 16), digest)
 
     def same_entry(self, other: Cursor) -> bool:
         """Also true for an entry that journald has copied from /run to /var, where it has another number."""

@@ -106,6 +106,7 @@ class JournalReader:
         journal = self._journal
         step, get_all, realtime, cursor = journal._next, journal._get_all, journal._get_realtime, journal._get_cursor
         own_pid, wants_ids, looked, skipped = self._own_pid, self._wants_ids, 0, 0
+        threshold, everything = self._threshold, "*" in self._fields
         while looked < most and step():
             try:
                 fields = get_all()
@@ -118,6 +119,8 @@ class JournalReader:
             looked += 1
             if fields.get("_SYSTEMD_UNIT") == OWN_UNIT or fields.get("_PID") == own_pid:
                 continue
+            if len(fields.get("MESSAGE", b"")) > threshold or (everything and max(map(len, fields.values())) > threshold):
+                fields = {name: value[:threshold] for name, value in fields.items()}
             times.append(time_us)
             found.append(fields)
             if wants_ids:

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -160,24 +161,25 @@ def aws(root: Path, kind: str) -> Iterator[Target]:
     os.environ.update(AWS_ACCESS_KEY_ID="testing", AWS_SECRET_ACCESS_KEY="testing", AWS_EC2_METADATA_DISABLED="true")
     server = ThreadedMotoServer("127.0.0.1", free_port(), verbose=False)
     server.start()
+    place = f"logs-{uuid.uuid4().hex}"  # moto keeps its state for the whole process
     url = f"http://127.0.0.1:{server._port}"
     common = {"region": "eu-west-1", "endpoint_url": url, "timeout": "10s"}
     api = boto3.client("logs" if kind == "cloudwatch" else "s3", region_name="eu-west-1", endpoint_url=url)
 
     def cloudwatch_rows() -> list[dict[str, str]]:
-        found = api.get_log_events(logGroupName="g", logStreamName="s", startFromHead=True)
+        found = api.get_log_events(logGroupName=place, logStreamName="s", startFromHead=True)
         return [json.loads(event["message"]) for event in found["events"]]
 
     def s3_rows() -> list[dict[str, str]]:
-        keys = sorted(found["Key"] for found in api.list_objects_v2(Bucket="b").get("Contents", []))
-        bodies = [gzip.decompress(api.get_object(Bucket="b", Key=key)["Body"].read()) for key in keys]
+        keys = sorted(found["Key"] for found in api.list_objects_v2(Bucket=place).get("Contents", []))
+        bodies = [gzip.decompress(api.get_object(Bucket=place, Key=key)["Body"].read()) for key in keys]
         return [json.loads(line) for body in bodies for line in body.splitlines()]
 
     rows = cloudwatch_rows if kind == "cloudwatch" else s3_rows
     try:
         if kind == "s3":
-            api.create_bucket(Bucket="b", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
-        own = {"log_group": "g", "log_stream": "s"} if kind == "cloudwatch" else {"bucket": "b"}
+            api.create_bucket(Bucket=place, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+        own = {"log_group": place, "log_stream": "s"} if kind == "cloudwatch" else {"bucket": place}
         yield Target(common | own, lambda: [row["MESSAGE"] for row in rows()], rows)
     finally:
         server.stop()
