@@ -16,6 +16,8 @@ from agent.model import Attempt
 
 FIRST_PAUSE_SECONDS = 0.05
 MOST_PAUSE_SECONDS = 1.0
+FIRST_ADDRESS_SECONDS = 1.0
+"""How long one of several addresses may take before the next is tried: they are all on the link."""
 
 
 class Service:
@@ -98,7 +100,10 @@ class Service:
             connection = self._connections[tries % len(self._connections)]
             tries += 1
             # Half of what is left: a request that got lost must not take the time of the one that would not.
-            until = now + max(0.2, (self._context.deadline - now) / (1 if patient else 2))
+            share = (self._context.deadline - now) / (1 if patient else 2)
+            if len(self._connections) > 1:
+                share = min(share, FIRST_ADDRESS_SECONDS)
+            until = now + max(0.2, share)
             try:
                 reply = connection.send(method, path, {**self.headers, **headers}, min(until, self._context.deadline))
             except TooLong:
