@@ -18,7 +18,7 @@ from agent.errors import ApplyError, ContractError, DataError, RenderError, Sour
 from agent.model import Change, Facts, Merged, Rendering, RunConfig
 from agent.outcome import recover
 from agent.pull import Pulled
-from agent.settings.tables import Template
+from agent.settings.tables import Source, Template
 from agent.world import Prepared, World, open_source, timed
 
 log = logging.getLogger("parbake.converge")
@@ -97,24 +97,27 @@ def _renderer(world: World) -> Any:
 
 
 def find_out(world: World) -> Facts:
-    """Discover the facts, and refuse those that would leave a layer's path. Raises DiscoveryError."""
+    """Discover the facts. Raises SettingsError for a provider that cannot be imported."""
     with timed(world, "facts") as said:
         facts = discover.discover(world.settings, world.places, notices=world.notices)
         world.facts, world.report.facts = facts, facts.values
-        for source in world.settings.sources:
-            for name in {*placeholders.names_in(source.layers), *placeholders.names_in_options(source.options)}:
-                value = facts.values.get(name)
-                if isinstance(value, str):
-                    values.check_segment(name, value)
         said.append(", ".join(f"{n}={v}" for n, v in sorted(facts.values.items()) if isinstance(v, str)) or "none")
     return facts
+
+
+def _vet(source: Source, facts: Facts) -> None:
+    """Refuse a fact that would lead a source elsewhere: a fact's value is anybody's. Raises DiscoveryError."""
+    for name in {*placeholders.names_in(source.layers), *placeholders.names_in_options(source.options)}:
+        value = facts.values.get(name)
+        if isinstance(value, str):
+            values.check_segment(name, value)
 
 
 def _pull(world: World, facts: Facts) -> Pulled:
     good = world.state.last_good.load()
     with timed(world, "pull") as said:
         opened = [(settings, open_source(world, settings, facts)) for settings in world.settings.sources]
-        pulled = pull.pull(opened, facts, world.build, good, report.now)
+        pulled = pull.pull(opened, facts, world.build, good, report.now, _vet)
         before = world.report.sources
         world.pulled, world.report.sources = pulled, pulled.reports
         said.append("; ".join(f"{r.name} ({r.backend}) {r.state}" for r in pulled.reports) or "no sources")

@@ -47,8 +47,12 @@ def pull(
     build: Mapping[str, str],
     good: LastGood,
     now: Callable[[], str],
+    vet: Callable[[SourceSettings, Facts], None] = lambda settings, facts: None,
 ) -> Pulled:
-    """Ask every source once. A source that fails or is not believed gives its last good snapshot, and is stale."""
+    """Ask every source once. A source that fails or is not believed gives its last good snapshot, and is stale.
+
+    `vet` raises DiscoveryError for facts that must not enter a source's layers.
+    """
     snapshots: list[tuple[str, Snapshot]] = []
     reports: list[SourceReport] = []
     fresh: set[str] = set()
@@ -57,6 +61,7 @@ def pull(
         name = settings.name
         layers: tuple[str, ...] | None = None
         try:
+            vet(settings, facts)
             layers = layer_names(settings, facts, build)
             snapshot = source.fetch(layers)
             _believe(settings, snapshot, good.had.get(name, frozenset()))

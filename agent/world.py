@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from agent import apply, placeholders, plugins, report, transaction
-from agent.errors import ApplyError, DataError
+from agent.errors import ApplyError, DataError, DiscoveryError
 from agent.generations import Generations
-from agent.model import Facts, FactValue, Rendering, RunConfig
+from agent.model import Facts, FactValue, Rendering, RunConfig, Snapshot
 from agent.places import Places
 from agent.plan import Plan
 from agent.pull import Pulled
@@ -83,10 +83,28 @@ def open_world(places: Places, settings: Settings) -> World:
     return World(places, settings, State(places, settings.state.cache), units, report=report.fresh(settings))
 
 
+class Unopened:
+    """Stands for a source whose options need a fact that is not known: asking it says so, as any failure of a source."""
+
+    options_class: ClassVar[type[Any]] = object
+
+    def __init__(self, error: DiscoveryError) -> None:
+        self._error = error
+
+    def fetch(self, layers: Sequence[str]) -> Snapshot:
+        raise self._error
+
+    def close(self) -> None:
+        return None
+
+
 def open_source(world: World, settings: SourceSettings, facts: Facts) -> Source:
-    """The source, opened anew only where a fact in its options changed. Raises DiscoveryError for a missing fact."""
+    """The source, opened anew only where a fact in its options changed."""
     spaces: dict[str, Mapping[str, Any]] = {"facts": facts.values, "build": world.build}
-    options = placeholders.fill_options(settings.options, spaces)
+    try:
+        options = placeholders.fill_options(settings.options, spaces)
+    except DiscoveryError as error:
+        return Unopened(error)
     known = world.sources.get(settings.name)
     if known is not None and known[0] == options:
         return known[1]
