@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 
 from agent import converge, drift, logs, report
 from agent.discovery.changes import Watcher as PlatformWatcher
-from agent.effect import RolledBack, confirm_started
 from agent.errors import ParbakeError
+from agent.outcome import RolledBack, confirm_started
 from agent.watching import FactsWatcher, Watcher
 from agent.world import World
 

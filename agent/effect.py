@@ -9,18 +9,17 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any
 
-from agent import apply, disk, generations, logs, plan, report, transaction
+from agent import apply, disk, generations, plan, report, transaction
 from agent.errors import ApplyError, CheckError, DataError, StateError
 from agent.generations import Generation
 from agent.masking import write_mask_file
 from agent.model import Change, Rendering, RunConfig, Snapshot, UnitResult, UnitStep, dotted, leaves
+from agent.outcome import HOLD, REJECTED, applied_number, finish, tools_of
 from agent.world import Prepared, World, timed
 
 log = logging.getLogger("parbake.converge")
-REJECTED = "rejected"
-HOLD = "hold"
 
 
 def execute(world: World, prepared: Prepared, *, cause: str, before_ready: bool = False) -> int:
@@ -33,9 +32,9 @@ def execute(world: World, prepared: Prepared, *, cause: str, before_ready: bool 
         _describe(world, prepared, {})
         world.report.enter("rolled-back", f"held at generation {held} by `parbake rollback`; `parbake resume` ends it")
         return 0
-    if rejected.get("digest") == prepared.digest:
+    if _was_rejected(world, prepared, rejected):
         _describe(world, prepared, {})
-        world.report.generation = _applied_number(world)
+        world.report.generation = applied_number(world)
         world.report.enter("failed" if rejected.get("first") else "rolled-back", str(rejected.get("error")))
         return 74
     _tell_shipper(world, prepared)
@@ -45,6 +44,23 @@ def execute(world: World, prepared: Prepared, *, cause: str, before_ready: bool 
     _remember(world, prepared, changes)
     _describe(world, prepared, waiting, results)
     return _conclude(world, prepared, waiting, results)
+
+
+def _was_rejected(world: World, prepared: Prepared, rejected: Mapping[str, Any]) -> bool:
+    """Whether this is what was rejected: the same inputs, or others that render to the very same targets."""
+    if not rejected:
+        return False
+    if rejected.get("digest") == prepared.digest:
+        return True
+    known = next((g for g in world.generations.all() if g.number == rejected.get("generation")), None)
+    return (
+        known is not None
+        and not prepared.waiting
+        and all(
+            known.targets.get(change.template, {}).get("sha256") == hashlib.sha256(change.content).hexdigest()
+            for change in prepared.plan.changes
+        )
+    )
 
 
 def _tell_shipper(world: World, prepared: Prepared) -> None:
@@ -122,7 +138,11 @@ def _put_into_effect(
     )
     tools = tools_of(world, prepared.config)
     with timed(world, "commit") as said:
-        _record(world, prepared, changes, cause, number, (), last, state=generations.PENDING)
+        try:
+            _record(world, prepared, changes, cause, number, (), last, state=generations.PENDING)
+        except StateError:
+            apply.discard(world.places, [rename.target for rename in renames])
+            raise
         done = transaction.commit(tools, started)
         said.append(f"{len(renames)} targets replaced, generation {number}")
         for change in changes:
@@ -142,127 +162,6 @@ def _steps(world: World, changes: list[Change]) -> tuple[UnitStep, ...]:
     stopped = world.state.load(REJECTED).get("stopped", [])
     steps = plan.units(world.settings.templates, changes)
     return tuple(replace(step, action="restart") if step.unit in stopped else step for step in steps)
-
-
-def finish(
-    world: World, tools: transaction.Tools, done: transaction.Transaction, *, before_ready: bool
-) -> tuple[UnitResult, ...]:
-    """Verify a committed generation; confirm it, or go back. Raises ApplyError where it does not hold."""
-    with timed(world, "verify") as said:
-        problem = transaction.verify(tools, done)
-        acted = any(result.result == "ok" for result in done.results.values())
-        said.append(problem or ("the units are up" if acted else "no unit to wait for"))
-    results = tuple(done.results.values())
-    if problem is None:
-        if done.hold is not None:
-            world.state.save(HOLD, {"generation": done.hold})
-        if world.state.load(REJECTED).get("digest") == done.digest:
-            world.state.remove(REJECTED)
-        transaction.confirm(tools, done)
-        return results
-    world.report.units = results
-    if done.first:
-        stopped = transaction.leave_or_stop(tools, done)
-        error = f"generation {done.generation} did not come up: {problem}"
-        _reject(world, done, error, generations.FAILED, {"first": True, "stopped": stopped})
-        transaction.confirm(tools, done)
-        raise NotUp(
-            error,
-            hint="it is the first, so there is nothing to go back to; correct the run config and it converges by itself",
-        )
-    return go_back(world, tools, done, problem, before_ready=before_ready)
-
-
-def go_back(
-    world: World, tools: transaction.Tools, done: transaction.Transaction, problem: str, *, before_ready: bool
-) -> NoReturn:
-    """Take a generation back. Raises RolledBack where that is done, ApplyError where a target could not be put back."""
-    targets = transaction.take_back(tools, done)
-    keys = ", ".join(done.keys) or "none"
-    error = f"generation {done.generation} was rolled back: {problem}; keys that changed: {keys}"
-    _reject(world, done, error, generations.REJECTED, {})
-    world.report.units = transaction.act_again(tools, done, before_ready=before_ready)
-    world.report.generation = _applied_number(world)
-    world.last = None
-    world.state.remove(transaction.UNDO)
-    raise RolledBack(error, hint=f"{len(targets)} targets hold the earlier generation again; change the keys to try anew")
-
-
-class NotUp(ApplyError):
-    """A generation was put into effect and did not hold."""
-
-
-class RolledBack(NotUp):
-    """And the earlier one is back."""
-
-
-def _reject(world: World, done: transaction.Transaction, error: str, state: str, more: Mapping[str, Any]) -> None:
-    """Remember not to try a generation again. A disk that is full then costs a second try, and never the way back."""
-    try:
-        world.state.save(REJECTED, {"digest": done.digest, "generation": done.generation, "error": error, **more})
-        world.generations.judge(done.generation, state, error=error)
-    except StateError as failure:
-        log.error("generation %d cannot be marked as %s: %s", done.generation, state, failure)
-
-
-def _applied_number(world: World) -> int:
-    last = world.generations.last()
-    return last.number if last else 0
-
-
-def recover(world: World, *, before_ready: bool) -> None:
-    """`resume`, where what comes next is done whether or not the earlier generation holds. Raises ApplyError, StateError."""
-    try:
-        resume(world, before_ready=before_ready)
-    except NotUp as error:
-        message_id = logs.ROLLED_BACK if isinstance(error, RolledBack) else logs.FAILED
-        log.error("%s", error, extra=logs.event(message_id, world.report.generation))
-
-
-def resume(world: World, *, before_ready: bool) -> None:
-    """Finish what an earlier run was killed in, before anything else is done. Raises ApplyError as `finish` does."""
-    left = transaction.load(world.state)
-    if left is None:
-        transaction.sweep(world.places, world.settings.templates)
-        world.generations.forget()
-        return
-    if left.undoing:
-        _resume_going_back(world, left, before_ready=before_ready)
-        return
-    if not left.deferred:
-        log.warning("finishing generation %d, which an earlier run was stopped in", left.generation)
-    tools = tools_of(world, world.last.config if world.last else None)
-    if not left.committed:
-        left = transaction.complete(tools, left)
-    left = transaction.act(tools, left, before_ready=before_ready)
-    world.generations.judge(left.generation, generations.APPLIED, left.results.values())
-    if left.deferred and not before_ready:
-        left = transaction.await_start(tools, left)
-    if not left.deferred:
-        world.report.units = finish(world, tools, left, before_ready=before_ready)
-
-
-def _resume_going_back(world: World, left: transaction.Transaction, *, before_ready: bool) -> None:
-    log.warning("going back from generation %d, which an earlier run was stopped in", left.generation)
-    tools = tools_of(world, None)
-    if left.committed:
-        go_back(world, tools, left, "it did not hold, and parbake was stopped while going back", before_ready=before_ready)
-    transaction.take_back(tools, left)
-    world.generations.forget()
-    world.state.remove(transaction.UNDO)
-
-
-def confirm_started(world: World) -> None:
-    """After READY: verify what could not be before, because systemd had yet to start the units. Raises ApplyError."""
-    with world.state.lock():
-        resume(world, before_ready=False)
-
-
-def tools_of(world: World, config: RunConfig | None) -> transaction.Tools:
-    secrets = config.secret_texts() if config else None
-    return transaction.Tools(
-        world.places, world.settings, world.state, world.units, world.run, world.pause, secrets, world.stopping
-    )
 
 
 def changed_keys(
@@ -304,7 +203,8 @@ def _record(
         ),
         whole,
     )
-    world.report.generation = number
+    if state == generations.APPLIED:
+        world.report.generation = number
 
 
 def _as_it_stands(prepared: Prepared, changes: list[Change]) -> list[Change]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -54,8 +55,8 @@ class Generations:
     def all(self) -> list[Generation]:
         """Oldest first. A damaged record is left out."""
         found = []
-        for path in self._directory.glob("*.json") if self._directory.is_dir() else ():
-            generation = _read(path)
+        for number in self._numbers():
+            generation = _read(self._directory / f"{number:06}.json")
             if generation is not None:
                 found.append(generation)
         return sorted(found, key=lambda generation: generation.number)
@@ -76,11 +77,19 @@ class Generations:
         """Drop a generation that was recorded and never committed; with no number, every such one. Raises StateError."""
         for generation in self.all():
             if generation.state == PENDING and number in (None, generation.number):
-                self._delete(generation.number)
+                self.drop(generation.number)
 
     def next_number(self) -> int:
-        numbers = [int(path.stem) for path in self._directory.glob("*.json") if path.stem.isdigit()]
-        return max(numbers, default=0) + 1
+        return max(self._numbers(), default=0) + 1
+
+    def _numbers(self) -> list[int]:
+        try:
+            names = [name.removesuffix(".json") for name in os.listdir(self._directory) if name.endswith(".json")]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StateError(f"{self._directory} cannot be read: {error.strerror}") from None
+        return sorted(int(name) for name in names if name.isdigit())
 
     def record(self, generation: Generation, changes: Iterable[Change] = ()) -> None:
         """Write a generation, with the content of all its targets where it may be kept. Raises StateError."""
@@ -132,9 +141,10 @@ class Generations:
 
     def _prune(self) -> None:
         for generation in self.all()[: -self._keep]:
-            self._delete(generation.number)
+            self.drop(generation.number)
 
-    def _delete(self, number: int) -> None:
+    def drop(self, number: int) -> None:
+        """Remove a generation's record, which needs no space on the disk. Raises StateError."""
         try:
             for suffix in ("content", "json"):
                 (self._directory / f"{number:06}.{suffix}").unlink(missing_ok=True)

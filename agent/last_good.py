@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from agent.places import Places
 from agent.sealing import Sealer
 
 _INDEX = "last-good.index"
+_KEPT = ("last-good.sealed", "last-good.json")
 
 
 class _Files(Protocol):
@@ -27,6 +29,7 @@ class _Files(Protocol):
     def set_damaged_aside(self, path: Path, error: Exception) -> None: ...
     def load(self, name: str) -> dict[str, Any]: ...
     def digest_key(self) -> bytes: ...
+    def remove(self, name: str) -> None: ...
 
 
 class LastGood:
@@ -79,30 +82,30 @@ class LastGoodStore:
         be kept as the settings ask. Raises StateError."""
         plain, sealed = self._directory / "last-good.json", self._directory / "last-good.sealed"
         if self._cache == "none":
-            self._forget()
+            self._forget(*_KEPT, _INDEX)
             return None
         content = _encode(snapshots)
         kept, other = (sealed, plain) if secret and self._cache == "encrypted" else (plain, sealed)
         digest = hmac.new(self._files.digest_key(), content, hashlib.sha256).hexdigest()
-        if self._files.load(_INDEX).get("digest") == digest and kept.exists():
+        if self._files.load(_INDEX).get("digest") == digest and os.path.exists(kept):
             return None
         if kept is sealed:
             closed = self._sealer.seal(content)
             if closed is None:
-                self._forget()
+                self._forget(*_KEPT, _INDEX)
                 return 'systemd-creds cannot seal it here, and cache = "plain" is not set'
             content = closed
         self._files.write(kept, content)
-        other.unlink(missing_ok=True)
+        self._forget(other.name)
         self._files.write(self._directory / _INDEX, json.dumps(_index(snapshots, fetched, digest)).encode())
         return None
 
-    def _forget(self) -> None:
-        for name in ("last-good.json", "last-good.sealed", _INDEX):
-            (self._directory / name).unlink(missing_ok=True)
+    def _forget(self, *names: str) -> None:
+        for name in names:
+            self._files.remove(name)
 
     def _read_snapshots(self) -> Mapping[str, Snapshot]:
-        for name in ("last-good.sealed", "last-good.json"):
+        for name in _KEPT:
             path = self._directory / name
             content = self._files.read(path)
             if content is None:

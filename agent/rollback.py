@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
 from agent import apply, disk, generations, plan, report, transaction
-from agent.effect import HOLD, directories, finish, recover, tools_of
+from agent.effect import directories
 from agent.errors import UsageError
 from agent.generations import Generation
 from agent.model import Change
+from agent.outcome import HOLD, finish, recover, tools_of
 from agent.world import World
+
+log = logging.getLogger("parbake.converge")
 
 
 def roll_back(world: World, number: int | None, *, wait: bool = True) -> None:
@@ -34,7 +38,10 @@ def roll_back(world: World, number: int | None, *, wait: bool = True) -> None:
             for name, t in wanted.targets.items()
         )
         world.report.enter("rolled-back", f"held at generation {wanted.number} by `parbake rollback`; `parbake resume` ends it")
-        report.publish(world.report, world.places)
+        try:
+            report.publish(world.report, world.places)
+        except OSError as error:
+            log.warning("%s cannot be written: %s", world.places.status, error.strerror)
 
 
 def _choose(world: World, number: int | None) -> Generation:

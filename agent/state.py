@@ -170,7 +170,7 @@ class State:
         key = self.read(path)
         if key is None or len(key) != 32:
             key = os.urandom(32)
-            if self._places.state.is_dir():
+            if os.path.isdir(self._places.state):
                 self.write(path, key)
         return key
 

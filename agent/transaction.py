@@ -74,6 +74,14 @@ class Tools:
     stopping: Callable[[], bool] = lambda: False
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a generation does not hold, and the units that this is about."""
+
+    text: str
+    units: tuple[str, ...]
+
+
 def save(state: State, transaction: Transaction) -> None:
     state.save(
         JOURNAL,
@@ -185,20 +193,21 @@ def _act_with_retries(tools: Tools, step: UnitStep, before_ready: bool) -> UnitR
     return result
 
 
-def verify(tools: Tools, transaction: Transaction) -> str | None:
+def verify(tools: Tools, transaction: Transaction) -> Problem | None:
     """Why the generation does not hold, or None: units that stay up, and the templates' `verify` commands."""
+    failed = [result for result in transaction.results.values() if result.result == "failed"]
+    if failed:
+        said = "; ".join(f"unit {result.unit}: {result.action} failed: {result.detail}" for result in failed)
+        return Problem(said, tuple(result.unit for result in failed if result.action != "command"))
     for result in transaction.results.values():
-        if result.result == "failed":
-            return f"unit {result.unit}: {result.action} failed: {result.detail}"
-    for result in transaction.results.values():
-        problem = _stays_up(tools, result) if result.result == "ok" and result.action != "command" else None
-        if problem:
-            return problem
+        text = _stays_up(tools, result) if result.result == "ok" and result.action != "command" else None
+        if text:
+            return Problem(text, (result.unit,))
     templates = {t.name: t for t in tools.settings.templates}
     for name in transaction.templates:
-        problem = _verify_command(tools, templates[name]) if name in templates and templates[name].verify else None
-        if problem:
-            return problem
+        text = _verify_command(tools, templates[name]) if name in templates and templates[name].verify else None
+        if text:
+            return Problem(text, tuple(unit.name for unit in templates[name].units if not unit.command))
     return None
 
 
@@ -285,14 +294,13 @@ def _stronger(tools: Tools, step: UnitStep) -> str:
     return "restart"
 
 
-def leave_or_stop(tools: Tools, transaction: Transaction) -> list[str]:
+def leave_or_stop(tools: Tools, problem: Problem) -> list[str]:
     """The first generation failed, and there is nothing to go back to. Returns the units that were stopped."""
     if tools.settings.units.on_first_failure != "stop":
         return []
-    failed = [u for u, r in transaction.results.items() if r.result == "failed" and r.action != "command"]
-    for unit in failed:
+    for unit in problem.units:
         tools.units.stop(unit)
-    return failed
+    return list(problem.units)
 
 
 def sweep(places: Places, templates: Iterable[Template]) -> None:

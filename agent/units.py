@@ -31,6 +31,11 @@ class UnitState:
     def running(self) -> bool:
         return self.active in _RUNNING
 
+    @property
+    def down(self) -> bool:
+        """Whether its last start failed. A unit that was not started yet, or was stopped, is not down."""
+        return self.active == "failed" or (self.active == "activating" and self.sub.startswith("auto-restart"))
+
 
 class Units(Protocol):
     """What acts on units."""
@@ -77,7 +82,7 @@ class Systemd:
         state = self.state(step.unit)
         if state.load in ("not-found", "bad-setting", "error", "masked"):
             return UnitResult(step.unit, step.action, "failed", f"systemd says the unit is {state.load}")
-        if before_ready and not state.running:
+        if before_ready and not state.running and not state.down:
             if step.action == "start":
                 self._run(["systemctl", "--no-block", "start", "--", step.unit], _SHOW_SECONDS)
                 return UnitResult(step.unit, step.action, "queued", "started by systemd once parbake is ready")
@@ -85,6 +90,9 @@ class Systemd:
         action = _fitting(step.action, state)
         if action is None:
             return UnitResult(step.unit, step.action, "stopped", "it does not run, and a reload does not start it")
+        if action != "reload":
+            # the starts of the config before, and its failures, must not use up the limit that systemd sets
+            self._run(["systemctl", "reset-failed", "--", step.unit], _SHOW_SECONDS)
         mode = ["--job-mode=ignore-dependencies"] if before_ready else []
         ran = self._run(["systemctl", *mode, action, "--", step.unit], self._timeout)
         if ran.ok:
@@ -108,9 +116,9 @@ class Systemd:
 
 
 def _fitting(action: str, state: UnitState) -> str | None:
-    """A failed unit is started again, since new config may be what it lacked; a stopped one is not reloaded."""
+    """A unit that is down is started again, since new config may be what it lacked; a stopped one is not reloaded."""
     if action == "reload" and not state.running:
-        return "restart" if state.active == "failed" else None
+        return "restart" if state.down else None
     return action
 
 

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 
 from agent.commands import say
 from agent.commands.once import converge_and_publish, show
-from agent.effect import HOLD
+from agent.outcome import HOLD
 from agent.places import Places
 from agent.settings.tables import Settings
 from agent.units import booting

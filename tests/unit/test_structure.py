@@ -16,8 +16,9 @@ from agent import errors
 PACKAGE = Path(agent.__file__).parent
 HEAVY = ("requests", "urllib3", "jinja2", "tenacity", "watchdog", "systemd.journal")
 BANNED = {"manager", "helper", "utils", "util", "data", "info", "handler"}
-THEIR_NAMES = ("DataError", "SecretsManager", "SecretManager", "secretsmanager", "secret_manager")
-"""What a cloud calls its own service is no choice of ours; DataError is EX_DATAERR of sysexits.h."""
+THEIR_NAMES = ("DataError", "Handler", "SecretsManager", "SecretManager", "secretsmanager", "secret_manager")
+"""What a cloud calls its own service is no choice of ours; DataError is EX_DATAERR of sysexits.h,
+Handler a class of logging's or watchdog's."""
 PRIVATE_ERRORS = {"TooLong", "Trouble", "GaveUp", "Refused"}
 """Exceptions outside agent.errors, each caught in the family that raises it."""
 
@@ -28,11 +29,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("settings",),
     # the workers: each does one step and knows no other worker but those it is built of
     ("merge", "contract", "views", "reading", "dropins", "sealing", "units"),
+    ("last_good",),
     ("filters", "state", "generations", "plan", "apply", "report", "discovery", "httptransport", "httptls", "httpreply"),
     ("templating", "httpclient"),
     ("render", "sources", "shipping"),
     ("pull", "watching", "transaction"),
     ("world",),
+    ("outcome",),
     ("effect", "drift"),
     ("converge", "rollback"),
     ("daemon",),
