@@ -25,7 +25,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.servers.metadata_platforms import PLATFORMS, Answer, Request, State
+from tests.servers.metadata_answers import Answer, Request, State
+from tests.servers.metadata_platforms import PLATFORMS
 
 FAULTS = (
     "hang",

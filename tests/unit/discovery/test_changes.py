@@ -18,7 +18,7 @@ from agent.errors import DiscoveryError
 from agent.model import Facts
 from agent.places import Places
 from tests.servers.metadata import Metadata
-from tests.servers.metadata_platforms import Gce
+from tests.servers.metadata_headers import Gce
 from tests.unit.discovery.machines import ask, machine, settings, write
 
 UUID = "0c2d7f6e-1234-4000-8000-00000000000a"

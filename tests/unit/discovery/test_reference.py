@@ -1,0 +1,27 @@
+"""docs/reference/discovery.md names everything that discovery knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.discovery import NAMES, PROVIDERS
+from agent.discovery.changes import CHANGING
+from agent.discovery.clouds import CLOUDS
+from agent.discovery.dmi import TABLE
+
+PAGE = (Path(__file__).resolve().parents[3] / "docs/reference/discovery.md").read_text("utf-8")
+PLAIN = [pattern.removesuffix(".*") for _, _, pattern in TABLE if pattern.replace(" ", "").removesuffix(".*").isalnum()]
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES, *CHANGING, *PROVIDERS, *CLOUDS}))
+def test_every_name_is_in_the_reference(name: str) -> None:
+    """A fact, a provider or a platform that is missing there does not exist for a reader."""
+    assert f"`{name}`" in PAGE
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_every_string_of_firmware_is_in_the_reference(text: str) -> None:
+    """What a platform is recognised by stands in its row, exactly."""
+    assert f"`{text}`" in PAGE
