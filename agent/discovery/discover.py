@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from agent import plugins
-from agent.discovery import PROVIDERS, Context, values
+from agent.discovery import NAMES, PROVIDERS, Context, values
 from agent.errors import DiscoveryError, ParbakeError
 from agent.model import Attempt, Facts, FactValue
 from agent.places import Places
@@ -64,6 +64,18 @@ def missing(facts: Facts, name: str) -> DiscoveryError:
         f"the fact {name} is not known on this instance (asked: {asked or 'nobody'})",
         hint=f"run `parbake facts -v`, or set {name} under [facts]",
     )
+
+
+_FAILED = ("failed: ", "did not come back")
+
+
+def shortfall(facts: Facts) -> str:
+    """Which providers failed, why, and what is therefore not known; "" where none did. For one line of a log."""
+    failed = [f"{attempt.provider} {attempt.outcome}" for attempt in facts.attempts if attempt.outcome.startswith(_FAILED)]
+    unknown = [name for name in NAMES if name not in facts.values]
+    if not failed or not unknown:
+        return ""
+    return f"{'; '.join(failed)}; not known: {', '.join(unknown)}"
 
 
 class _Found:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agent.discovery import Context
-from agent.discovery.discover import discover, missing
+from agent.discovery.discover import discover, missing, shortfall
 from agent.discovery.values import check_segment
 from agent.errors import DiscoveryError, SettingsError
 from agent.places import Places
@@ -189,6 +189,17 @@ def test_a_missing_fact_is_explained(tmp_path: Path) -> None:
     assert "environment" in error.message
     assert "the rack's controller is not there" in error.message
     assert "kernel: nothing" in error.message
+
+
+def test_what_a_failure_costs_is_said(tmp_path: Path) -> None:
+    """Who failed, why, and which facts are not known; nothing where nobody failed."""
+    facts = ask(Places(tmp_path), provider("Raises"), provider("First"))
+    text = shortfall(facts)
+    assert "the rack's controller is not there" in text
+    assert "not known: platform, instance_id, zone" in text
+    assert shortfall(ask(Places(tmp_path), provider("First"))) == ""
+    hung = ask(machine(tmp_path, "ec2"), "imds", imds_url="http://127.0.0.1:1", timeout=0.1)
+    assert "imds:ec2 failed: http://127.0.0.1:1/latest/api/token gave no answer" in shortfall(hung)
 
 
 def test_no_request_without_a_match(tmp_path: Path) -> None:
