@@ -39,24 +39,40 @@ def what_holds(merged: Merged, keys: Mapping[KeyPath, Key]) -> RunConfig:
 def _declared(merged: Merged, keys: Mapping[KeyPath, Key]) -> tuple[dict[KeyPath, Any], list[str]]:
     problems: list[str] = []
     declared: dict[KeyPath, Any] = {}
-    for path, key in keys.items():
-        value = lookup(merged.tree, path, _ABSENT)
-        if value is _ABSENT:
-            if key.default is not None:
-                declared[path] = _default(key)
-            elif key.required:
+    tree = _copy(merged.tree)
+    for path in sorted(keys, key=len):  # a table that is text in the store is known only once it is converted
+        key, value = keys[path], lookup(tree, path, _ABSENT)
+        around = _value_around(tree, path)
+        if around:
+            problems.append(f"{dotted(path)}: {dotted(around)} is a value, expected a table, from {_place(merged, around)}")
+            continue
+        if value is _ABSENT and key.default is None:
+            if key.required:
                 problems.append(f"{dotted(path)}: required, and in no layer{_near(path, merged)}{_described(key)}")
             continue
         try:
-            declared[path] = Secret(_convert(value, key.type)) if key.secret else _convert(value, key.type)
+            converted = _default(key) if value is _ABSENT else _convert(value, key.type)
         except ValueError as error:
-            declared[path] = Secret("") if key.secret else ""
+            converted = ""
             problems.append(f"{dotted(path)}: {error}, from {_place(merged, path)}")
+        declared[path] = Secret(converted) if key.secret else converted
+        _put(tree, path, declared[path])
     return declared, problems
 
 
+def _value_around(tree: Mapping[str, Any], path: KeyPath) -> KeyPath | None:
+    """The nearest part of a path that holds a value, so that nothing can be below it."""
+    for length in range(1, len(path)):
+        found = lookup(tree, path[:length], _ABSENT)
+        if found is not _ABSENT and not isinstance(found, Mapping):
+            return path[:length]
+    return None
+
+
 def _config(merged: Merged, declared: Mapping[KeyPath, Any]) -> RunConfig:
-    tree = _overlay(merged.tree, declared)
+    tree = _copy(merged.tree)
+    for path in declared:
+        _put(tree, path, declared[path])
     origins = dict(merged.origins)
     defaulted = [path for path in declared if lookup(merged.tree, path, _ABSENT) is _ABSENT]
     origins.update({path: Origin("contract", "default") for path in defaulted})
@@ -64,8 +80,7 @@ def _config(merged: Merged, declared: Mapping[KeyPath, Any]) -> RunConfig:
 
 
 def _default(key: Key) -> Any:
-    value = base64.b64decode(key.default) if key.type == "bytes" else key.default
-    return Secret(value) if key.secret else value
+    return _bytes(key.default) if key.type == "bytes" else key.default
 
 
 def _described(key: Key) -> str:
@@ -86,14 +101,10 @@ def _place(merged: Merged, path: KeyPath) -> str:
     return "no layer"
 
 
-def _overlay(tree: Mapping[str, Any], declared: Mapping[KeyPath, Any]) -> dict[str, Any]:
-    copied = _copy(tree)
-    for path in sorted(declared, key=len):
-        table = copied
-        for segment in path[:-1]:
-            table = table.setdefault(segment, {})
-        table[path[-1]] = _copy(declared[path]) if isinstance(declared[path], Mapping) else declared[path]
-    return copied
+def _put(tree: dict[str, Any], path: KeyPath, value: Any) -> None:
+    for segment in path[:-1]:
+        tree = tree.setdefault(segment, {})
+    tree[path[-1]] = _copy(value) if isinstance(value, Mapping) else value
 
 
 def _copy(tree: Mapping[str, Any]) -> dict[str, Any]:

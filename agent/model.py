@@ -5,6 +5,7 @@ facts -> snapshots (one a source) -> merged tree -> run config -> renderings -> 
 
 from __future__ import annotations
 
+import base64
 import hmac
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -41,6 +42,11 @@ class Secret:
         value = self._value
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
+    def texts(self) -> Iterator[str]:
+        """Every text that gives the value away: itself, each part of a list or table, and of bytes their base64."""
+        yield self.text()
+        yield from _parts(self._value)
+
     def __repr__(self) -> str:
         return MASK
 
@@ -65,6 +71,14 @@ class Secret:
 
     def __iter__(self) -> NoReturn:
         raise TypeError("a Secret has no parts; reveal() it where it is used")
+
+
+def _parts(value: Any) -> Iterator[str]:
+    if isinstance(value, bytes):
+        yield base64.b64encode(value).decode("ascii")
+    elif isinstance(value, (list, tuple, Mapping)):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from Secret(part).texts()
 
 
 def dotted(path: KeyPath) -> str:
@@ -197,7 +211,7 @@ class RunConfig:
 
     def secret_texts(self) -> tuple[str, ...]:
         """The texts to mask wherever foreign output is shown."""
-        return tuple(value.text() for _, value in leaves(self.tree) if isinstance(value, Secret))
+        return tuple(text for _, value in leaves(self.tree) if isinstance(value, Secret) for text in value.texts())
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping
 
@@ -53,11 +54,21 @@ def _check_keys(settings: Settings, problems: Problems) -> None:
         wrong_bool = isinstance(key.default, bool) and key.type != "boolean"
         if key.default is not None and (wrong_bool or not isinstance(key.default, fits)):
             problems.add(where, f"default is {kind_of(key.default)}, but the type is {key.type}")
+        if key.type == "bytes" and isinstance(key.default, str) and not _is_base64(key.default):
+            problems.add(where, "default is not base64, as a default of type bytes must be")
         if key.secret and key.type == "table":
             problems.add(where, "a table cannot be secret as a whole; declare its keys")
         for other in settings.keys:
             if len(other) > len(path) and other[: len(path)] == path and key.type != "table":
                 problems.add(where, f'is {key.type}, but "{dotted(other)}" is declared below it')
+
+
+def _is_base64(text: str) -> bool:
+    try:
+        base64.b64decode("".join(text.split()), validate=True)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_templates(settings: Settings, places: Places, problems: Problems) -> None:
