@@ -105,8 +105,6 @@ class Generations:
                 f"generation {generation.number} cannot be recorded: {error.strerror}",
                 hint=f"free space for {self._directory}, or let parbake write there",
             ) from None
-        if generation.state == APPLIED:
-            self._prune()
 
     def _write_content(self, number: int, changes: list[Change]) -> None:
         if self._cache == "none":
@@ -139,9 +137,15 @@ class Generations:
         except (ValueError, AttributeError) as error:
             raise StateError(f"generation {number} is damaged: {error}") from None
 
-    def _prune(self) -> None:
+    def prune(self) -> None:
+        """Drop what is more than is kept, and never the one to go back to. Call it once a generation's fate is known.
+
+        Raises StateError.
+        """
+        last = self.last()
         for generation in self.all()[: -self._keep]:
-            self.drop(generation.number)
+            if last is None or generation.number != last.number:
+                self.drop(generation.number)
 
     def drop(self, number: int) -> None:
         """Remove a generation's record, which needs no space on the disk. Raises StateError."""

@@ -33,6 +33,7 @@ def finish(
         if world.state.load(REJECTED).get("digest") == done.digest:
             world.state.remove(REJECTED)
         transaction.confirm(tools, done)
+        world.generations.prune()
         return results
     world.report.units = results
     if done.first:
@@ -75,6 +76,7 @@ def _reject(world: World, done: transaction.Transaction, error: str, state: str,
     try:
         world.state.save(REJECTED, {"digest": done.digest, "generation": done.generation, "error": error, **more})
         world.generations.judge(done.generation, state, error=error)
+        world.generations.prune()
     except StateError as failure:
         log.error("generation %d cannot be marked as %s: %s", done.generation, state, failure)
         world.generations.drop(done.generation)
