@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -28,7 +30,8 @@ class Ran:
 
 
 def run(argv: Sequence[str], timeout_seconds: float) -> Ran:
-    """Run `argv` without a shell. On a time-out the whole process group is killed."""
+    """Run `argv` without a shell, until it ends or its time is up. Its whole process group is killed then: what a check
+    left in the background neither outlives it nor holds it up."""
     environment = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/root"}
     try:
         process = subprocess.Popen(
@@ -43,23 +46,56 @@ def run(argv: Sequence[str], timeout_seconds: float) -> Ran:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         return Ran(None, f"{argv[0]}: {reason}")
+    assert process.stdout is not None
+    with process.stdout as pipe:
+        os.set_blocking(pipe.fileno(), False)
+        try:
+            ended, output = _follow(process.pid, pipe.fileno(), time.monotonic() + timeout_seconds)
+        finally:
+            # before it is waited for, so that the number of the group cannot be another's yet
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if not ended:
+            return Ran(None, f"no end after {timeout_seconds:g} s, killed", timed_out=True)
+        output = _drained(pipe.fileno(), output)
+    return Ran(process.returncode, output.decode("utf-8", "replace").strip())
+
+
+def _follow(pid: int, pipe: int, deadline: float) -> tuple[bool, bytes]:
+    """Read until the program ends: (True, the end of its output), or until the deadline: (False, ...)."""
+    output = b""
+    ended = os.pidfd_open(pid)
     try:
-        output, _ = process.communicate(timeout=timeout_seconds)
-        return Ran(process.returncode, _tail(output))
-    except subprocess.TimeoutExpired:
-        return Ran(None, f"no end after {timeout_seconds:g} s, killed", timed_out=True)
+        poll = select.poll()
+        poll.register(ended, select.POLLIN)
+        poll.register(pipe, select.POLLIN)
+        while (left := deadline - time.monotonic()) > 0:
+            ready = dict(poll.poll(left * 1000))
+            if ended in ready:
+                return True, output
+            if pipe in ready:
+                chunk = _read(pipe)
+                if chunk == b"":  # it closed its output, and goes on
+                    poll.unregister(pipe)
+                output = (output + (chunk or b""))[-OUTPUT_BYTES:]
+        return False, output
     finally:
-        _end_group(process)
+        os.close(ended)
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """What a check left in the background must not outlive it."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    if process.stdout is not None:
-        process.stdout.close()
-    process.wait()
+def _drained(pipe: int, output: bytes) -> bytes:
+    """What still stands in the pipe. Its end is not waited for: a process in a session of its own may hold it open."""
+    for _ in range(64):
+        chunk = _read(pipe)
+        if not chunk:
+            break
+        output = (output + chunk)[-OUTPUT_BYTES:]
+    return output
 
 
-def _tail(output: bytes) -> str:
-    return output[-OUTPUT_BYTES:].decode("utf-8", "replace").strip()
+def _read(pipe: int) -> bytes | None:
+    try:
+        return os.read(pipe, OUTPUT_BYTES)
+    except BlockingIOError:
+        return None
