@@ -111,14 +111,14 @@ def diff(change: Change, config: RunConfig) -> str:
 
 
 def _secret_diff(change: Change, before: bytes, masker: Masker) -> str:
-    """Line by line: what stands in both is shown; of an old line that is gone only the mask."""
-    new_raw = change.content.decode("utf-8", "replace").splitlines(keepends=True)
-    kept = set(new_raw)
+    """Both masked as a whole, since a secret may span lines. An old line that is gone is not shown at all."""
+    new_lines = masker.mask(change.content.decode("utf-8", "replace")).splitlines(keepends=True)
+    kept = set(new_lines)
     old_lines = [
-        masker.mask(line) if line in kept else "(a line of the old file, withheld: it may hold an earlier secret)\n"
-        for line in before.decode("utf-8", "replace").splitlines(keepends=True)
+        line if line in kept else "(a line of the old file, withheld: it may hold an earlier secret)\n"
+        for line in masker.mask(before.decode("utf-8", "replace")).splitlines(keepends=True)
     ]
-    return _unified(change, old_lines, [masker.mask(line) for line in new_raw])
+    return _unified(change, old_lines, new_lines)
 
 
 def _unified(change: Change, old: list[str], new: list[str]) -> str:
