@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ParbakeError as error:
         return _complain(error)
     except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has gone; the interpreter's own complaint would only confuse
+        # whoever read our output has gone; what is still buffered must not make the interpreter complain at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         return 130

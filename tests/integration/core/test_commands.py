@@ -1,0 +1,297 @@
+"""The commands as a user runs them: `python -m agent --root DIR`, with the exit codes of INTERFACE section 6."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Image, ended
+
+SECRET = "hunter2-very-secret"
+TEMPLATE = """
+[keys."db.password"]
+required = true
+secret = true
+[keys.motto]
+[[template]]
+source = "app.j2"
+target = "/etc/app.conf"
+check = ["grep", "-q", "motto", "{candidate}"]
+units = [{ name = "app.service", action = "reload" }]
+"""
+
+
+@pytest.fixture
+def web(image: Image) -> Image:
+    """An image with one template that reads a secret, and a site that has everything it needs."""
+    image.settings(TEMPLATE)
+    image.template("app.j2", "motto = {{ config.motto }}\npassword = {{ config.db.password }}\n")
+    image.site("common", f'motto = "one"\n[db]\npassword = "{SECRET}"\n')
+    return image
+
+
+def test_once_converges_and_says_so(web: Image) -> None:
+    """INTERFACE 5 and 7: `once` writes the target with 0600, since it holds a secret, and status.json in its shape."""
+    ran = web.run("once")
+    assert ran.code == 0
+    assert web.read("/etc/app.conf") == f"motto = one\npassword = {SECRET}\n"
+    assert web.path("/etc/app.conf").stat().st_mode & 0o777 == 0o600
+    status = web.status()
+    assert (status["schema"], status["state"], status["generation"]) == (1, "converged", 1)
+    assert status["component"] == {"name": "web", "version": "1"}
+    assert status["facts"]["environment"] == "dev"
+    assert status["digest"].startswith("sha256:")
+    assert [(s["name"], s["backend"], s["state"], s["error"]) for s in status["sources"]] == [("site", "file", "ok", None)]
+    assert status["templates"] == [{"name": "app.conf", "target": "/etc/app.conf", "state": "current", "generation": 1}]
+    assert [(u["name"], u["action"], u["result"]) for u in status["units"]] == [("app.service", "reload", "skipped")]
+    assert status["error"] is None
+    assert web.path("/run/parbake/status.json").stat().st_mode & 0o777 == 0o644
+    assert web.path("/var/lib/parbake").stat().st_mode & 0o777 == 0o700
+    assert web.leftovers() == []
+
+
+def test_a_second_once_does_nothing(web: Image) -> None:
+    """INTERFACE 8.3: with nothing changed no target is touched, not even its times."""
+    assert web.run("once").code == 0
+    before = web.path("/etc/app.conf").stat()
+    assert web.run("once").code == 0
+    after = web.path("/etc/app.conf").stat()
+    assert (before.st_ino, before.st_mtime_ns, before.st_ctime_ns) == (after.st_ino, after.st_mtime_ns, after.st_ctime_ns)
+    assert web.status()["generation"] == 1
+
+
+def test_plan_says_what_once_would_do(web: Image) -> None:
+    """INTERFACE 5 and 6: `plan` does nothing, `--exit-code` is 2 while something would change and 0 when nothing would."""
+    before = sorted(web.root.rglob("*"))
+    assert web.run("plan").code == 0
+    shown = web.run("plan", "--exit-code", "--json")
+    assert shown.code == 2
+    assert sorted(web.root.rglob("*")) == before
+    planned = shown.json()
+    assert planned["changes"] is True
+    assert [(t["target"], t["change"], t["mode"]) for t in planned["targets"]] == [("/etc/app.conf", "create", "0600")]
+    assert planned["units"] == [{"name": "app.service", "action": "reload", "templates": ["app.conf"]}]
+    assert SECRET not in shown.out
+    assert web.run("once").code == 0
+    assert web.run("plan", "--exit-code").code == 0
+
+
+def test_no_secret_anywhere_but_in_the_target(web: Image) -> None:
+    """Promise 5: after every command that prints, and on the whole disk below the root, the secret is in its target alone."""
+    assert web.run("once").code == 0
+    web.site("common", f'motto = "two"\n[db]\npassword = "{SECRET}-rotated"\n')
+    commands = [
+        ["plan"], ["plan", "--json"], ["debug"], ["facts"], ["explain", "db.password"], ["explain", "db", "--json"],
+        ["once", "--log-level", "debug"], ["status"], ["status", "--json"], ["history", "--json"], ["history"], ["verify"],
+        ["check"], ["bake"], ["compare", "dev", "prod"], ["rollback"], ["resume"],
+    ]  # fmt: skip
+    for words in commands:
+        ran = web.run(*words)
+        assert SECRET not in ran.out + ran.err, words
+        assert "Traceback" not in ran.err, words
+    holders = {str(p.relative_to(web.root)) for p in web.root.rglob("*") if p.is_file() and SECRET.encode() in p.read_bytes()}
+    assert holders == {"site/common.toml", "etc/app.conf"}
+
+
+USAGE = [
+    [], ["conjure"], ["once", "--frobnicate"], ["explain"], ["rollback", "nine"], ["once", "extra"],
+    ["--log-level", "loud", "once"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", USAGE, ids=" ".join)
+def test_usage(web: Image, words: list[str]) -> None:
+    """INTERFACE 6: 64 for a wrong command line, with a hint and without a traceback."""
+    ran = web.run(*words)
+    assert ran.code == 64
+    assert ran.err.startswith("error: parbake")
+    assert "Traceback" not in ran.err
+
+
+def test_a_root_that_is_not_there(web: Image, tmp_path: Path) -> None:
+    """INTERFACE 6: 64, naming the directory."""
+    missing = Image(tmp_path / "missing")
+    ran = missing.run("once")
+    assert ran.code == 64
+    assert str(missing.root) in ran.err
+
+
+def test_help_and_version(web: Image) -> None:
+    """INTERFACE 5: -h and --version work on all commands."""
+    for words in (["-h"], ["once", "-h"], ["--version"], ["plan", "--version"]):
+        ran = web.run(*words)
+        assert ran.code == 0
+        assert "parbake" in ran.out
+
+
+def test_data_that_is_wrong(web: Image) -> None:
+    """INTERFACE 6: 65 for a broken contract, with every key named, and nothing written."""
+    web.site("common", "[db]\nport = 1\n")
+    ran = web.run("once")
+    assert ran.code == 65
+    assert "db.password: required" in ran.err
+    assert "motto" in ran.err
+    assert not web.path("/etc/app.conf").exists()
+    assert web.status()["state"] == "failed"
+
+
+def test_a_check_that_refuses(web: Image) -> None:
+    """INTERFACE 6: 65 when a check refuses; the old file stays, and the words of the check are shown."""
+    assert web.run("once").code == 0
+    web.template("app.j2", "{{ config.motto }}\n{{ config.db.password }}\n")
+    ran = web.run("once")
+    assert ran.code == 65
+    assert "its check refused the new /etc/app.conf (exit code 1)" in ran.err
+    assert "motto = one" in web.read("/etc/app.conf")
+    assert web.leftovers() == []
+
+
+def test_no_source(web: Image) -> None:
+    """INTERFACE 6: 69 with no last good run config, and 75 with one."""
+    web.path("/site/common.toml").unlink()
+    ran = web.run("once")
+    assert ran.code == 69
+    assert "site" in ran.err
+    web.site("common", f'motto = "one"\n[db]\npassword = "{SECRET}"\n')
+    assert web.run("once").code == 0
+    web.path("/site/common.toml").unlink()
+    assert web.run("once").code == 75
+    assert web.status()["state"] == "stale"
+    assert "motto = one" in web.read("/etc/app.conf")
+
+
+def test_a_target_that_cannot_be_written(web: Image) -> None:
+    """INTERFACE 6: 74 when a target could not be written, naming it and what to do."""
+    web.path("/etc/app.conf").mkdir()
+    ran = web.run("once")
+    assert ran.code == 74
+    assert "/etc/app.conf" in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_settings_that_are_invalid(web: Image) -> None:
+    """INTERFACE 6: 78, before anything else is looked at."""
+    web.settings("[colour]\n")
+    ran = web.run("once")
+    assert ran.code == 78
+    assert "colour" in ran.err
+
+
+def test_busy(web: Image) -> None:
+    """Issue 5: `once`, `run` and `rollback` never overlap: with --no-wait the second exits 75, else it waits, saying so."""
+    assert web.run("once").code == 0
+    with open(web.path("/run/parbake/lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ran = web.run("once", "--no-wait")
+        assert ran.code == 75
+        assert "another parbake" in ran.err
+        waiting = web.start("once")
+        try:
+            assert waiting.stderr is not None
+            assert "waiting for another parbake" in waiting.stderr.readline()
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            assert waiting.wait(30) == 0
+        finally:
+            waiting.kill()
+            waiting.communicate()
+
+
+def test_rollback_and_resume(web: Image) -> None:
+    """INTERFACE 5: back to generation N, held, said in status, and ended by resume."""
+    for motto in ("one", "two", "three"):
+        web.site("common", f'motto = "{motto}"\n[db]\npassword = "{SECRET}"\n')
+        assert web.run("once").code == 0
+    assert web.run("rollback", "1").code == 0
+    assert "motto = one" in web.read("/etc/app.conf")
+    assert web.run("once").code == 0
+    assert "motto = one" in web.read("/etc/app.conf")
+    assert "held at generation 1" in web.run("status").out
+    assert web.run("resume").code == 0
+    assert "motto = three" in web.read("/etc/app.conf")
+    assert web.run("rollback", "99").code == 64
+
+
+def test_verify_sees_drift(web: Image) -> None:
+    """INTERFACE 5 and 6: `verify` is 2 when a target was edited by hand, and says which."""
+    assert web.run("once").code == 0
+    assert web.run("verify").code == 0
+    with open(web.path("/etc/app.conf"), "a") as file:
+        file.write("# by hand\n")
+    ran = web.run("verify")
+    assert ran.code == 2
+    assert "/etc/app.conf" in ran.out
+
+
+def test_explain(web: Image) -> None:
+    """INTERFACE 5: which source, layer and revision a key came from, what it overrode, what uses it."""
+    web.site("env/dev", 'motto = "two"\n')
+    found = web.run("explain", "motto", "--json").json()
+    assert (found["value"], found["source"], found["layer"]) == ("two", "site", "env/dev")
+    assert [(o["source"], o["layer"]) for o in found["overrode"]] == [("site", "common")]
+    assert (found["templates"], found["units"]) == (["app.conf"], ["app.service"])
+    assert web.run("explain", "moto").code == 64
+
+
+def test_debug_applies_only_when_told(web: Image) -> None:
+    """INTERFACE 5: `debug` narrates and changes nothing unless --apply."""
+    ran = web.run("debug")
+    assert (ran.code, web.path("/etc/app.conf").exists()) == (0, False)
+    assert " ms " in ran.out
+    assert web.run("debug", "--apply").code == 0
+    assert web.path("/etc/app.conf").exists()
+
+
+def test_every_printing_command_has_json(web: Image) -> None:
+    """INTERFACE 5: every command that prints has --json, and then prints nothing but one JSON value."""
+    assert web.run("once", "--json").json()["state"] == "converged"
+    for words in (
+        ["plan"], ["debug"], ["facts"], ["explain", "motto"], ["check"], ["bake"], ["verify"], ["compare", "dev", "prod"],
+        ["status"], ["history"], ["rollback", "1"], ["resume"],
+    ):  # fmt: skip
+        json.loads(web.run(*words, "--json").out)
+
+
+def test_a_reader_that_goes_away(web: Image) -> None:
+    """`parbake plan | head -1` ends quietly."""
+    assert web.run("once").code == 0
+    line = " ".join(web.command("history")) + " | true"
+    ran = ended(["bash", "-c", f"set -o pipefail; {line}"])
+    assert (ran.code, ran.err) == (0, "")
+
+
+def test_without_root(web: Image) -> None:
+    """INTERFACE 3: below --root owners that cannot be set without root are reported, not fatal."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become nobody")
+    web.settings(TEMPLATE.replace('target =', 'owner = "root"\ntarget ='))
+    subprocess.run(["chown", "-R", "nobody", str(web.root)], check=True)
+    for parent in web.root.parents:
+        if parent.stat().st_mode & 0o777 == 0o700 and "pytest" in str(parent):
+            parent.chmod(0o755)
+    readable = os.access("/root", os.X_OK) and os.stat("/root").st_mode & 0o005 == 0o005
+    program = web.command("once")[0]
+    if program.startswith("/root") or (os.path.realpath(program).startswith("/root") and not readable):
+        program = "/usr/bin/python3"
+    ran = ended(["setpriv", "--reuid=nobody", "--clear-groups", program, *web.command("once")[1:]])
+    assert ran.code == 0, ran.err
+    assert web.path("/etc/app.conf").stat().st_uid != 0
+
+
+def test_an_interrupt_is_no_bug(web: Image) -> None:
+    """Control-C while waiting for the lock ends with 130, as shells expect, and without a traceback."""
+    assert web.run("once").code == 0
+    with open(web.path("/run/parbake/lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = web.start("once")
+        assert waiting.stderr is not None
+        waiting.stderr.readline()
+        waiting.send_signal(signal.SIGINT)
+        _, err = waiting.communicate(timeout=30)
+    assert waiting.returncode == 130
+    assert "Traceback" not in err
