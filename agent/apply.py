@@ -235,7 +235,7 @@ def _exists(place: disk.Slot, name: str) -> bool:
     except FileNotFoundError:
         return False
     if stat.S_ISDIR(found.st_mode):
-        raise ApplyError(f"{name} is a directory where a file must go", hint="nothing was replaced; move it away")
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     return True
 
 
@@ -245,6 +245,7 @@ def _unlink(place: disk.Slot, name: str) -> None:
 
 
 _HINTS = {
+    errno.EISDIR: "a directory stands where the file must go; move it away",
     errno.ENOSPC: "the disk is full; free space on it",
     errno.EDQUOT: "the quota is used up",
     errno.EROFS: "its filesystem is read-only; let the image mount it writable, or move the target",
