@@ -101,6 +101,10 @@ def find_out(world: World) -> Facts:
     with timed(world, "facts") as said:
         facts = discover.discover(world.settings, world.places, notices=world.notices)
         world.facts, world.report.facts = facts, facts.values
+        short = discover.shortfall(facts)
+        if short and short != world.said_short:
+            log.warning("%s", short)
+        world.said_short = short
         said.append(", ".join(f"{n}={v}" for n, v in sorted(facts.values.items()) if isinstance(v, str)) or "none")
     return facts
 
@@ -108,9 +112,9 @@ def find_out(world: World) -> Facts:
 def _vet(source: Source, facts: Facts) -> None:
     """Refuse a fact that would lead a source elsewhere: a fact's value is anybody's. Raises DiscoveryError."""
     for name in {*placeholders.names_in(source.layers), *placeholders.names_in_options(source.options)}:
-        value = facts.values.get(name)
-        if isinstance(value, str):
-            values.check_segment(name, value)
+        value = placeholders.value_of(facts.values, name)
+        if isinstance(value, (str, int)):
+            values.check_segment(name, str(value))
 
 
 def _pull(world: World, facts: Facts) -> Pulled:

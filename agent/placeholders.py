@@ -28,9 +28,9 @@ def problems(text: str) -> Iterator[str]:
 
 
 def names(text: str) -> frozenset[str]:
-    """The facts that a setting names, such as {"environment"}."""
+    """The facts that a setting names, such as {"environment", "tags.role"}."""
     found = (_NAME.fullmatch(match[1]) for match in _BRACES.finditer(text))
-    return frozenset(match[2].split(".")[0] for match in found if match and match[1] == "facts")
+    return frozenset(match[2] for match in found if match and match[1] == "facts")
 
 
 def names_in(value: Any) -> frozenset[str]:
@@ -46,6 +46,14 @@ def names_in_options(options: Any) -> frozenset[str]:
     return frozenset(name for field in dataclasses.fields(options) for name in names_in(getattr(options, field.name)))
 
 
+def value_of(space: Mapping[str, Any], name: str) -> Any:
+    """What a dotted name stands for; None where it is absent."""
+    found: Any = space
+    for segment in name.split("."):
+        found = found.get(segment) if isinstance(found, Mapping) else None
+    return found
+
+
 def fill(text: str, spaces: Mapping[str, Mapping[str, Any]]) -> str:
     """`text` with its placeholders replaced.
 
@@ -56,9 +64,7 @@ def fill(text: str, spaces: Mapping[str, Mapping[str, Any]]) -> str:
         name = _NAME.fullmatch(match[1])
         if name is None:
             raise DiscoveryError(f'"{match[0]}" in "{text}" is not a placeholder')
-        found: Any = spaces.get(name[1], {})
-        for segment in name[2].split("."):
-            found = found.get(segment) if isinstance(found, Mapping) else None
+        found = value_of(spaces.get(name[1], {}), name[2])
         if not isinstance(found, (str, int)) or found == "":
             raise DiscoveryError(
                 f'"{text}" needs {name[1]}.{name[2]}, which is not known on this instance',

@@ -11,13 +11,14 @@ from typing import Any
 
 from agent import settings as settings_module
 from agent.discovery import PROVIDERS
+from agent.discovery.clouds import CLOUDS
 from agent.places import Places
 from agent.settings import Families
 from agent.settings.tables import Settings
 from agent.shipping.sinks import SINKS
 from agent.sources import BACKENDS
 
-FAMILIES = Families(BACKENDS, SINKS, PROVIDERS)
+FAMILIES = Families(BACKENDS, SINKS, PROVIDERS, CLOUDS)
 
 
 def load_settings(places: Places, arguments: Namespace) -> Settings:

@@ -53,6 +53,7 @@ class Families:
     backends: Mapping[str, str] = field(default_factory=dict)
     sinks: Mapping[str, str] = field(default_factory=dict)
     providers: Mapping[str, str] = field(default_factory=dict)
+    clouds: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -86,7 +87,7 @@ def load(places: Places, families: Families, config: Path | None = None) -> Sett
     for path in _toml_files(places.runtime_directory):
         _take_file(path, found, problems, run_time=True)
     settings = _build(found, families, problems)
-    semantics.check(settings, places, families.providers, problems)
+    semantics.check(settings, places, families.providers, families.clouds, problems)
     if problems.found:
         count = len(problems.found)
         raise SettingsError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from agent import placeholders
 from agent.model import dotted
@@ -24,9 +24,17 @@ _FITS: dict[str, tuple[type, ...]] = {
 }
 
 
-def check(settings: Settings, places: Places, providers: Mapping[str, str], problems: Problems) -> None:
+def check(
+    settings: Settings, places: Places, providers: Mapping[str, str], clouds: Collection[str], problems: Problems
+) -> None:
     """Add every problem that shows only with the whole of the settings in hand."""
     _check_providers(settings, providers, problems)
+    known = {"auto", "off", *clouds}
+    if clouds and settings.discovery.imds not in known:
+        problems.add(
+            "[discovery] imds",
+            f'there is no metadata service "{settings.discovery.imds}"{closest(settings.discovery.imds, known)}',
+        )
     _check_keys(settings, problems)
     _check_templates(settings, places, problems)
     for source in settings.sources:
