@@ -292,7 +292,13 @@ class Daemon:
             if watcher is None or watcher.source is not opened[1]:
                 if watcher is not None:
                     watcher.stop()
-                watcher = Watcher(settings.name, opened[1], settings.poll, lambda n: self.events.put((CHANGED, f"source {n}")))
+                watcher = Watcher(
+                    settings.name,
+                    opened[1],
+                    settings.poll,
+                    lambda name: self.events.put((CHANGED, f"source {name}")),
+                    world.settings.watch,
+                )
                 self.watchers[settings.name] = watcher
             watcher.saw(pulled.get(settings.name) if settings.name in fresh else None)
 

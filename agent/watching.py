@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable
 
 from agent.discovery.changes import Watcher as PlatformWatcher
 from agent.errors import DiscoveryError, SourceError
 from agent.model import Facts, Snapshot
+from agent.settings.tables import Watch
 from agent.sources import Source, Watching
 
 log = logging.getLogger("parbake.watch")
@@ -21,11 +23,14 @@ class Watcher:
     """Waits on one source; calls `changed` when it may hold something new, and when it is back after an absence.
 
     After calling `changed` it waits until the loop has pulled (`saw`), so that a source that always claims to have
-    changed costs a back-off and no storm.
+    changed costs a back-off and no storm. While the loop lets changes settle, it looks whether there are more, and says so.
     """
 
-    def __init__(self, name: str, source: Source, poll_seconds: float, changed: Callable[[str], None]) -> None:
+    def __init__(
+        self, name: str, source: Source, poll_seconds: float, changed: Callable[[str], None], settling: Watch | None = None
+    ) -> None:
         self.source = source
+        self._settling = settling or Watch()
         self._name = name
         self._poll = poll_seconds
         self._changed = changed
@@ -61,6 +66,8 @@ class Watcher:
                 delay = _FIRST_DELAY if healthy else self._pause(delay)
                 continue
             self._changed(self._name)
+            if healthy and seen is not None and isinstance(self.source, Watching):
+                self._follow(seen, version)
             now = self._pulled(version)
             delay = self._pause(delay) if now is None or now == seen else _FIRST_DELAY
 
@@ -77,9 +84,32 @@ class Watcher:
             log.info("source %s: its watch ended: %s", self._name, error, extra={"PARBAKE_SOURCE": self._name})
             return True, False
 
+    def _follow(self, seen: Snapshot, version: int) -> None:
+        """Say `changed` again as long as the source goes on changing, so that the loop waits until it is calm; for no
+        longer than the loop waits."""
+        layers = [layer.name for layer in seen.layers]
+        end = time.monotonic() + self._settling.settle_max
+        calm_at = time.monotonic() + self._settling.settle
+        last: Snapshot | None = None
+        while time.monotonic() < min(calm_at, end):
+            try:
+                now = self.source.fetch(layers)
+            except SourceError:
+                return  # the loop finds out by itself, when it pulls
+            if last is not None and now != last:
+                self._changed(self._name)
+                calm_at = time.monotonic() + self._settling.settle
+            last = now
+            with self._told:
+                if self._told.wait_for(lambda: self._is_past(version), self._settling.settle / 2):
+                    return
+
+    def _is_past(self, version: int) -> bool:
+        return self._version > version or self._stopping.is_set()
+
     def _pulled(self, version: int) -> Snapshot | None:
         with self._told:
-            self._told.wait_for(lambda: self._version > version or self._stopping.is_set())
+            self._told.wait_for(lambda: self._is_past(version))
             return self._seen
 
     def _pause(self, delay: float) -> float:

@@ -98,6 +98,19 @@ def test_a_storm_of_changes(pair: Image) -> None:
         assert 2 <= number(pair) <= 10
 
 
+def test_changes_closer_together_than_settle_are_one_generation(pair: Image) -> None:
+    """INTERFACE 3: changes closer together than `settle` are one generation, however many there are."""
+    pair.write("/etc/parbake/conf.d/watch.toml", '[watch]\nsettle = "1s"\nsettle_max = "30s"\n')
+    with daemon(pair):
+        eventually(lambda: pair.status()["state"] == "converged")
+        for value in range(8):
+            pair.site("common", f'v = "{value}"\n')
+            time.sleep(0.5)
+        eventually(lambda: holds(pair, "7") and number(pair) == 2)
+        time.sleep(1.5)
+        assert number(pair) == 2
+
+
 def test_hangup_converges_now_and_reads_the_settings(pair: Image) -> None:
     """Issue 5: SIGHUP = converge now, with the settings as they are now; broken ones leave the old in use."""
     with daemon(pair) as process:
