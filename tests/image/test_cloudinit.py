@@ -42,6 +42,27 @@ ExecStart=sleep infinity
 [Install]
 WantedBy=multi-user.target
 """
+# As an image build sets the other two ways up.
+MODULE = ["/usr/lib/parbake/cloud-init/enable-module"]
+HANDLER = ["ln", "-s", "/usr/lib/parbake/cloud-init/parbake_part.py", "/var/lib/cloud/handlers/"]
+PARTS = """\
+Content-Type: multipart/mixed; boundary="===="
+MIME-Version: 1.0
+
+--====
+Content-Type: text/cloud-config
+
+#cloud-config
+{}
+--====
+Content-Type: text/x-parbake
+Content-Disposition: attachment; filename="instance.toml"
+
+[facts]
+environment = "staging"
+--====--
+"""
+SCHEMA = "cloud-config failed schema validation"
 FACTS = """\
 #cloud-config
 write_files:
@@ -75,6 +96,13 @@ def finish(root: Path, commands: Iterable[list[str]]) -> None:
 def baked(bare_image: Image, session_scratch: Path, deb: Path) -> Image:
     """The image as it is meant: the service enabled, the application waiting for it."""
     return prepared_image(bare_image, session_scratch, [deb], lambda root: finish(root, [["parbake", "bake"]]))
+
+
+@pytest.fixture(scope="session")
+def integrated(bare_image: Image, session_scratch: Path, deb: Path) -> Image:
+    """The image as it is meant, with cloud-init's module and part handler set up too."""
+    commands = [["parbake", "bake"], MODULE, ["install", "-d", "/var/lib/cloud/handlers"], HANDLER]
+    return prepared_image(bare_image, session_scratch, [deb], lambda root: finish(root, commands))
 
 
 @pytest.fixture(scope="session")
@@ -149,6 +177,54 @@ def test_parbake_once_beside_the_service_changes_nothing_for_the_application(
     machine.boot()
     assert starts(machine) == ["from staging"]
     assert set(complaints(machine)) <= usual
+
+
+def test_the_module_of_cloud_init_takes_the_image_builders_key(
+    integrated: Image, usual: frozenset[str], machines: Machines
+) -> None:
+    """A key `parbake` in cloud.cfg.d becomes settings before the first convergence, on every boot, without a warning."""
+    machine = machines(integrated)
+    machine.write("/etc/cloud/cloud.cfg.d/96_site.cfg", "parbake: {facts: {environment: staging}}\n")
+    machine.seed()
+    machine.boot()
+    assert starts(machine) == ["from staging"]
+    assert set(complaints(machine)) <= usual
+    machine.reboot()
+    assert starts(machine) == ["from staging"] * 2
+    assert set(complaints(machine)) <= usual
+
+
+def test_the_module_of_cloud_init_takes_the_key_of_user_data(
+    integrated: Image, usual: frozenset[str], machines: Machines, suite: str
+) -> None:
+    """A key `parbake` in user-data works on both; Debian 13's cloud-init finds it unknown to its schema, and says so."""
+    machine = machines(integrated)
+    machine.seed(user_data="#cloud-config\nparbake: {facts: {environment: staging}}\n")
+    machine.boot()
+    assert starts(machine) == ["from staging"]
+    more = set(complaints(machine)) - usual
+    assert [line for line in more if SCHEMA not in line] == []
+    assert bool(more) == (suite == "trixie")
+
+
+def test_without_the_key_the_module_is_silent(integrated: Image, usual: frozenset[str], machines: Machines) -> None:
+    """An instance whose user-data has no such key boots as if there were no module."""
+    machine = machines(integrated)
+    machine.seed()
+    machine.boot()
+    assert starts(machine) == ["from dev"]
+    assert set(complaints(machine)) <= usual
+
+
+def test_a_part_of_user_data_becomes_settings(integrated: Image, usual: frozenset[str], machines: Machines) -> None:
+    """A part of type text/x-parbake is a file of settings by the first convergence, on every boot, without a warning."""
+    machine = machines(integrated)
+    machine.seed(user_data=PARTS)
+    machine.boot()
+    assert starts(machine) == ["from staging"]
+    assert set(complaints(machine)) <= usual
+    machine.reboot()
+    assert starts(machine) == ["from staging"] * 2
 
 
 @pytest.mark.parametrize("switch", ["/etc/cloud/cloud-init.disabled", ""])

@@ -88,6 +88,10 @@ def test_a_package_that_is_purged_leaves_nothing(disk: Overlay, bare_image: Imag
     assert "parbake" in run_in(disk.root, ["parbake", "--version"])
     assert (disk.root / "etc/systemd/system/multi-user.target.wants/parbake.service").is_symlink()
     assert stat.S_IMODE((disk.root / "var/lib/parbake").stat().st_mode) == 0o700
+    run_in(disk.root, ["python3", "-c", "import cc_parbake"])
+    run_in(disk.root, ["/usr/lib/parbake/cloud-init/enable-module"])
+    run_in(disk.root, ["install", "-d", "/var/lib/cloud/handlers"])
+    run_in(disk.root, ["ln", "-s", "/usr/lib/parbake/cloud-init/parbake_part.py", "/var/lib/cloud/handlers/"])
     (disk.root / "var/lib/parbake/last-good").write_text("x")
     (disk.root / "usr/lib/parbake/manifest.json").write_text("{}")
     (disk.root / "usr/lib/parbake/compiled").mkdir()
