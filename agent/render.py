@@ -39,6 +39,8 @@ class Renderer:
             content = text.encode("utf-8", "surrogateescape")
         except RenderError:
             raise
+        except TemplateSyntaxError as error:  # of an included template
+            raise _syntax_error(template, error) from None
         except UndefinedError as error:
             raise self._missing(template, config, facts, error) from None
         except Exception as error:  # noqa: BLE001 - a template runs arbitrary filters: whatever fails is the template's fault
@@ -51,8 +53,7 @@ class Renderer:
         try:
             return environment.get_template(template.source)
         except TemplateSyntaxError as error:
-            where = f"{error.name or template.source} line {error.lineno}"
-            raise RenderError(f"template {template.name}: {where}: {error.message}") from None
+            raise _syntax_error(template, error) from None
         except (TemplateError, OSError, UnicodeDecodeError) as error:
             raise RenderError(f"template {template.name}: {error}") from None
 
@@ -98,6 +99,10 @@ class Renderer:
         except Exception as error:  # noqa: BLE001 - another error is reported as the first; this pass only adds names
             log.debug("template %s: the search for missing keys ended early: %s", template.name, type(error).__name__)
         return list(reads.missing)
+
+
+def _syntax_error(template: Template, error: TemplateSyntaxError) -> RenderError:
+    return RenderError(f"template {template.name}: {error.name or template.source} line {error.lineno}: {error.message}")
 
 
 def _line(error: BaseException) -> str:
