@@ -216,13 +216,15 @@ class RunConfig:
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """A template's result. `reads` are the run-config keys it read, `facts` the facts; together they decide on re-rendering."""
+    """A template's result. `reads` are the run-config keys it read, `tables` the tables on the way to them, `facts` the facts;
+    together they decide on re-rendering."""
 
     template: str
     content: bytes = field(repr=False)
     reads: frozenset[KeyPath]
     facts: frozenset[str]
     secret: bool
+    tables: frozenset[KeyPath] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jinja2 import Template as JinjaTemplate
@@ -45,7 +45,9 @@ class Renderer:
             raise self._missing(template, config, facts, error) from None
         except Exception as error:  # noqa: BLE001 - a template runs arbitrary filters: whatever fails is the template's fault
             raise RenderError(f"template {template.name}: {_line(error)}{_text(error, reads)}") from None
-        return Rendering(template.name, content, frozenset(reads.keys["config"]), _first(reads.keys["facts"]), reads.secret)
+        facts_read = _first([*reads.keys["facts"], *reads.tables["facts"]])
+        tables = frozenset(reads.tables["config"])
+        return Rendering(template.name, content, frozenset(reads.keys["config"]), facts_read, reads.secret, tables)
 
     def compile(self, template: Template) -> JinjaTemplate:
         """The compiled template, from the bake's store where it fits. Raises RenderError with the line of a syntax error."""
@@ -130,6 +132,8 @@ def _first(paths: Iterable[KeyPath]) -> frozenset[str]:
 def still_holds(rendering: Rendering, old: RunConfig, new: RunConfig, old_facts: Facts, new_facts: Facts) -> bool:
     """Whether everything this rendering read is as it was, so that it need not be made again."""
     if any(lookup(old.tree, path, _ABSENT) != lookup(new.tree, path, _ABSENT) for path in rendering.reads):
+        return False
+    if not all(isinstance(lookup(new.tree, path, _ABSENT), Mapping) for path in rendering.tables):
         return False
     return all(old_facts.values.get(name) == new_facts.values.get(name) for name in rendering.facts)
 

@@ -16,11 +16,13 @@ from agent.model import KeyPath, Secret, dotted
 
 
 class Reads:
-    """What one render read. With `lenient`, missing keys are collected and the render goes on, to name them all."""
+    """What one render read. `tables` are those that it passed through or asked for: that they are tables is what it knows
+    of them. With `lenient`, missing keys are collected and the render goes on, to name them all."""
 
     def __init__(self, *, lenient: bool = False) -> None:
         self.lenient = lenient
         self.keys: dict[str, set[KeyPath]] = {"config": set(), "facts": set(), "build": set()}
+        self.tables: dict[str, set[KeyPath]] = {"config": set(), "facts": set(), "build": set()}
         self.missing: dict[str, None] = {}
         self.secret = False
 
@@ -106,7 +108,9 @@ class View(Mapping[str, Any]):
             return Missing.key(self._space, path, self._reads)
         value = self._tree[name]
         if isinstance(value, Mapping):
-            if not value:
+            if value:
+                self._reads.tables[self._space].add(path)
+            else:
                 self._reads.keys[self._space].add(path)
             return View(self._space, value, self._reads, path)
         self._reads.keys[self._space].add(path)

@@ -185,8 +185,8 @@ TREES = st.dictionaries(
     max_size=3,
 )
 SOURCES = (
-    "{{ config.a | default('-') }}",
-    "{{ config.a.x | default('-') }}",
+    "{{ config.a | default('-') | to_json }}",
+    "{{ config.a.x | default('-') if config.a is mapping else 'value' }}",
     "{{ config | to_json }}",
     "{% for k in config %}{{ k }}{% endfor %}",
     "{{ config.b is defined }}",
