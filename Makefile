@@ -24,7 +24,7 @@ $(VENV)/.done: pyproject.toml tests/apt-packages.txt tools/packages
 $(VENV_DEBIAN)/.done: pyproject.toml tests/apt-packages.txt tools/packages
 	./tools/packages
 	/usr/bin/python3 -m venv --system-site-packages $(VENV_DEBIAN)
-	$(VENV_DEBIAN)/bin/pip install --quiet pytest hypothesis
+	$(VENV_DEBIAN)/bin/pip install --quiet pytest pytest-xdist hypothesis
 	touch $@
 
 lint: setup
@@ -32,14 +32,14 @@ lint: setup
 	$(VENV)/bin/mypy
 
 unit: setup
-	$(PYTEST) tests/unit
+	$(PYTEST) -n 2 tests/unit
 
 # the same tests on the oldest versions that are supported: those of Debian 12
 unit-debian: setup
-	$(VENV_DEBIAN)/bin/python -m pytest tests/unit
+	$(VENV_DEBIAN)/bin/python -m pytest -n 2 tests/unit
 
 integration: setup
-	$(PYTEST) tests/integration
+	$(PYTEST) -n 4 --dist loadscope tests/integration tests/servers
 
 image: setup deb
 	$(PYTEST) tests/image
