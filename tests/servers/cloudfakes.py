@@ -12,11 +12,12 @@ from tests.servers.fakehttp import Asked, FakeHttp, Told
 
 
 class SecretManagerFake(FakeHttp):
-    """projects/site of secretmanager.googleapis.com/v1, pages of three secrets."""
+    """projects/site of secretmanager.googleapis.com/v1, small pages."""
 
     def __init__(self) -> None:
         super().__init__()
         self.token = "ya29.token"
+        self.page = 3
         self.secrets: dict[str, list[bytes]] = {}
         self.disabled: set[str] = set()
 
@@ -43,7 +44,7 @@ class SecretManagerFake(FakeHttp):
         assert kind == "name", "the only filter that the fake understands"
         names = sorted(name for name in self.secrets if part in name)
         start = int(query.get("pageToken", "0"))
-        size = min(3, int(query.get("pageSize", "25000")))
+        size = min(self.page, int(query.get("pageSize", "25000")))
         answer: dict[str, Any] = {"totalSize": len(names)}
         if names[start : start + size]:
             answer["secrets"] = [{"name": f"projects/1234/secrets/{name}"} for name in names[start : start + size]]
@@ -53,11 +54,12 @@ class SecretManagerFake(FakeHttp):
 
 
 class KeyVaultFake(FakeHttp):
-    """The secrets of one vault, API version 7.4, pages of two."""
+    """The secrets of one vault, API version 7.4, small pages."""
 
     def __init__(self) -> None:
         super().__init__()
         self.token = "eyJ.token"
+        self.page = 2
         self.secrets: dict[str, tuple[str, int]] = {}
         self.disabled: set[str] = set()
         self.base = self.url
@@ -73,8 +75,12 @@ class KeyVaultFake(FakeHttp):
             return 400, {"error": {"code": "BadParameter"}}
         if asked.path == "/secrets":
             names, start = sorted(self.secrets), int(asked.query.get("$skiptoken", "0"))
-            page = names[start : start + 2]
-            more = f"{self.base}/secrets?api-version=7.4&$skiptoken={start + 2}" if start + 2 < len(names) else None
+            page = names[start : start + self.page]
+            more = (
+                f"{self.base}/secrets?api-version=7.4&$skiptoken={start + self.page}"
+                if start + self.page < len(names)
+                else None
+            )
             return 200, {"value": [self._entry(name) for name in page], "nextLink": more}
         name = asked.path.removeprefix("/secrets/")
         if name not in self.secrets:

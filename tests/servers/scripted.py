@@ -68,6 +68,24 @@ class Scripted:
 
         return play
 
+    def forwarding(self, port: int) -> Play:
+        """A play that passes requests on to a real server, and so counts them."""
+
+        def play(wire: socket.socket) -> None:
+            with socket.create_connection(("127.0.0.1", port)) as server:
+
+                def back() -> None:
+                    with contextlib.suppress(OSError):
+                        while chunk := server.recv(65536):
+                            wire.sendall(chunk)
+                        wire.shutdown(socket.SHUT_RDWR)
+
+                threading.Thread(target=back, daemon=True).start()
+                while request := self.read_request(wire):
+                    server.sendall(request)
+
+        return play
+
     def close(self) -> None:
         if self.stopping.is_set():
             return

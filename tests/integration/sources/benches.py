@@ -353,6 +353,8 @@ class ZookeeperBench(Served):
     backend = "zookeeper"
     watched = True
     flat = False
+    questions = 0
+    """how often a test asked the server for its counters"""
 
     @classmethod
     def missing(cls) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from agent.sources.consul import ConsulOptions, ConsulSource
 from tests.image.lab.binaries import consul_binary
 from tests.integration.sources.benches import ConsulBench
 from tests.servers.consul import Consul
-from tests.servers.scripted import Play, Scripted, answer, scripted
+from tests.servers.scripted import answer, scripted
 
 
 @pytest.fixture
@@ -117,28 +116,13 @@ def test_ten_thousand_keys_are_two_requests(consul: Consul) -> None:
         keys = [{"KV": {"Verb": "set", "Key": f"site/common/t{n % 100}/k{n}", "Value": "eA=="}} for n in part]
         consul.request("PUT", "/v1/txn", json.dumps(keys).encode())
     with scripted() as proxy:
-        proxy.plays = [forwarding(proxy, consul.port)]
+        proxy.plays = [proxy.forwarding(consul.port)]
         source = open_consul(proxy.url)
         tree = source.fetch(["common", "env/dev"]).layers[0].tree
         source.close()
         assert tree is not None
         assert sum(len(table) for table in tree.values()) == 10_000
         assert len(proxy.requests) == 2
-
-
-def forwarding(proxy: Scripted, port: int) -> Play:
-    def play(wire: socket.socket) -> None:
-        with socket.create_connection(("127.0.0.1", port)) as server:
-
-            def back() -> None:
-                while chunk := server.recv(65536):
-                    wire.sendall(chunk)
-
-            threading.Thread(target=back, daemon=True).start()
-            while request := proxy.read_request(wire):
-                server.sendall(request)
-
-    return play
 
 
 @pytest.mark.parametrize(("index", "wakes"), [("3", True), ("0", True), ("9", False)])

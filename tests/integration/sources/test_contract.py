@@ -13,7 +13,7 @@ from agent import plugins
 from agent.errors import SourceDenied, SourceInvalid, SourceUnreachable
 from agent.model import Snapshot
 from agent.sources import BACKENDS, Source, Watching
-from tests.integration.sources.benches import Bench
+from tests.integration.sources.benches import AwsBench, Bench
 from tests.servers.faulty import Faulty
 
 LAYERS = ("common", "env/dev", "env/dev/web", "instance/none")
@@ -244,8 +244,9 @@ def test_one_connection_serves_fetches_and_the_watch(bench: Bench) -> None:
         if isinstance(source, Watching):
             source.watch(seen, 0.1)
             source.watch(seen, 0.3)
-        # A Redis connection that subscribes can do nothing else.
-        assert proxy.peak <= (2 if bench.backend == "redis" else 1)
+        # A Redis connection that subscribes can do nothing else; moto ends every connection after its answer, so that
+        # the one before may still be on its way out.
+        assert proxy.peak <= (2 if bench.backend == "redis" or isinstance(bench, AwsBench) else 1)
         source.close()
 
 

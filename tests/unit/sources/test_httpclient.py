@@ -48,9 +48,7 @@ def drip(head: bytes) -> object:
 
 
 @pytest.mark.parametrize("where", ["headers", "body"])
-def test_a_server_that_drips_does_not_hold_a_request_past_its_deadline(
-    server: Scripted, client: Client, where: str
-) -> None:
+def test_a_server_that_drips_does_not_hold_a_request_past_its_deadline(server: Scripted, client: Client, where: str) -> None:
     """A byte every 100 ms renews every socket time-out, and yet the request ends when it was promised to."""
     head = b"HTTP/1.1 200 OK\r\nX-Filler: " + b"a" * 200
     if where == "body":
@@ -236,9 +234,7 @@ def test_a_redirect_to_another_host_gets_no_credentials(server: Scripted) -> Non
     other.close()
 
 
-def test_a_guarded_client_follows_no_redirect_and_uses_no_proxy(
-    server: Scripted, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_guarded_client_follows_no_redirect_and_uses_no_proxy(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     """A metadata service is spoken to directly or not at all."""
     proxy = Scripted()
     proxy.plays = [proxy.answering(answer(b"from the proxy"))]

@@ -1,0 +1,94 @@
+"""The table of backends: third parties by dotted path, extras that are missing, and the small backends without a server."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from agent import plugins
+from agent.errors import SettingsError, SourceDenied, SourceInvalid, SourceUnreachable
+from agent.places import Places
+from agent.sources import BACKENDS, SourceContext, extras
+from agent.sources.env import EnvOptions, EnvSource
+from agent.sources.exec import ExecOptions, ExecSource
+
+PAGE = Path(__file__).parents[3] / "docs/reference/backends.md"
+
+
+def test_the_third_partys_backend_of_the_page_works_by_its_dotted_path(tmp_path: Path) -> None:
+    """The example is in the page as it is tested here, and reads its layers."""
+    code = Path(__file__).with_name("thirdparty.py").read_text("utf-8")
+    assert code in PAGE.read_text("utf-8")
+    (tmp_path / "site.ini").write_text("[common]\nname = x\n")
+    kind = plugins.load(BACKENDS, "tests.unit.sources.thirdparty:IniSource", "backend")
+    source = kind(kind.options_class(path="/site.ini"), SourceContext("site", Places(tmp_path), 5.0))
+    assert [layer.tree for layer in source.fetch(["common", "none"]).layers] == [{"name": "x"}, None]
+
+
+def test_a_missing_library_is_an_error_that_says_what_to_install() -> None:
+    """Both ways to install it are named."""
+    with pytest.raises(SettingsError) as caught:
+        extras.require("no_such_library", "redis", "redis", "python3-redis")
+    assert "apt install python3-redis" in str(caught.value.hint)
+    assert "parbake[redis]" in str(caught.value.hint)
+
+
+def test_no_backend_imports_its_library_before_it_is_used() -> None:
+    """Loading every backend of the table costs none of the libraries."""
+    heavy = ("requests", "urllib3", "tenacity", "boto3", "botocore", "redis", "kazoo", "dns", "watchdog")
+    code = (
+        "import sys; from agent import plugins; from agent.sources import BACKENDS\n"
+        "for name in BACKENDS: plugins.load(BACKENDS, name, 'backend')\n"
+        f"print([m for m in {heavy!r} if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def execute(*command: str, seconds: float = 5.0) -> ExecSource:
+    return ExecSource(ExecOptions(command=command), SourceContext("exec", Places(), seconds))
+
+
+def test_a_program_gets_its_layer_and_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layer is the last argument; a secret in parbake's environment is not handed on."""
+    monkeypatch.setenv("DB_PASSWORD", "s3cret")
+    script = 'printf \'{"layer": "%s", "seen": "%s"}\' "$1" "$DB_PASSWORD"'
+    assert execute("/bin/sh", "-c", script, "sh").fetch(["env/dev"]).layers[0].tree == {"layer": "env/dev", "seen": ""}
+
+
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        ("exit 3", SourceUnreachable),
+        ("exit 77", SourceDenied),
+        ("echo '{\"a\": '", SourceInvalid),
+        ("echo '[1]'", SourceInvalid),
+        ("printf '\\377'", SourceInvalid),
+        ("head -c 40000000 /dev/zero", SourceInvalid),
+    ],
+)
+def test_a_program_that_fails_is_an_error_of_its_kind(script: str, error: type[Exception]) -> None:
+    """Neither a failure nor rubbish is an empty config."""
+    with pytest.raises(error):
+        execute("/bin/sh", "-c", script).fetch([""])
+
+
+def test_a_program_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
+    """The time-out of the source ends the whole group."""
+    mark = tmp_path / "late"
+    begun = time.monotonic()
+    with pytest.raises(SourceUnreachable, match="did not end"):
+        execute("/bin/sh", "-c", f"(sleep 1.5; touch {mark}) & wait", seconds=0.5).fetch([""])
+    assert time.monotonic() - begun < 1.4
+    time.sleep(1.5)
+    assert not mark.exists()
+
+
+def test_variables_of_a_deeper_layer_are_not_keys_of_the_one_above() -> None:
+    """CFG_ENV__DEV__NAME is name of env/dev, and nothing of the top layer that is asked for beside it."""
+    variables = {b"CFG_A": b"1", b"CFG_ENV__DEV__NAME": b"x", b"OTHER": b"y"}
+    source = EnvSource(EnvOptions(prefix="CFG_"), SourceContext("env", Places(), 5.0), variables)
+    assert [layer.tree for layer in source.fetch(["", "env/dev"]).layers] == [{"a": "1"}, {"name": "x"}]
