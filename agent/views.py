@@ -116,8 +116,9 @@ class View(Mapping[str, Any]):
         self._reads.keys[self._space].add(path)
         if isinstance(value, Secret):
             self._reads.secret = True
-            return value.reveal()
-        return value
+            value = value.reveal()
+        # a copy, since a list has methods that change it (and Jinja2 before 3.1.5 lets a template call pop)
+        return plain(value) if isinstance(value, (list, tuple, Mapping)) else value
 
     def plain(self) -> dict[str, Any]:
         """The whole table as ordinary dictionaries, for filters; a read of all of it."""
