@@ -114,7 +114,8 @@ def test_default_and_defined(image: Image) -> None:
         "{{ '%s'.format.__globals__ }}", "{{ '{0.__class__}'.format(config) }}", "{{ config.update({}) }}",
         "{{ range(10000000) | list }}",
         "{{ ('{0.__class__}' | attr('format'))(config) }}", "{% set f = '{0.__class__}'.format %}{{ f(config) }}",
-        "{{ ['{0.__class__}'.format] | map('string') | join }}{{ ('{0._tree}'.format_map)({'0': config}) }}", "{% import 'os' as os %}",
+        "{{ ['{0.__class__}'.format] | map('string') | join }}{{ ('{0._tree}'.format_map)({'0': config}) }}",
+        "{% import 'os' as os %}",
     ],
 )  # fmt: skip
 def test_the_sandbox(image: Image, source: str) -> None:
