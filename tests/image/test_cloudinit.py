@@ -130,6 +130,12 @@ def usual(bare_image: Image, session_scratch: Path) -> frozenset[str]:
         return frozenset(complaints(machine))
 
 
+def settled(machine: Machine) -> None:
+    """Wait until the daemon has seen the application stay up."""
+    script = "for i in $(seq 100); do ls /var/lib/parbake/transaction* >/dev/null 2>&1 || exit 0; sleep 0.1; done; exit 1"
+    machine.run(["sh", "-c", script])
+
+
 def complaints(machine: Machine) -> list[str]:
     """What cloud-init says went wrong, and every warning of its log, without the times."""
     result = json.loads(machine.read("/run/cloud-init/result.json"))["v1"]
@@ -189,6 +195,7 @@ def test_the_module_of_cloud_init_takes_the_image_builders_key(
     machine.boot()
     assert starts(machine) == ["from staging"]
     assert set(complaints(machine)) <= usual
+    settled(machine)
     machine.reboot()
     assert starts(machine) == ["from staging"] * 2
     assert set(complaints(machine)) <= usual
@@ -223,6 +230,7 @@ def test_a_part_of_user_data_becomes_settings(integrated: Image, usual: frozense
     machine.boot()
     assert starts(machine) == ["from staging"]
     assert set(complaints(machine)) <= usual
+    settled(machine)
     machine.reboot()
     assert starts(machine) == ["from staging"] * 2
 
