@@ -186,23 +186,32 @@ class FilesReader:
                 self._tails.append(tail)
 
     def _resume_known(self) -> None:
-        """At the start: find each file of the checkpoint again, in its place, renamed, or as a copy."""
+        """At the start: find each file of the checkpoint again, in its place, renamed, or as a copy. All of them first:
+        what is then still unknown beside them came and went while nobody looked."""
         states, self._known = self._known, []
+        newest: dict[Path, int] = {}
         for state in states:
-            path, key = Path(str(state.get("path"))), (state.get("device"), state.get("inode"))
+            path = Path(str(state.get("path")))
             if self._settings_of(path) is None:
                 continue
-            here = [path, rotation.by_inode(path, key), *(Path(entry.path) for entry in rotation.siblings(path))]
-            tail = next((t for place in here if place and (t := self._resume(place, path, state))), None)
-            if tail is None:
-                if int(state.get("unread", 0)) > 0:
-                    self._lost += 1
-                self._catch_up(path, int(state.get("modified_ns", 0)))
-                continue
-            self._tails.append(tail)
-            if _key(path) != tail.key:
-                tail.rotated = True
-                self._catch_up(path, tail.modified_ns)
+            tail = self._find(path, state)
+            if tail is not None:
+                self._tails.append(tail)
+                tail.rotated = _key(path) != tail.key
+            elif int(state.get("unread", 0)) > 0:
+                self._lost += 1
+            if tail is None or tail.rotated:
+                modified = tail.modified_ns if tail is not None else int(state.get("modified_ns", 0))
+                newest[path] = max(newest.get(path, 0), modified)
+        in_place = {tail.path for tail in self._tails if not tail.rotated}
+        for path, modified in newest.items():
+            if path not in in_place:
+                self._catch_up(path, modified)
+
+    def _find(self, path: Path, state: Mapping[str, Any]) -> Tail | None:
+        key = (state.get("device"), state.get("inode"))
+        here = [path, rotation.by_inode(path, key), *(Path(entry.path) for entry in rotation.siblings(path))]
+        return next((tail for place in here if place and (tail := self._resume(place, path, state))), None)
 
     def _resume(self, place: Path, path: Path, state: Mapping[str, Any]) -> Tail | None:
         key = _key(place)

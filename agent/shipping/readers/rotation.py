@@ -29,7 +29,7 @@ def siblings(path: Path) -> Iterator[os.DirEntry[str]]:
         return
 
 
-def by_inode(path: Path, key: tuple[int, int]) -> Path | None:
+def by_inode(path: Path, key: tuple[object, object]) -> Path | None:
     """Where the file that was at `path` is now."""
     for entry in siblings(path):
         found = entry.stat(follow_symlinks=False)

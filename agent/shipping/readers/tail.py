@@ -113,9 +113,9 @@ class Tail:
         """What follows, whole lines only; with `final` also one that is not ended. More may follow where `more`."""
         wanted = max(min(max_bytes, CHUNK_BYTES), self._limit)
         content = os.pread(self._descriptor, wanted, self.offset)
+        at_end = len(content) < wanted
         if self._skipping:
             content = self._skip(content)
-        at_end = len(content) < wanted
         end = content.rfind(b"\n") + 1
         if not end and len(content) >= self._limit:
             self._skipping = True  # the rest of a line without an end is never held in memory

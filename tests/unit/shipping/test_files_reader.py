@@ -1,0 +1,263 @@
+"""The file reader: no line is lost or read twice through rotation, restarts and odd bytes."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import random
+import shutil
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.places import Places
+from agent.settings.tables import LogFile
+from agent.shipping.readers.files import FilesReader
+from agent.shipping.stop import Stop
+
+
+class Shipped:
+    """A reader, restarted from its position at will, and all that it gave."""
+
+    def __init__(self, root: Path, *files: str | LogFile, **more: Any) -> None:
+        self._root, self._files, self._more = root, files, more
+        self.position: Mapping[str, Any] | None = None
+        self.lines: list[str] = []
+        self.lost = 0
+        self.final = False
+        self._reader = self._open()
+
+    def _open(self) -> FilesReader:
+        return FilesReader(
+            self._files, Places(self._root), position=self.position, ending=lambda: self.final, **self._more
+        )
+
+    def restart(self) -> None:
+        self._reader.close()
+        self._reader = self._open()
+
+    def look(self, entries: int = 100) -> list[str]:
+        """All that can be read now."""
+        found: list[str] = []
+        self._reader._scanned = float("-inf")
+        while True:
+            batch = self._reader.read(entries, 1 << 20)
+            found += [(value or b"").decode("utf-8", "replace") for value in batch.columns.get("MESSAGE", ())]
+            self.lost += batch.lost
+            self.position = batch.position
+            if not batch.full:
+                self.lines += found
+                return found
+
+    def wait(self, seconds: float) -> float:
+        began, stop = time.monotonic(), Stop()
+        self._reader.wait(seconds, stop)
+        stop.close()
+        return time.monotonic() - began
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    path = tmp_path / "var/log/app/app.log"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    return path
+
+
+def write(path: Path, *lines: str) -> None:
+    with path.open("a") as file:
+        file.writelines(f"{line}\n" for line in lines)
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, log: Path) -> Shipped:
+    return Shipped(tmp_path, "/var/log/app/*.log")
+
+
+def test_lines_are_read_once_and_partial_ones_are_held(shipped: Shipped, log: Path) -> None:
+    """A line counts when it is ended; what is half written is held, not cut in two."""
+    write(log, "a", "b")
+    with log.open("a") as file:
+        file.write("half")
+    assert shipped.look() == ["a", "b"]
+    assert shipped.look() == []
+    write(log, " and half")
+    assert shipped.look() == ["half and half"]
+
+
+def test_the_last_line_of_all_is_shipped_at_the_end_even_without_a_line_end(shipped: Shipped, log: Path) -> None:
+    """When the shipper ends, a last line without a line end goes too: its instance may not come back."""
+    log.write_text("a\nlast")
+    shipped.final = True
+    assert shipped.look() == ["a", "last"]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_rename_rotation_loses_and_doubles_nothing(shipped: Shipped, log: Path, restarted: bool) -> None:
+    """What the rotated file still got before and after the rename is read before the new file."""
+    write(log, "a")
+    shipped.look()
+    write(log, "b")
+    log.rename(log.with_name("app.log.1"))
+    write(log.with_name("app.log.1"), "c")
+    write(log, "d")
+    if restarted:
+        shipped.restart()
+    shipped.look()
+    write(log, "e")
+    shipped.look()
+    assert shipped.lines == ["a", "b", "c", "d", "e"]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_several_rotations_between_two_looks(shipped: Shipped, log: Path, restarted: bool) -> None:
+    """Generations that came and went while the sink was down are found and read in order."""
+    write(log, "a")
+    shipped.look()
+    old = log.with_name("app.log.1")
+    for line in ("b", "c", "d"):
+        if old.exists():
+            if log.with_name("app.log.2").exists():
+                log.with_name("app.log.2").rename(log.with_name("app.log.3"))
+            old.rename(log.with_name("app.log.2"))
+        time.sleep(0.01)
+        log.rename(old)
+        write(log, line)
+    if restarted:
+        shipped.restart()
+    shipped.look()
+    assert shipped.lines == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_copytruncate_loses_nothing_that_was_copied(shipped: Shipped, log: Path, restarted: bool) -> None:
+    """Lines written before a copytruncate and not read yet are read from the copy."""
+    write(log, "a", "b")
+    shipped.look()
+    write(log, "c")
+    shutil.copy2(log, log.with_name("app.log.1"))
+    os.truncate(log, 0)
+    write(log, "d", "e", "a longer line than all of those before")
+    if restarted:
+        shipped.restart()
+    shipped.look()
+    assert shipped.lines == ["a", "b", "c", "d", "e", "a longer line than all of those before"]
+
+
+def test_a_new_file_with_the_inode_of_the_old_is_read_from_its_beginning(shipped: Shipped, log: Path) -> None:
+    """An inode that was given away again does not make a new file's first lines look read."""
+    write(log, "first", "second")
+    shipped.look()
+    shipped.restart()
+    inode = log.stat().st_ino
+    content = "other text of the same length as before and more\n" * 3
+    with log.open("r+") as file:
+        file.write(content)
+    assert log.stat().st_ino == inode
+    assert shipped.look() == content.splitlines()
+
+
+def test_compressed_predecessors_are_left_alone(tmp_path: Path, log: Path) -> None:
+    """A glob that matches app.log.1.gz does not ship its bytes."""
+    (log.with_name("app.log.2.gz")).write_bytes(gzip.compress(b"old\n"))
+    write(log.with_name("app.log.1"), "older")
+    write(log, "new")
+    assert Shipped(tmp_path, "/var/log/app/app.log*").look() == ["older", "new"]
+
+
+def test_an_unread_file_that_is_gone_counts_as_a_loss(shipped: Shipped, log: Path) -> None:
+    """A file with unread lines that was removed while the shipper was down is counted, not forgotten."""
+    write(log, *(f"m{i}" for i in range(100)))
+    shipped._reader.read(10, 1 << 20)
+    batch = shipped._reader.read(10, 1 << 20)
+    shipped.position = batch.position
+    log.unlink()
+    shipped.restart()
+    shipped.look()
+    assert shipped.lost == 1
+
+
+def test_entries_of_several_lines_are_joined_and_not_lost_on_a_pause(tmp_path: Path, log: Path) -> None:
+    """A stack trace is one entry; when its writer pauses it goes as it is, and what follows is an entry of its own."""
+    shipped = Shipped(tmp_path, LogFile(path="/var/log/app/*.log", start=r"^\d", pause=0.1))  # type: ignore[arg-type]
+    write(log, "1 error", "  at a", "  at b", "2 next")
+    assert shipped.look() == ["1 error\n  at a\n  at b"]
+    time.sleep(0.15)
+    assert shipped.look() == ["2 next"]
+    write(log, "  at late", "3 more", "4 last")
+    assert shipped.look() == ["  at late", "3 more"]
+    shipped.final = True
+    assert shipped.look() == ["4 last"]
+
+
+def test_a_line_without_an_end_costs_bounded_memory(tmp_path: Path, log: Path) -> None:
+    """Of a line of many megabytes the beginning is shipped, the rest passed over, and the next line arrives whole."""
+    shipped = Shipped(tmp_path, "/var/log/app/*.log", line_max=1000)
+    with log.open("w") as file:
+        file.write("x" * 3_000_000 + "\nafter\n")
+    lines = shipped.look()
+    assert lines[-1] == "after"
+    assert len(lines) == 2
+    assert 1000 < len(lines[0]) < 600_000
+    shipped.restart()
+    assert shipped.look() == []
+
+
+def test_other_encodings_and_carriage_returns(shipped: Shipped, log: Path) -> None:
+    """Bytes that are no UTF-8 pass; a carriage return before the line end goes."""
+    log.write_bytes(b"caf\xe9\r\nb\n")
+    assert shipped.look() == ["caf\ufffd", "b"]
+
+
+def test_a_file_that_appears_is_noticed(shipped: Shipped, log: Path, tmp_path: Path) -> None:
+    """A new file below a glob wakes the reader; it is read from its first line."""
+    shipped.look()
+    timer = threading.Timer(0.3, lambda: write(log.with_name("b.log"), "new"))
+    timer.start()
+    assert shipped.wait(4.0) < 3.0
+    timer.join()
+    assert shipped.look() == ["new"]
+
+
+def test_a_line_that_comes_wakes_the_reader(shipped: Shipped, log: Path) -> None:
+    """A line in a known file wakes the reader too."""
+    write(log, "a")
+    shipped.look()
+    timer = threading.Timer(0.3, lambda: write(log, "b"))
+    timer.start()
+    assert shipped.wait(4.0) < 3.0
+    timer.join()
+    assert shipped.look() == ["b"]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_every_line_once_through_random_rotations_and_restarts(tmp_path: Path, log: Path, seed: int) -> None:
+    """Whatever order writes, renames, removals of old files, looks and restarts come in: each line once, in order."""
+    chance = random.Random(seed)
+    written: list[str] = []
+    shipped, kept = Shipped(tmp_path, "/var/log/app/app.log"), 99
+    shipped.look()
+    for _ in range(120):
+        what = chance.choice(["write", "write", "write", "look", "rotate", "restart"])
+        if what == "write":
+            lines = [f"{len(written) + i} {'x' * chance.randrange(60)}" for i in range(chance.randrange(1, 30))]
+            written += lines
+            write(log, *lines)
+        elif what == "look":
+            shipped.look(chance.choice([1, 7, 1000]))
+        elif what == "restart":
+            shipped.look(5)
+            shipped.restart()
+        elif log.stat().st_size:
+            time.sleep(0.002)
+            for number in range(kept, 0, -1):
+                newer = log if number == 1 else log.with_name(f"app.log.{number - 1}")
+                if newer.exists():
+                    newer.rename(log.with_name(f"app.log.{number}"))
+            log.touch()
+    shipped.look()
+    assert shipped.lines == written
