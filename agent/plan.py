@@ -13,6 +13,8 @@ from agent.settings.tables import Template, TemplateUnit
 _PLAIN_MODE, _SECRET_MODE = 0o644, 0o600
 _WORLD = 0o007
 _DIFF_LINES_MAX = 400
+_WITHHELD = "(a line that depends on a secret, withheld)\n"
+_WITHHELD_OLD = "(a line of the old file, withheld: it may hold an earlier secret)\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +90,12 @@ def units(templates: Iterable[Template], changes: Iterable[Change]) -> tuple[Uni
     return tuple(steps)
 
 
-def diff(change: Change, config: RunConfig) -> str:
-    """A unified diff with secrets masked. A masked line that changed still shows as changed."""
+def diff(change: Change, config: RunConfig, decoy: str | None = None) -> str:
+    """A unified diff with secrets masked. A masked line that changed still shows as changed.
+
+    `decoy` is the rendering with other secrets, masked (`agent.decoy`): a line that differs from all of its lines depends
+    on a secret in some form that masking does not know, and is withheld.
+    """
     if not change.pending:
         return ""
     masker = Masker(config.secret_texts())
@@ -102,23 +108,22 @@ def diff(change: Change, config: RunConfig) -> str:
         )
     if b"\0" in before + change.content:
         return f"{change.target}: binary, {len(before)} -> {len(change.content)} bytes\n"
-    if change.secret and before:
-        # the old file may hold the secret's earlier value, which nobody knows any more: only its shape is shown
-        return _secret_diff(change, before, masker)
-    old_lines = masker.mask(before.decode("utf-8", "replace")).splitlines(keepends=True)
-    new_lines = masker.mask(change.content.decode("utf-8", "replace")).splitlines(keepends=True)
+    # masked as a whole, since a secret may span lines
+    new_lines, old_lines = shown_lines(change.content, masker, decoy), shown_lines(before, masker, None)
+    if change.secret or (change.old and not change.old.mode & _WORLD):
+        # the old file may hold a secret's earlier value, which nobody knows any more: only its shape is shown
+        kept = set(new_lines)
+        old_lines = [line if line in kept else _WITHHELD_OLD for line in old_lines]
     return _unified(change, old_lines, new_lines)
 
 
-def _secret_diff(change: Change, before: bytes, masker: Masker) -> str:
-    """Both masked as a whole, since a secret may span lines. An old line that is gone is not shown at all."""
-    new_lines = masker.mask(change.content.decode("utf-8", "replace")).splitlines(keepends=True)
-    kept = set(new_lines)
-    old_lines = [
-        line if line in kept else "(a line of the old file, withheld: it may hold an earlier secret)\n"
-        for line in masker.mask(before.decode("utf-8", "replace")).splitlines(keepends=True)
-    ]
-    return _unified(change, old_lines, new_lines)
+def shown_lines(content: bytes, masker: Masker, decoy: str | None) -> list[str]:
+    """The lines of a target, masked; those that no line of its masked `decoy` is like are withheld."""
+    lines = masker.mask(content.decode("utf-8", "replace")).splitlines(keepends=True)
+    if decoy is None:
+        return lines
+    free = set(decoy.splitlines(keepends=True))
+    return [line if line in free else _WITHHELD for line in lines]
 
 
 def _unified(change: Change, old: list[str], new: list[str]) -> str:

@@ -7,13 +7,14 @@ import difflib
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from agent import converge
+from agent import converge, plan
+from agent.commands import plan as plan_command
 from agent.commands import say, say_json
 from agent.masking import Masker
 from agent.model import MASK, Secret, dotted, leaves
 from agent.places import Places
 from agent.settings.tables import Settings
-from agent.world import Prepared, open_world
+from agent.world import Prepared, World, open_world
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -21,9 +22,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace, settings: Settings, places: Places) -> int:
-    one, two = (_prepare(settings, places, name) for name in arguments.environments)
+    sides = [_prepare(settings, places, name) for name in arguments.environments]
+    one, two = (prepared for _, prepared in sides)
     keys = _keys(one, two)
-    targets = {name: _diff(name, one, two, arguments.environments) for name in sorted({*one.renderings, *two.renderings})}
+    targets = {name: _diff(name, sides, arguments.environments) for name in sorted({*one.renderings, *two.renderings})}
     waiting = {
         f"{e}: {g or 'default'}": str(error)
         for e, p in zip(arguments.environments, (one, two), strict=True)
@@ -36,14 +38,14 @@ def run(arguments: Namespace, settings: Settings, places: Places) -> int:
     return 65 if waiting else 0
 
 
-def _prepare(settings: Settings, places: Places, environment: str) -> Prepared:
+def _prepare(settings: Settings, places: Places, environment: str) -> tuple[World, Prepared]:
     """The plan of this image where only the environment differs. Last good run config is another environment's: unused."""
     asked = dataclasses.replace(settings, state=dataclasses.replace(settings.state, cache="none"))
     world = open_world(places, asked)
     try:
         facts = converge.find_out(world)
         values = {**facts.values, "environment": environment}
-        return converge.prepare(world, dataclasses.replace(facts, values=values))
+        return world, converge.prepare(world, dataclasses.replace(facts, values=values))
     finally:
         world.close()
 
@@ -62,14 +64,13 @@ def _shown(value: Any, absent: object) -> Any:
     return "(absent)" if value is absent else MASK if isinstance(value, Secret) else value
 
 
-def _diff(name: str, one: Prepared, two: Prepared, environments: list[str]) -> str:
-    masker = Masker((*one.config.secret_texts(), *two.config.secret_texts()))
-    texts = [
-        masker.mask(p.renderings[name].content.decode("utf-8", "replace")).splitlines(keepends=True)
-        if name in p.renderings
-        else []
-        for p in (one, two)
-    ]
+def _diff(name: str, sides: list[tuple[World, Prepared]], environments: list[str]) -> str:
+    masker = Masker(text for _, prepared in sides for text in prepared.config.secret_texts())
+    texts = []
+    for world, prepared in sides:
+        rendering = prepared.renderings.get(name)
+        shown = plan_command.decoyed(world, prepared, name) if rendering and rendering.secret else None
+        texts.append(plan.shown_lines(rendering.content if rendering else b"", masker, shown))
     return "".join(difflib.unified_diff(texts[0], texts[1], f"{environments[0]}/{name}", f"{environments[1]}/{name}"))
 
 

@@ -7,9 +7,11 @@ import sys
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from agent import converge, plan
+from agent import converge, decoy, plan
 from agent.commands import say, say_json
-from agent.model import MASK, Secret, dotted, lookup
+from agent.errors import RenderError
+from agent.masking import Masker
+from agent.model import MASK, Change, Secret, dotted, lookup
 from agent.places import Places
 from agent.settings.tables import Settings
 from agent.world import Prepared, World, open_world
@@ -59,6 +61,23 @@ def _within_secret(prepared: Prepared, path: tuple[str, ...]) -> bool:
     return any(path[: len(secret)] == secret for secret in prepared.config.secrets)
 
 
+def diff_of(world: World, prepared: Prepared, change: Change) -> str:
+    """The diff of one target, with no line in it that depends on a secret."""
+    shown = decoyed(world, prepared, change.template) if change.pending and change.secret else None
+    return plan.diff(change, prepared.config, shown)
+
+
+def decoyed(world: World, prepared: Prepared, name: str) -> str:
+    """A template rendered with other secrets than there are, and those masked. Where it cannot be, "" has no line to show."""
+    config = decoy.of(prepared.config)
+    (template,) = (template for template in world.settings.templates if template.name == name)
+    try:
+        content: bytes = world.renderer.render(template, config, prepared.facts).content
+    except RenderError:
+        return ""
+    return Masker(config.secret_texts()).mask(content.decode("utf-8", "replace"))
+
+
 def as_plain(world: World, prepared: Prepared) -> dict[str, Any]:
     return {
         "changes": prepared.plan.pending,
@@ -77,7 +96,7 @@ def as_plain(world: World, prepared: Prepared) -> dict[str, Any]:
                 "mode": f"{c.mode:04o}",
                 "uid": c.uid,
                 "gid": c.gid,
-                "diff": plan.diff(c, prepared.config),
+                "diff": diff_of(world, prepared, c),
             }
             for c in prepared.plan.changes
         ],
@@ -100,7 +119,7 @@ def show(world: World, prepared: Prepared) -> None:
     for change in prepared.plan.changes:
         say(f"target {change.target}: {change.kind}, mode {change.mode:04o}")
         if change.pending:
-            sys.stdout.write(_coloured(plan.diff(change, prepared.config)))
+            sys.stdout.write(_coloured(diff_of(world, prepared, change)))
     for step in prepared.plan.units:
         say(f"unit {step.unit}: {step.action}, for {', '.join(step.templates)}")
     for group, error in prepared.waiting.items():

@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("plugins", "masking", "disk", "credentials"),
     ("settings",),
     # the workers: each does one step and knows no other worker but those it is built of
-    ("merge", "contract", "views", "reading", "dropins", "sealing", "units"),
+    ("merge", "contract", "views", "reading", "dropins", "decoy", "sealing", "units"),
     ("last_good",),
     ("filters", "state", "generations", "plan", "apply", "report", "discovery", "httptransport", "httptls", "httpreply"),
     ("templating", "httpclient"),

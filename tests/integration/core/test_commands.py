@@ -99,6 +99,32 @@ def test_no_secret_anywhere_but_in_the_target(web: Image) -> None:
     assert holders == {"site/common.toml", "etc/app.conf"}
 
 
+def test_no_form_of_a_secret_in_a_diff(web: Image) -> None:
+    """Promise 5: whatever a filter makes of a secret, however short it is, no line that depends on it is on the terminal."""
+    secret = "it's 7 secret-words"
+    keys = '[keys.pw]\nsecret = true\n[keys.pin]\nsecret = true\ntype = "integer"\n'
+    web.settings(keys + '[[template]]\nsource = "f.j2"\ntarget = "/f"\n')
+    web.template(
+        "f.j2",
+        "plain = {{ config.pw }}\nquoted = {{ config.pw | quote }}\nupper = {{ config.pw | upper }}\n"
+        "hash = {{ config.pw | hash }}\nturned = {{ config.pw | reverse }}\n"
+        "{% if config.pin == 7 %}\nseven\n{% else %}\nother\n{% endif %}\nopen = {{ config.motto }}\n",
+    )
+    for value in ("one", "two"):
+        web.site("common", f'motto = "{value}"\npw = "{secret}{value}"\npin = 7\n')
+        web.site("env/prod", f'pw = "{secret}-prod"\n')
+        for ran in (web.run("plan"), web.run("plan", "--json"), web.run("compare", "dev", "prod"), web.run("debug")):
+            assert ran.code == 0
+            shown = ran.out.lower()
+            for form in ("secret-words", "sdrow-terces", "seven", "it's", "'\"'\"'"):
+                assert form not in shown, (form, ran.out)
+        shown = web.run("plan").out
+        assert "+plain = ********" in shown
+        assert f"+open = {value}" in shown
+        assert "+(a line that depends on a secret, withheld)" in shown
+        assert web.run("once").code == 0
+
+
 USAGE = [
     [], ["conjure"], ["once", "--frobnicate"], ["explain"], ["rollback", "nine"], ["once", "extra"],
     ["--log-level", "loud", "once"],
