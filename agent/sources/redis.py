@@ -192,6 +192,7 @@ class RedisSource:
             if word in ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "BUSY", "TRYAGAIN"):
                 raise SourceUnreachable(f"{place}: {word}") from None
             if word in ("NOAUTH", "WRONGPASS", "NOPERM"):
+                self._drop()
                 raise SourceDenied(f"{place}: {word}", hint="check username, password_file and the ACL") from None
             raise SourceInvalid(f"{place} refuses a command: {word}") from None
 
@@ -213,11 +214,12 @@ class RedisSource:
     def _drop(self) -> None:
         """Forget the connections; the next use makes new ones, with the password read anew."""
         client, pubsub, self._client, self._pubsub = self._client, self._pubsub, None, None
+        # Two threads may drop at once, the one that is cut off and the one that cuts; the library minds that.
         with contextlib.suppress(Exception):
+            if client is not None:
+                client.connection_pool.disconnect()
             if pubsub is not None:
                 pubsub.close()
-        if client is not None:
-            client.connection_pool.disconnect()
 
     def close(self) -> None:
         self._closed.set()
