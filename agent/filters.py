@@ -17,7 +17,7 @@ from jinja2 import Undefined
 from jinja2.exceptions import FilterArgumentError, UndefinedError
 
 from agent import tomltext
-from agent.views import plain
+from agent.views import MissingLenient, plain
 
 _HASHES = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512")
 
@@ -31,7 +31,7 @@ def to_nice_json(value: Any, indent: int = 4) -> str:
 
 
 def from_json(value: str) -> Any:
-    return json.loads(value)
+    return json.loads(_defined(value))
 
 
 def to_yaml(value: Any, default_flow_style: bool = False, indent: int = 2) -> str:
@@ -46,7 +46,7 @@ def to_yaml(value: Any, default_flow_style: bool = False, indent: int = 2) -> st
 def from_yaml(value: str) -> Any:
     import yaml
 
-    return yaml.safe_load(value)
+    return yaml.safe_load(_defined(value))
 
 
 def to_toml(value: Any) -> str:
@@ -58,7 +58,7 @@ def b64encode(value: str | bytes, encoding: str = "utf-8") -> str:
 
 
 def b64decode(value: str, encoding: str = "utf-8") -> str:
-    return base64.b64decode(value, validate=True).decode(encoding, "surrogateescape")
+    return base64.b64decode("".join(str(value).split()), validate=True).decode(encoding, "surrogateescape")
 
 
 def hash_(value: str | bytes, algorithm: str = "sha1") -> str:
@@ -88,10 +88,12 @@ def regex_search(value: Any, pattern: str, *groups: str, ignorecase: bool = Fals
     return [match.group(int(g[1:]) if g[1:].isdigit() else g.removeprefix("\\g<").removesuffix(">")) for g in groups]
 
 
-def combine(value: Any, *others: Any, recursive: bool = False) -> dict[str, Any]:
-    result: dict[str, Any] = dict(plain(_defined(value)))
-    for other in others:
-        for key, item in plain(_defined(other)).items():
+def combine(*tables: Any, recursive: bool = False) -> dict[str, Any]:
+    """Tables, or lists of them, overlaid in order."""
+    result: dict[str, Any] = {}
+    for table in tables:
+        found = plain(_defined(table))
+        for key, item in combine(*found, recursive=recursive).items() if isinstance(found, list) else found.items():
             deeper = recursive and isinstance(item, dict) and isinstance(result.get(key), dict)
             result[key] = combine(result[key], item, recursive=True) if deeper else item
     return result
@@ -113,20 +115,22 @@ def bool_(value: Any) -> bool:
 
 def mandatory(value: Any, msg: str | None = None) -> Any:
     if isinstance(value, Undefined):
-        raise UndefinedError(msg or "a mandatory value is not defined")
+        if msg is None or isinstance(value, MissingLenient):
+            return str(value)  # fails with the key's name
+        raise UndefinedError(msg)
     return value
 
 
-def basename(value: str) -> str:
-    return posixpath.basename(value)
+def basename(value: Any) -> str:
+    return posixpath.basename(str(_defined(value)))
 
 
-def dirname(value: str) -> str:
-    return posixpath.dirname(value)
+def dirname(value: Any) -> str:
+    return posixpath.dirname(str(_defined(value)))
 
 
 def to_datetime(value: str, format: str = "%Y-%m-%d %H:%M:%S") -> datetime:
-    return datetime.strptime(value, format)
+    return datetime.strptime(_defined(value), format)
 
 
 _NETWORK: dict[str, Callable[[Any], Any]] = {
@@ -144,13 +148,16 @@ _NETWORK: dict[str, Callable[[Any], Any]] = {
     "revdns": lambda i: i.ip.reverse_pointer + ".",
     "ipv4": lambda i: str(i.ip) if i.version == 4 else False,
     "ipv6": lambda i: str(i.ip) if i.version == 6 else False,
-    "private": lambda i: i.with_prefixlen if i.is_private else False,
-    "public": lambda i: i.with_prefixlen if i.is_global else False,
-    "wrap": lambda i: f"[{i.ip}]" if i.version == 6 else str(i.ip),
 }
+_AS_GIVEN: dict[str, Callable[[Any], bool]] = {"private": lambda i: i.is_private, "public": lambda i: i.is_global}
 
 
-def ipaddr(value: Any, query: str = "", *, version: int | None = None) -> Any:
+def _wrapped(text: str, version: int) -> str:
+    address, slash, prefix = text.partition("/")
+    return f"[{address}]{slash}{prefix}" if version == 6 else text
+
+
+def ipaddr(value: Any, query: str | int = "", *, version: int | None = None) -> Any:
     """The address, or the part of it that `query` asks for; False where the value is no address. A list is filtered."""
     value = _defined(value)
     if isinstance(value, (list, tuple)):
@@ -161,20 +168,24 @@ def ipaddr(value: Any, query: str = "", *, version: int | None = None) -> Any:
         return False
     if version is not None and interface.version != version:
         return False
-    if not query:
-        return str(value)
+    if query == "" or (isinstance(query, str) and query in _AS_GIVEN):
+        return str(value) if query == "" or _AS_GIVEN[query](interface) else False
+    if query == "wrap":
+        return _wrapped(str(value), interface.version)
     if isinstance(query, int) or re.fullmatch(r"-?\d+", str(query)):
         return f"{interface.network[int(query)]}/{interface.network.prefixlen}"
     if query not in _NETWORK:
-        raise FilterArgumentError(f'ipaddr query "{query}" is not known; known: {", ".join(_NETWORK)}, or a number')
-    return _NETWORK[query](interface)
+        raise FilterArgumentError(
+            f'ipaddr query "{query}" is not known; known: {", ".join((*_NETWORK, *_AS_GIVEN, "wrap"))}, or a number'
+        )
+    return _NETWORK[str(query)](interface)
 
 
-def ipv4(value: Any, query: str = "") -> Any:
+def ipv4(value: Any, query: str | int = "") -> Any:
     return ipaddr(value, query, version=4)
 
 
-def ipv6(value: Any, query: str = "") -> Any:
+def ipv6(value: Any, query: str | int = "") -> Any:
     return ipaddr(value, query, version=6)
 
 
@@ -192,9 +203,8 @@ def _bytes(value: str | bytes, encoding: str) -> bytes:
 
 
 def _defined(value: Any) -> Any:
-    if isinstance(value, Undefined):
-        str(value)
-    return value
+    """Fails with the key's name where it is absent."""
+    return str(value) if isinstance(value, Undefined) else value
 
 
 FILTERS: dict[str, Callable[..., Any]] = {

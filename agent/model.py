@@ -60,8 +60,8 @@ class Secret:
             return NotImplemented
         mine, theirs = self._value, other._value
         if isinstance(mine, str) and isinstance(theirs, str):
-            return hmac.compare_digest(mine.encode(), theirs.encode())
-        return type(mine) is type(theirs) and bool(mine == theirs)
+            return hmac.compare_digest(mine.encode("utf-8", "surrogatepass"), theirs.encode("utf-8", "surrogatepass"))
+        return same(mine, theirs)
 
     def __hash__(self) -> int:
         return hash(repr(self._value))
@@ -108,6 +108,15 @@ def leaves(tree: Tree, prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
             yield from leaves(value, path)
         else:
             yield path, value
+
+
+def same(one: Any, two: Any) -> bool:
+    """Whether two values are written alike wherever they go: 1, 1.0 and true are equal to Python, and differ in a file."""
+    if isinstance(one, Mapping) and isinstance(two, Mapping):
+        return one.keys() == two.keys() and all(same(value, two[key]) for key, value in one.items())
+    if isinstance(one, (list, tuple)) and isinstance(two, (list, tuple)):
+        return len(one) == len(two) and all(map(same, one, two))
+    return type(one) is type(two) and (repr(one) == repr(two) if isinstance(one, float) else bool(one == two))
 
 
 _ABSENT = object()

@@ -9,14 +9,17 @@ from typing import Any
 from jinja2 import Template as JinjaTemplate
 from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError
 
+from agent import masking
 from agent.errors import RenderError
-from agent.model import Facts, KeyPath, Rendering, RunConfig, dotted, lookup
+from agent.model import Facts, KeyPath, Rendering, RunConfig, dotted, lookup, same
 from agent.places import Places
 from agent.settings.tables import Component, Template
 from agent.templating import Compiled, Sandbox, TemplateFiles
 from agent.views import Reads, View
 
 log = logging.getLogger("parbake.render")
+ALL_FACTS = "*"
+"""In a rendering's `facts`: it went through all of them."""
 
 
 class Renderer:
@@ -86,7 +89,10 @@ class Renderer:
     def _missing(self, template: Template, config: RunConfig, facts: Facts, first: UndefinedError) -> RenderError:
         """All that this template misses, in one error."""
         named = self.missing_keys(template, config, facts)
-        problems = [f"{name} is not set" for name in named] or [str(first)]
+        said = masking.Masker(config.secret_texts()).mask(str(first))
+        problems = [f"{name} is not set" for name in named]
+        if not any(name in said for name in named):
+            problems.insert(0, said)
         return RenderError(
             f"template {template.name}: {_line(first)}{'a key it needs is missing' if named else 'cannot be rendered'}",
             problems,
@@ -100,7 +106,8 @@ class Renderer:
             self.compile(template).render(self._spaces(config, facts, reads))
         except Exception as error:  # noqa: BLE001 - another error is reported as the first; this pass only adds names
             log.debug("template %s: the search for missing keys ended early: %s", template.name, type(error).__name__)
-        return list(reads.missing)
+        # a key may be looked up by a secret's value
+        return [masking.Masker(config.secret_texts()).mask(name) for name in reads.missing]
 
 
 def _syntax_error(template: Template, error: TemplateSyntaxError) -> RenderError:
@@ -112,7 +119,7 @@ def _line(error: BaseException) -> str:
     found, trace = "", error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
-        if code.co_filename.endswith((".j2", ".jinja", ".jinja2")) or trace.tb_frame.f_globals.get("__jinja_template__"):
+        if code.co_filename.endswith((".j2", ".jinja", ".jinja2")) or "__jinja_exception__" in trace.tb_frame.f_globals:
             found = f"line {trace.tb_lineno}: "
         trace = trace.tb_next
     return found
@@ -126,16 +133,18 @@ def _text(error: BaseException, reads: Reads) -> str:
 
 
 def _first(paths: Iterable[KeyPath]) -> frozenset[str]:
-    return frozenset(path[0] for path in paths if path)
+    return frozenset(path[0] if path else ALL_FACTS for path in paths)
 
 
 def still_holds(rendering: Rendering, old: RunConfig, new: RunConfig, old_facts: Facts, new_facts: Facts) -> bool:
     """Whether everything this rendering read is as it was, so that it need not be made again."""
-    if any(lookup(old.tree, path, _ABSENT) != lookup(new.tree, path, _ABSENT) for path in rendering.reads):
+    if not all(same(lookup(old.tree, path, _ABSENT), lookup(new.tree, path, _ABSENT)) for path in rendering.reads):
         return False
     if not all(isinstance(lookup(new.tree, path, _ABSENT), Mapping) for path in rendering.tables):
         return False
-    return all(old_facts.values.get(name) == new_facts.values.get(name) for name in rendering.facts)
+    if ALL_FACTS in rendering.facts:
+        return same(old_facts.values, new_facts.values)
+    return all(same(old_facts.values.get(name), new_facts.values.get(name)) for name in rendering.facts)
 
 
 _ABSENT = object()

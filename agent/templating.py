@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, MappingView
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from agent.filters import FILTERS
 from agent.places import Places
 from agent.views import Missing, View
 
+_CLOCK = ("now", "today", "utcnow", "fromtimestamp", "astimezone")
 _METHODS = ("items", "keys", "values", "get")
 
 
@@ -46,6 +48,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
         del self.filters["random"]
         self.filters.update(FILTERS)
 
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Nor the clock and the time zone of the machine, which are no inputs of a render."""
+        if isinstance(obj, date) and (attr in _CLOCK or (attr == "timestamp" and getattr(obj, "tzinfo", None) is None)):
+            return False
+        return super().is_safe_attribute(obj, attr, value)
+
     def getattr(self, obj: Any, attribute: str) -> Any:
         if isinstance(obj, View):
             return getattr(obj, attribute) if attribute in _METHODS else obj.member(attribute)
@@ -64,6 +72,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
 def _printable(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
+    if isinstance(value, (Iterator, MappingView, Cycler, Namespace)):
+        raise UndefinedError(f"an expression gives a {type(value).__name__}, which cannot be printed; use `| list` or `| join`")
     if value is None or (callable(value) and not isinstance(value, Missing)):
         what = "nothing (null)" if value is None else f"a function ({getattr(value, '__name__', value)})"
         raise UndefinedError(f"an expression gives {what}, which cannot be printed; a key named like a method needs [...]")
@@ -88,6 +98,9 @@ class TemplateFiles(BaseLoader):
             return path.read_text("utf-8"), str(path), lambda: True
         except FileNotFoundError:
             raise TemplateNotFound(template, f"{self._places.shown(path)} does not exist") from None
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else "its name or its text is not UTF-8"
+            raise TemplateNotFound(template, f"{self._places.shown(path)} cannot be read: {why}") from None
 
 
 class Compiled(BytecodeCache):
