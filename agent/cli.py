@@ -67,7 +67,8 @@ def _module(name: str) -> Any:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    named = next((word for word in argv if word in COMMANDS), None)
+    values = {at + 1 for at, word in enumerate(argv) if word in ("--root", "--config", "--log-level")}
+    named = next((word for at, word in enumerate(argv) if word in COMMANDS and at not in values), None)
     arguments = parser(named).parse_args(argv)
     if arguments.command is None:
         raise UsageError("parbake: no command given", hint=f"commands: {', '.join(COMMANDS)}; see `parbake -h`")

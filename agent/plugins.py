@@ -20,8 +20,9 @@ def load(table: Mapping[str, str], name: str, what: str) -> Any:
     if not attribute:
         raise SettingsError(f'there is no {what} "{name}"{closest(name, table)}')
     try:
-        return getattr(importlib.import_module(module_name), attribute)
-    except ImportError as error:
-        raise SettingsError(f'{what} "{name}" cannot be imported: {error}') from None
-    except AttributeError:
-        raise SettingsError(f'{what} "{name}": module {module_name} has no {attribute}') from None
+        module = importlib.import_module(module_name)
+    except Exception as error:  # noqa: BLE001 - a third party's module may fail in any way while it is imported
+        raise SettingsError(f'{what} "{name}" cannot be imported: {type(error).__name__}: {error}') from None
+    if not hasattr(module, attribute):
+        raise SettingsError(f'{what} "{name}": module {module_name} has no {attribute}')
+    return getattr(module, attribute)

@@ -23,6 +23,7 @@ Mode = NewType("Mode", int)
 T = TypeVar("T")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d)?")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
+_LONGEST = 100 * 365 * 86400.0
 _SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB|kB|MB|GB)?")
 _SIZES = {None: 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -57,13 +58,14 @@ def closest(word: str, known: Iterable[str]) -> str:
 
 
 def seconds(text: object) -> Seconds | None:
-    """A duration in seconds, or None where `text` is not one."""
+    """A duration in seconds, or None where `text` is not one, or longer than a century."""
     if isinstance(text, bool):
         return None
     if isinstance(text, (int, float)):
-        return Seconds(float(text)) if 0 <= text < float("inf") else None
+        return Seconds(float(text)) if 0 <= text <= _LONGEST else None
     if isinstance(text, str) and (match := _DURATION.fullmatch(text.strip())):
-        return Seconds(float(match[1]) * _UNITS[match[2]])
+        found = float(match[1]) * _UNITS[match[2]]
+        return Seconds(found) if found <= _LONGEST else None
     return None
 
 

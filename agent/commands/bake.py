@@ -20,7 +20,7 @@ HEADER = "# written by `parbake bake`"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.set_defaults(json=False)
+    """No options of its own."""
 
 
 def run(arguments: Namespace, settings: Settings, places: Places) -> int:

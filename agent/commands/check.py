@@ -17,7 +17,7 @@ from agent.settings.tables import Settings
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.set_defaults(json=False)
+    """No options of its own."""
 
 
 def run(arguments: Namespace, settings: Settings, places: Places) -> int:

@@ -13,7 +13,7 @@ from agent.world import World, open_world
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.set_defaults(json=False)
+    """No options of its own."""
 
 
 def run(arguments: Namespace, settings: Settings, places: Places) -> int:

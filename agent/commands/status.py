@@ -15,7 +15,7 @@ NEEDS_SETTINGS = False
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.set_defaults(json=False)
+    """No options of its own."""
 
 
 def run(arguments: Namespace, settings: Settings | None, places: Places) -> int:

@@ -250,6 +250,9 @@ def _plugged(name: str, cls: Any, kind: str, table: Mapping[str, str], found: _F
         except SettingsError as error:
             problems.add(f"{where}.{kind}", str(error))
             continue
+        if not dataclasses.is_dataclass(getattr(plugin, "options_class", None)):
+            problems.add(f"{where}.{kind}", f'"{item[kind]}" is no {kind}: it has no options_class; see CONTRIBUTING.md')
+            continue
         rest = {k: v for k, v in item.items() if k not in common}
         options = schema.read(plugin.options_class, rest, where, problems, extra=common)
         if general is None or options is None:
