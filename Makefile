@@ -4,6 +4,8 @@ PYTHON ?= $(shell ./tools/python)
 VENV := .venv
 VENV_DEBIAN := .venv-debian
 PYTEST := $(VENV)/bin/python -m pytest
+# Booted machines and real servers on two busy cores: a test that fails is tried once more, and the summary says so.
+AGAIN := --reruns 1
 
 .PHONY: demo test unit unit-debian integration image lint setup deb bench clean
 
@@ -39,10 +41,10 @@ unit-debian: setup
 	$(VENV_DEBIAN)/bin/python -m pytest -n 2 tests/unit
 
 integration: setup
-	$(PYTEST) -n 4 --dist loadscope tests/integration tests/servers
+	$(PYTEST) $(AGAIN) -n 4 --dist loadscope tests/integration tests/servers
 
 image: setup deb
-	$(PYTEST) tests/image
+	$(PYTEST) $(AGAIN) tests/image
 
 deb:
 	./packaging/build-deb.sh dist

@@ -64,7 +64,9 @@ target = "/etc/app/app.env"
 name = "central"
 type = "http"
 url = "http://169.254.169.254:{RECEIVER_PORT}/logs"
-labels = {{ instance = "{{{{ facts.instance_id }}}}", component = "{{{{ build.component }}}}", environment = "{{{{ facts.environment }}}}" }}
+labels.instance = "{{{{ facts.instance_id }}}}"
+labels.component = "{{{{ build.component }}}}"
+labels.environment = "{{{{ facts.environment }}}}"
 """
 HAPROXY = """\
 global
