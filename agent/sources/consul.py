@@ -162,7 +162,7 @@ class ConsulSource:
                 return True
             early = wait * 0.9 - (time.monotonic() - begun)
             if early > 0:  # a query that does not block must not become a storm
-                self._context.stopping.wait(min(_SHORTEST_ROUND_SECONDS, early))
+                self._context.stopping.wait(min(_SHORTEST_ROUND_SECONDS, max(0.0, deadline - time.monotonic())))
         return False
 
     def _block_on_all(self, queries: Sequence[tuple[str, int]], deadline: float) -> bool:
