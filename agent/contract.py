@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from agent import jsontext
 from agent.errors import ContractError
 from agent.model import KeyPath, Merged, Origin, RunConfig, Secret, dotted, leaves, lookup
 from agent.schema import kind_of
@@ -168,8 +168,8 @@ def _mapping(value: Any) -> dict[str, Any]:
 def _parsed(value: Any, kind: type, expected: str) -> Any:
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
+            value = jsontext.parse(value)
+        except ValueError:
             raise ValueError(f"found a string, expected {expected}") from None
     if isinstance(value, Mapping):
         value = dict(value)

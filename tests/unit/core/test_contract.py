@@ -49,6 +49,7 @@ BAD: list[tuple[str, Any]] = [
     ("number", "nan"), ("number", "1e999"), ("number", float("inf")), ("number", False), ("number", "one"),
     ("boolean", "maybe"), ("boolean", 1), ("boolean", []),
     ("list", "a,b"), ("list", '{"a": 1}'), ("list", {"a": 1}), ("list", "[" * 100_000),
+    ("list", "[NaN]"), ("list", "[-Infinity]"), ("table", '{"a": 1, "a": 2}'),
     ("table", "[1]"), ("table", [1]), ("table", 5),
     ("bytes", "not base64!"), ("bytes", 5), ("bytes", "é"),
 ]  # fmt: skip
