@@ -137,7 +137,8 @@ def main() -> None:
     entries = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        write_journal(root / "var/log/journal" / ("1" * 32), entries)
+        # imjournal reads the local machine's directory only
+        write_journal(root / "var/log/journal" / Path("/etc/machine-id").read_text().strip(), entries)
         Path("/var/log/journal").mkdir(exist_ok=True)
         found: dict[str, list[float]] = {}
         for turn in range(ROUNDS):
