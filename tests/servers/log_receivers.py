@@ -61,6 +61,10 @@ class HttpReceiver:
         """ "reset", "429;Retry-After=2", "503" ...: one for each of the next requests."""
         self._queue.extend(behaviours)
 
+    def forget(self) -> None:
+        """Answer as usual again."""
+        self._queue.clear()
+
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
