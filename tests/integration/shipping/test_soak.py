@@ -118,6 +118,7 @@ def test_nothing_is_lost_through_kills_and_a_failing_sink(image: Image) -> None:
         while not counting.complete and time.monotonic() < ends:
             time.sleep(0.3)
             peak = max(peak, _peak_kb(process))
+        time.sleep(3)  # the last of the shippers may have begun only now, and would not know of signals yet
         process.terminate()
         _, complaints = process.communicate(timeout=30)
     finally:
