@@ -26,7 +26,7 @@ $(VENV)/.done: pyproject.toml tests/apt-packages.txt tools/packages
 $(VENV_DEBIAN)/.done: pyproject.toml tests/apt-packages.txt tools/packages
 	./tools/packages
 	/usr/bin/python3 -m venv --system-site-packages $(VENV_DEBIAN)
-	$(VENV_DEBIAN)/bin/pip install --quiet pytest pytest-xdist hypothesis
+	$(VENV_DEBIAN)/bin/pip install --quiet pytest pytest-xdist pytest-rerunfailures hypothesis
 	touch $@
 
 lint: setup
@@ -34,11 +34,11 @@ lint: setup
 	$(VENV)/bin/mypy
 
 unit: setup
-	$(PYTEST) -n 2 tests/unit
+	$(PYTEST) $(AGAIN) -n 2 tests/unit
 
 # the same tests on the oldest versions that are supported: those of Debian 12
 unit-debian: setup
-	$(VENV_DEBIAN)/bin/python -m pytest -n 2 tests/unit
+	$(VENV_DEBIAN)/bin/python -m pytest $(AGAIN) -n 2 tests/unit
 
 integration: setup
 	$(PYTEST) $(AGAIN) -n 4 --dist loadscope tests/integration tests/servers

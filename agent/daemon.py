@@ -181,7 +181,8 @@ class Daemon:
             self.world.notices = self.facts_watcher.platform.notices
         try:
             code = converge.converge(self.world, cause=cause, before_ready=not self.ready)
-            if not self.ready and (code in (0, 75) or self._stands()):
+            # 74: a first generation that did not come up stays in place, and a unit that fails is better than one that waits
+            if not self.ready and (code in (0, 74, 75) or self._stands()):
                 self._become_ready()
                 confirm_started(self.world)
         except ParbakeError as error:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from agent import generations, logs, transaction
 from agent.errors import ApplyError, StateError
 from agent.model import RunConfig, UnitResult
+from agent.units import shutting_down
 from agent.world import World, timed
 
 log = logging.getLogger("parbake.converge")
@@ -36,6 +37,9 @@ def finish(
         world.generations.prune()
         return results
     world.report.units = results
+    if world.stopping() or shutting_down(world.units):
+        log.warning("generation %d is not judged while the machine shuts down; the next start verifies it", done.generation)
+        return results
     if done.first:
         stopped = transaction.leave_or_stop(tools, problem)
         error = f"generation {done.generation} did not come up: {problem.text}"
@@ -114,6 +118,8 @@ def resume(world: World, *, before_ready: bool) -> None:
     if not left.committed:
         left = transaction.complete(tools, left)
     left = transaction.act(tools, left, before_ready=before_ready)
+    if before_ready:
+        left = transaction.not_started_yet(tools, left)
     world.generations.judge(left.generation, generations.APPLIED, left.results.values())
     if left.deferred and not before_ready:
         left = transaction.await_start(tools, left)

@@ -95,7 +95,7 @@ def _believe(settings: SourceSettings, snapshot: Snapshot, had: frozenset[str]) 
             f"layer {', '.join(name or '(top)' for name in gone)} had keys and has none now; it is not believed",
             hint=f"if that is meant, set allow_empty = true on [[source]] {settings.name}",
         )
-    if settings.required and all(layer.tree is None for layer in snapshot.layers):
+    if settings.required and all(layer.tree is None for layer in snapshot.layers[: len(settings.layers)]):
         names = ", ".join(layer.name or "(top)" for layer in snapshot.layers)
         raise SourceMissing(f"none of its layers exists{_place(settings)}: {names}")
 
@@ -110,7 +110,9 @@ def _fitting(last: Snapshot | None, layers: Sequence[str] | None) -> Snapshot | 
     """The last good snapshot, unless it is of other layers: another environment's config is never used."""
     if last is None:
         return None
-    return last if layers is None or tuple(layer.name for layer in last.layers) == tuple(layers) else None
+    # a source may add layers of its own behind those asked for: services, dynamic secrets
+    asked = last.layers if layers is None else last.layers[: len(layers)]
+    return last if layers is None or tuple(layer.name for layer in asked) == tuple(layers) else None
 
 
 def _without(settings: SourceSettings, last: Snapshot | None, fetched: str | None, error: Exception) -> SourceReport:

@@ -239,6 +239,16 @@ def _verify_command(tools: Tools, template: Template) -> str | None:
         tools.pause(_VERIFY_PAUSE_SECONDS)
 
 
+def not_started_yet(tools: Tools, transaction: Transaction) -> Transaction:
+    """After a reboot, before READY: a unit that was acted on in the boot before has yet to be started by systemd."""
+    waiting = {
+        unit: replace(result, result="inactive", detail="not running yet; it starts with this config")
+        for unit, result in transaction.results.items()
+        if result.result == "ok" and result.action != "command" and tools.units.state(unit).active == "inactive"
+    }
+    return replace(transaction, results={**transaction.results, **waiting})
+
+
 def await_start(tools: Tools, transaction: Transaction) -> Transaction:
     """After READY: wait until the units that systemd starts itself are up, have failed, or stay stopped on purpose."""
     waited: dict[str, UnitResult] = {}

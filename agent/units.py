@@ -143,3 +143,8 @@ def systemd_runs() -> bool:
 def booting(units: Units) -> bool:
     """Whether the machine is still starting, so that a job on a unit may wait for the very command that asks for it."""
     return isinstance(units, Systemd) and units.system_state() in ("initializing", "starting")
+
+
+def shutting_down(units: Units) -> bool:
+    """Whether the machine is going down, so that a unit that is stopped says nothing of its config."""
+    return isinstance(units, Systemd) and units.system_state() == "stopping"

@@ -112,7 +112,7 @@ def open_source(world: World, settings: SourceSettings, facts: Facts) -> Source:
     if known is not None:
         known[1].close()
     factory = plugins.load(BACKENDS, settings.backend, "backend")
-    source: Source = factory(options, SourceContext(settings.name, world.places, settings.timeout))
+    source: Source = factory(options, SourceContext(settings.name, world.places, settings.timeout, poll_seconds=settings.poll))
     world.sources[settings.name] = (options, source)
     return source
 
