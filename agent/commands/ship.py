@@ -17,6 +17,8 @@ from agent.places import Places
 from agent.settings.tables import Settings
 from agent.shipping.shipper import Shipper, Wishes, notify
 from agent.shipping.stop import Stop
+from agent.shipping.surroundings import Spaces
+from agent.shipping.termination import Termination
 
 log = logging.getLogger("parbake")
 
@@ -46,6 +48,8 @@ def run(arguments: Namespace, settings: Settings, places: Places) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, end)
     notify("READY=1")
+    if not wishes.once:
+        Termination(Spaces(settings, places), stop).start()
     behind = Shipper(settings, places, wishes, stop).run()
     if behind and arguments.once:
         raise SinkError(f"not everything could be shipped to: {', '.join(behind)}", hint="`parbake status` tells why")

@@ -26,6 +26,10 @@ log = logging.getLogger("parbake")
 
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 30.0
+URGENT_WAIT_SECONDS = 2.0
+URGENT_RETRY_AFTER_SECONDS = 10.0
+"""The most once the instance is to go, or the shipper to stop: without an answer, and of what a sink asks for. A spot
+instance has two minutes."""
 ALONE_MAX = 16
 """After so many entries refused alone and none taken, the batch is not asked apart further but set aside at once."""
 
@@ -90,7 +94,7 @@ class Delivery:
             waited += seconds
             if self._stop.over or waited > self._patience_seconds:
                 raise GaveUp
-            self._stop.wait(seconds)
+            self._stop.wait(seconds, urgent_seconds=max(URGENT_WAIT_SECONDS, min(after or 0.0, URGENT_RETRY_AFTER_SECONDS)))
             if self._stop.over:
                 raise GaveUp
             attempt += 1

@@ -21,6 +21,9 @@ _IDLE_SECONDS = 60.0
 _LINGER_SECONDS = 0.3
 """At a stop, how long to wait for lines that services said last and journald has not written yet."""
 
+_URGENT_AGE_SECONDS = 0.1
+"""In place of batch_age once the instance is to go: long enough for what is written in one breath to go together."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lane:
@@ -54,7 +57,7 @@ class Lane:
                     self.stop.wait(_LINGER_SECONDS)
                     continue
                 self.reader.wait(_IDLE_SECONDS, self.stop)
-                self.stop.wait(self.settings.batch_age)
+                self.stop.wait(self.settings.batch_age, urgent_seconds=_URGENT_AGE_SECONDS)
         except GaveUp:
             return False
         finally:

@@ -38,7 +38,10 @@ class _Watched:
 
 
 class Spaces:
-    """`facts` and `build` for placeholders: facts of status.json over [facts] of the settings."""
+    """`facts` and `build` for placeholders: facts of status.json over [facts] of the settings.
+
+    A daemon that starts anew says "starting" before it has found out anything: what was known then stays true.
+    """
 
     def __init__(self, settings: Settings, places: Places) -> None:
         self._settings = settings
@@ -51,7 +54,7 @@ class Spaces:
                 status = json.loads(self._status.path.read_bytes())
             except (OSError, ValueError):
                 status = None
-            if isinstance(status, dict):
+            if isinstance(status, dict) and (status.get("state") != "starting" or status.get("facts")):
                 self._spaces = self._from(status)
         return self._spaces
 
