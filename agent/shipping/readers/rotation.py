@@ -5,12 +5,26 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+Key = tuple[int, int]
+"""Device and inode."""
 _PACKED = (".gz", ".xz", ".bz2", ".zst", ".lz4", ".zip", ".Z")
 _GENERATION = re.compile(r"(?:[.-][0-9][0-9T.:_-]*|\.old|\.bak|\.prev)$")
+_DATED = re.compile(r"[.-][0-9]{8}[0-9T:_-]*(?=\.)")
 _NUMBER = r"(?:[.-][0-9][0-9T.:_-]*)?"
+_LOOKS_MAX = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Sibling:
+    """A regular file in the directory of a log, as a listing saw it."""
+
+    path: Path
+    key: Key
+    modified_ns: int
 
 
 def matching(pattern: Path) -> Iterator[Path]:
@@ -20,39 +34,69 @@ def matching(pattern: Path) -> Iterator[Path]:
             yield Path(name)
 
 
-def siblings(path: Path) -> Iterator[os.DirEntry[str]]:
-    """The regular files beside `path`, without what is compressed."""
+def key_of(path: Path) -> Key | None:
+    """Which file is at `path` now; None where there is none."""
     try:
-        with os.scandir(path.parent) as entries:
-            yield from [e for e in entries if e.is_file(follow_symlinks=False) and not e.name.endswith(_PACKED)]
+        found = os.stat(path)
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino)
+
+
+def siblings(path: Path) -> dict[Key, Sibling]:
+    """The regular files beside `path` and at it, without what is compressed.
+
+    A rotation renames a whole chain of files, and a listing taken meanwhile can miss any of them: the directory is read
+    until two readings agree. The last name seen of each file counts.
+    """
+    found: dict[Key, Sibling] = {}
+    for _ in range(_LOOKS_MAX):
+        before = len(found)
+        found |= {sibling.key: sibling for sibling in _listing(path.parent)}
+        if before == len(found):
+            break
+    return found
+
+
+def _listing(directory: Path) -> Iterator[Sibling]:
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                try:
+                    if entry.is_file(follow_symlinks=False) and not entry.name.endswith(_PACKED):
+                        status = entry.stat(follow_symlinks=False)
+                        yield Sibling(Path(entry.path), (status.st_dev, status.st_ino), status.st_mtime_ns)
+                except FileNotFoundError:  # renamed meanwhile: the next reading has it
+                    continue
     except OSError:
         return
 
 
-def by_inode(path: Path, key: tuple[object, object]) -> Path | None:
-    """Where the file that was at `path` is now."""
-    for entry in siblings(path):
-        found = entry.stat(follow_symlinks=False)
-        if (found.st_dev, found.st_ino) == key:
-            return Path(entry.path)
-    return None
-
-
-def generations_since(path: Path, modified_ns: int, known: Iterable[tuple[int, int]]) -> list[Path]:
+def generations_since(path: Path, modified_ns: int, known: Container[Key]) -> list[Sibling]:
     """The files that a rotation put beside `path` after the one last written at `modified_ns`, oldest first: what was
     at `path` and moved away before anybody looked."""
-    stem, dot, suffix = path.name.partition(".")
-    shape = re.compile(re.escape(stem) + _NUMBER + re.escape(dot + suffix) + _NUMBER + r"(?:\.old|\.bak|\.prev)?")
-    seen, found = set(known), []
-    for entry in siblings(path):
-        status = entry.stat(follow_symlinks=False)
-        rotated = entry.name != path.name and shape.fullmatch(entry.name)
-        if rotated and status.st_mtime_ns > modified_ns and (status.st_dev, status.st_ino) not in seen:
-            found.append((status.st_mtime_ns, Path(entry.path)))
-    return [candidate for _, candidate in sorted(found)]
+    found = [
+        sibling
+        for sibling in siblings(path).values()
+        if sibling.modified_ns > modified_ns and sibling.key not in known and _descends(sibling.path, path)
+    ]
+    return sorted(found, key=lambda sibling: sibling.modified_ns)
+
+
+def copies(path: Path) -> list[Sibling]:
+    """What may be a copy of the file at `path`, newest first."""
+    found = [s for s in siblings(path).values() if s.path.name.startswith(path.name) or _descends(s.path, path)]
+    return sorted(found, key=lambda sibling: -sibling.modified_ns)
+
+
+def _descends(path: Path, base: Path) -> bool:
+    """Whether `path` is named as rotations name an older file of `base`: app.log.1, app.log-20260131, app-20260131.log."""
+    stem, dot, suffix = base.name.partition(".")
+    shape = f"{re.escape(stem)}{_NUMBER}{re.escape(dot + suffix)}{_NUMBER}" + r"(?:\.old|\.bak|\.prev)?"
+    return path.name != base.name and re.fullmatch(shape, path.name) is not None
 
 
 def is_generation(path: Path, others: Container[Path]) -> bool:
     """Whether a file that a glob such as "app.log*" matches is an older one of another that it matches."""
-    base = _GENERATION.sub("", path.name)
-    return base != path.name and path.with_name(base) in others
+    bases = {shape.sub("", path.name) for shape in (_GENERATION, _DATED)} - {path.name, ""}
+    return any(path.with_name(base) in others for base in bases)

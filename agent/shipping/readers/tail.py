@@ -37,13 +37,15 @@ def identity(descriptor: int, offset: int) -> str:
 
 
 class Tail:
-    """`offset` is after the last line that was given out, `path` where the file is or was last seen."""
+    """`offset` is after the last line that was given out, `seen` the end of what was seen of the file, `path` where the file
+    stands or stood before a rotation moved it."""
 
     def __init__(self, path: Path, descriptor: int, line_max: int, start: str = "", pause_seconds: float = 1.0) -> None:
         self.path, self._descriptor = path, descriptor
         found = os.fstat(descriptor)
         self.key = (found.st_dev, found.st_ino)
         self.offset = 0
+        self.seen = 0
         self.rotated = False
         self._identity = ""
         self._skipping = False
@@ -53,9 +55,9 @@ class Tail:
         self._size, self._grew = found.st_size, time.monotonic()
 
     @classmethod
-    def open(cls, path: Path, line_max: int, start: str = "", pause_seconds: float = 1.0) -> Tail | None:
-        """None for what is no regular file. Raises OSError."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    def open(cls, place: Path, path: Path, line_max: int, start: str = "", pause_seconds: float = 1.0) -> Tail | None:
+        """The file that is at `place` now; None for what is no regular file. Raises OSError."""
+        descriptor = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             return None
@@ -66,10 +68,11 @@ class Tail:
 
     def resume(self, state: Mapping[str, Any]) -> bool:
         """Read on where `state` ended, if this is the file that it speaks of."""
-        offset = int(state.get("offset", 0))
-        if os.fstat(self._descriptor).st_size < offset or identity(self._descriptor, offset) != state.get("identity", ""):
+        offset, known = state["offset"], state["identity"]
+        if os.fstat(self._descriptor).st_size < offset or identity(self._descriptor, offset) != known:
             return False
-        self.offset, self._identity, self._skipping = offset, str(state.get("identity", "")), bool(state.get("skipping"))
+        self.offset, self._identity, self._skipping = offset, known, bool(state.get("skipping"))
+        self.seen = offset + max(0, state["unread"])
         return True
 
     def state(self) -> dict[str, Any]:
@@ -94,6 +97,11 @@ class Tail:
         return os.fstat(self._descriptor).st_mtime_ns
 
     @property
+    def removed(self) -> bool:
+        """Whether the file has no name any more."""
+        return os.fstat(self._descriptor).st_nlink == 0
+
+    @property
     def idle_seconds(self) -> float:
         """How long the file has not grown, as far as was looked."""
         size = os.fstat(self._descriptor).st_size
@@ -103,17 +111,20 @@ class Tail:
 
     def truncated(self) -> bool:
         """Whether the file is no longer the one that was read so far (copytruncate, or written anew in place)."""
+        if not self.offset:
+            return os.fstat(self._descriptor).st_size < self.seen
         return self.unread < 0 or identity(self._descriptor, self.offset) != self._identity
 
     def restart(self) -> None:
         """Read from the beginning: it was truncated."""
-        self.offset, self._identity, self._skipping = 0, "", False
+        self.offset, self.seen, self._identity, self._skipping = 0, 0, "", False
 
     def read(self, max_lines: int, max_bytes: int, *, final: bool) -> Lines:
         """What follows, whole lines only; with `final` also one that is not ended. More may follow where `more`."""
         wanted = max(min(max_bytes, CHUNK_BYTES), self._limit)
         content = os.pread(self._descriptor, wanted, self.offset)
         at_end = len(content) < wanted
+        self.seen = self.offset + len(content)
         if self._skipping:
             content = self._skip(content)
         end = content.rfind(b"\n") + 1
@@ -124,7 +135,7 @@ class Tail:
             end = len(content)
         texts = content[:end].removesuffix(b"\n").split(b"\n") if end else []
         if self._start is not None:
-            texts = self._join(texts, hold=at_end and not final and self.idle_seconds < self._pause_seconds)
+            texts = self._join(texts, at_end=at_end, final=final)
         more = not at_end or len(texts) > max_lines
         del texts[max_lines:]
         return self._give(texts, min(end, sum(map(len, texts)) + len(texts)), more=more)
@@ -137,7 +148,7 @@ class Tail:
         self._identity = identity(self._descriptor, self.offset)
         return content[end:] if end else b""
 
-    def _join(self, lines: list[bytes], *, hold: bool) -> list[bytes]:
+    def _join(self, lines: list[bytes], *, at_end: bool, final: bool) -> list[bytes]:
         """Lines as entries that begin where `start` matches. The last one is held back while it may go on."""
         assert self._start is not None
         entries: list[list[bytes]] = []
@@ -148,6 +159,9 @@ class Tail:
                 size = 0
             entries[-1].append(line)
             size += len(line) + 1
+        paused = final or self.idle_seconds >= self._pause_seconds
+        # the next chunk may go on with the last entry; one that fills a chunk goes as it is
+        hold = not paused if at_end else len(entries) > 1
         if hold and entries and size <= self._limit:
             entries.pop()
         return [b"\n".join(entry) for entry in entries]
