@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.image.lab.commands import LabError, call
@@ -50,7 +51,12 @@ def transport_options() -> tuple[str, ...]:
 
 
 def download(package: str, suite: str, target: Path) -> Path:
-    """Fetch one package of `suite` into `target`, without adding the suite to this machine's apt. Needs no root."""
+    """Fetch one package of `suite` into `target`. Needs no root."""
+    return download_all([package], suite, target)[0]
+
+
+def download_all(packages: Sequence[str], suite: str, target: Path) -> list[Path]:
+    """Fetch packages of `suite` into `target`, without adding the suite to this machine's apt. Needs no root."""
     with tempfile.TemporaryDirectory(prefix="parbake-apt-") as name:
         private = Path(name)
         for each in ("lists/partial", "cache/archives/partial"):
@@ -69,8 +75,8 @@ def download(package: str, suite: str, target: Path) -> Path:
         }
         apt_get = ["apt-get", "-q", *(f"-o{name}={value}" for name, value in options.items())]
         call([*apt_get, "update"], timeout_seconds=300)
-        call([*apt_get, "download", package], timeout_seconds=300, cwd=target)
-    found = sorted(target.glob(f"{package}_*.deb"))
-    if not found:
-        raise LabError(f"{suite} has no package {package}")
-    return found[-1]
+        call([*apt_get, "download", *packages], timeout_seconds=300, cwd=target)
+    found = {package: sorted(target.glob(f"{package}_*.deb")) for package in packages}
+    if missing := [package for package, files in found.items() if not files]:
+        raise LabError(f"{suite} has no package {', '.join(missing)}")
+    return [files[-1] for files in found.values()]
