@@ -31,7 +31,7 @@ Answer = tuple[int, bytes]
 class HttpReceiver:
     """An HTTP server on loopback that gives each request to `take(path, headers, body)`."""
 
-    def __init__(self, take: Callable[[str, Mapping[str, str], bytes], Answer]) -> None:
+    def __init__(self, take: Callable[[str, Mapping[str, str], bytes], Answer], port: int = 0) -> None:
         self.complaints: list[str] = []
         self.requests = 0
         self.headers: list[dict[str, str]] = []
@@ -48,7 +48,7 @@ class HttpReceiver:
             def log_message(self, *_: object) -> None:
                 return
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Connection)
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Connection)
         self._server.daemon_threads = True
         self.port: int = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
