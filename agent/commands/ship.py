@@ -32,6 +32,15 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace, settings: Settings, places: Places) -> int:
     """Exits 0; raises SinkError where --once could not ship all, SettingsError, BusyError, StateError, UsageError."""
+    stop = Stop()
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        stop.set(settings.ship.drain)
+        notify("STOPPING=1")
+
+    # first of all: a stop while the rest comes up is a stop, too
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, end)
     since_us = None if arguments.since is None else since(arguments.since, time.time())
     if since_us is not None and not (arguments.once or arguments.dry_run):
         raise UsageError("--since needs --once or --dry-run", hint="the service reads on from its checkpoints")
@@ -39,14 +48,6 @@ def run(arguments: Namespace, settings: Settings, places: Places) -> int:
     if not settings.sinks:
         log.warning("no [[sink]] is configured: nothing is shipped")
         return 0
-    stop = Stop()
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        stop.set(settings.ship.drain)
-        notify("STOPPING=1")
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, end)
     notify("READY=1")
     if not wishes.once:
         Termination(Spaces(settings, places), stop).start()

@@ -12,6 +12,8 @@ from tests.servers.processes import ServerError
 
 WRITER = Path("/lib/systemd/systemd-journal-remote")
 BOOT = "0123456789abcdef0123456789abcdef"
+_ARCHIVED = 2
+"""The state in a journal file's header ("Journal File Format")."""
 FIRST_US = 1_700_000_000_000_000
 available = WRITER.exists() and shutil.which("journalctl") is not None
 
@@ -63,6 +65,18 @@ class JournalWriter:
             self._process.stdin.close()
         if self._process.wait(60):
             raise ServerError(f"systemd-journal-remote ended with {self._process.returncode}")
+
+
+def rotate_journal(directory: Path) -> None:
+    """Archive the journal file as journald does, under its family, first number and first time; the next writer begins
+    another. The writer must have ended."""
+    path = directory / "system.journal"
+    with path.open("r+b") as file:
+        header = file.read(256)
+        file.seek(16)
+        file.write(bytes([_ARCHIVED]))
+    number, first_us = (int.from_bytes(header[at : at + 8], "little") for at in (168, 184))
+    path.rename(directory / f"system@{header[72:88].hex()}-{number:016x}-{first_us:016x}.journal")
 
 
 def write_journal(
