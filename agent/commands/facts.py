@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from argparse import ArgumentParser, Namespace
 
 from agent.commands import say, say_json, table
-from agent.discovery.discover import discover
+from agent.discovery.discover import discover, shortfall
 from agent.places import Places
 from agent.settings.tables import Settings
+
+log = logging.getLogger("parbake")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -30,9 +33,12 @@ def run(arguments: Namespace, settings: Settings, places: Places) -> int:
     for name in sorted(facts.values):
         value = facts.values[name]
         shown = value if isinstance(value, str) else ", ".join(f"{k}={v}" for k, v in sorted(value.items()))
-        rows.append((name, shown, facts.providers[name]))
+        rows.append((name, shown.replace("\n", "\\n"), facts.providers[name]))
     say(table(rows) or "no facts are known")
     if arguments.verbose:
-        say("")
-        say(table([(a.provider, f"{a.seconds * 1000:.1f} ms", a.outcome) for a in facts.attempts]))
+        tried = [(a.provider, f"{a.seconds * 1000:.1f} ms", a.outcome) for a in facts.attempts]
+        say(f"\n{table(tried) or 'no provider was asked: [discovery] providers is empty'}")
+        say(f"\n{facts.seconds * 1000:.1f} ms in all, of {settings.discovery.timeout * 1000:.0f} ms at most")
+    elif short := shortfall(facts):
+        log.warning("%s; see `parbake facts -v`", short)
     return 0

@@ -5,6 +5,7 @@ Polled gently, in a thread of the daemon's; GCE's service answers when something
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +22,10 @@ from agent.settings.tables import Discovery
 CHANGING = ("tags", "terminating", "terminating_at", "lifecycle_state", "rebalance")
 """The facts that are looked after. `terminating` says why: spot, preempted, maintenance, scheduled or lifecycle."""
 DEFAULT_POLL_SECONDS = 60.0
+REST_SECONDS = 1.0
+"""After a change was reported, before the next look: a service that says something else each time costs no more than that."""
+
+log = logging.getLogger("parbake.discovery")
 
 
 class Watcher:
@@ -35,6 +40,7 @@ class Watcher:
         self._stopping = threading.Event()
         self._cloud: Any = None
         self._name = ""
+        self._reported = False
         self.notices: Mapping[str, FactValue | None] = {}
 
     def watches(self, facts: Facts) -> bool:
@@ -55,6 +61,9 @@ class Watcher:
         if name != self._name:
             self._cloud, self._name = plugins.load(CLOUDS, name, "metadata service")(), name
         pause = float(getattr(self._cloud, "poll_seconds", DEFAULT_POLL_SECONDS))
+        if self._reported:
+            self._stopping.wait(min(REST_SECONDS, pause, timeout_seconds))
+            self._reported = False
         while not self._stopping.is_set():
             try:
                 seen = self._look(deadline)
@@ -65,6 +74,8 @@ class Watcher:
             before = {key: self.notices.get(key, facts.values.get(key)) for key in seen}
             self.notices = {**self.notices, **seen}
             if before != seen:
+                self._reported = True
+                _tell(before, seen)
                 return True
             left = deadline - time.monotonic()
             if left <= pause:
@@ -96,6 +107,17 @@ class Watcher:
             if self._stopping.is_set():
                 break
         return seen
+
+
+def _tell(before: Mapping[str, FactValue | None], now: Mapping[str, FactValue | None]) -> None:
+    """Leave a line where this instance's logs go: who looks for it later wants to know why it went."""
+    why = now.get("terminating", before.get("terminating"))
+    if why == before.get("terminating"):
+        return
+    if why is None:
+        log.warning("the platform says no longer that this instance is to go (it was: %s)", before["terminating"])
+    else:
+        log.warning("the platform says that this instance is to go: %s, at %s", why, now.get("terminating_at") or "no time given")
 
 
 def _platform(settings: Discovery, facts: Facts) -> str:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from agent.places import Places
 
 _HINTS = ("docker", "lxc", "kubepods", "libpod", "containerd", "machine.slice/machine-")
+_MARKERS = ("run/systemd/container", ".dockerenv", "run/.containerenv")
+_VARIABLES = (b"container=", b"KUBERNETES_SERVICE_HOST=")
+_FIRST_PIDS = "pid:[4026531836]"
+"""The process namespace that the machine booted with: its number is part of the kernel's interface (PROC_PID_INIT_INO)."""
 
 
 def in_container(places: Places) -> bool:
@@ -14,24 +19,34 @@ def in_container(places: Places) -> bool:
 
     Below --root only DIR/run/systemd/container counts, for the machine's own state says nothing about an image.
     """
-    marker = places.host("/run/systemd/container")
-    if not places.is_host or marker.exists():
-        return marker.exists()
-    if Path("/.dockerenv").exists() or Path("/run/.containerenv").exists() or Path("/dev/lxd/sock").is_socket():
-        return True
-    if Path("/proc/vz").exists() and not Path("/proc/bc").exists():
-        return True
-    if b"container=" in b"\0" + _read("/proc/1/environ") and any(
-        variable.startswith(b"container=") for variable in _read("/proc/1/environ").split(b"\0")
-    ):
-        return True
-    if b"Microsoft" in (release := _read("/proc/sys/kernel/osrelease")) or b"WSL" in release:
-        return True
-    return any(hint in _read("/proc/1/cgroup").decode("ascii", "replace") for hint in _HINTS)
+    return is_container(Path("/")) if places.is_host else places.host("/run/systemd/container").exists()
 
 
-def _read(path: str) -> bytes:
+def is_container(root: Path) -> bool:
+    """Whether what is below `root`, a whole machine's /run and /proc among it, is a container's. Root or not."""
+    if any((root / marker).exists() for marker in _MARKERS) or (root / "dev/lxd/sock").is_socket():
+        return True
+    proc = root / "proc"
+    if (proc / "vz").exists() and not (proc / "bc").exists():
+        return True
+    if any(variable.startswith(_VARIABLES) for variable in _read(proc / "1/environ").split(b"\0")):
+        return True
+    if b"Microsoft" in (release := _read(proc / "sys/kernel/osrelease")) or b"WSL" in release:
+        return True
+    if any(hint in _read(proc / "1/cgroup").decode("ascii", "replace") for hint in _HINTS):
+        return True
+    return _processes(proc) not in ("", _FIRST_PIDS)
+
+
+def _processes(proc: Path) -> str:
     try:
-        return Path(path).read_bytes()
+        return os.readlink(proc / "self/ns/pid")
+    except OSError:
+        return ""
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
     except OSError:
         return b""

@@ -10,7 +10,7 @@ from typing import Any
 
 from agent import plugins
 from agent.discovery import NAMES, PROVIDERS, Context, values
-from agent.errors import DiscoveryError, ParbakeError
+from agent.errors import ParbakeError
 from agent.model import Attempt, Facts, FactValue
 from agent.places import Places
 from agent.settings.tables import Settings
@@ -48,8 +48,9 @@ def discover(
         found.take(name, context, *_ask(provider, context, allowed), seconds_since(now, clock))
     found.update(notices)
     _apply_rules(settings.facts_from, found)
-    for name, value in settings.facts.items():
-        found.add("settings", {name: value})
+    _, refused = found.add("settings", settings.facts)
+    if refused:
+        found.attempts.append(Attempt("settings", f"failed: [facts]: {'; '.join(refused)}", 0.0))
     return Facts(found.values, found.providers, seconds_since(start, clock), tuple(found.attempts))
 
 
@@ -57,16 +58,19 @@ def seconds_since(start: float, clock: Clock) -> float:
     return round(max(0.0, clock() - start), 6)
 
 
-def missing(facts: Facts, name: str) -> DiscoveryError:
-    """The error for a fact that is needed and not known, with what each provider said."""
-    asked = "; ".join(f"{attempt.provider}: {attempt.outcome}" for attempt in facts.attempts)
-    return DiscoveryError(
-        f"the fact {name} is not known on this instance (asked: {asked or 'nobody'})",
-        hint=f"run `parbake facts -v`, or set {name} under [facts]",
-    )
-
-
 _FAILED = ("failed: ", "did not come back")
+
+
+def asked(facts: Facts) -> str:
+    """Who was asked and what came of it, for the error about a fact that is not known: each provider once, with its failure
+    where it had one. `parbake facts -v` has every step."""
+    outcomes: dict[str, str] = {}
+    for attempt in facts.attempts:
+        if not outcomes.get(attempt.provider, "").startswith(_FAILED):
+            outcomes[attempt.provider] = attempt.outcome
+    if any(provider.startswith("imds:") for provider in outcomes):
+        outcomes.pop("imds", None)
+    return "; ".join(f"{provider}: {outcome}" for provider, outcome in outcomes.items()) or "nobody"
 
 
 def shortfall(facts: Facts) -> str:
@@ -159,6 +163,8 @@ def _apply_rules(rules: Mapping[str, Iterable[str]], found: _Found) -> None:
                 found.attempts.append(Attempt(origin, "; ".join(refused), 0.0))
             if added:
                 break
+        else:
+            found.attempts.append(Attempt("facts_from", f"{name}: there is no {' and no '.join(origins)}", 0.0))
 
 
 def _origin(origin: str, known: Mapping[str, FactValue]) -> Any:

@@ -31,7 +31,7 @@ class File:
                 try:
                     facts.update(_parse(path, shown))
                 except DiscoveryError as error:
-                    context.attempts.append(Attempt("file", error.message, 0.0))
+                    context.attempts.append(Attempt("file", f"failed: {error.message}", 0.0))
             found = facts | found
         return found
 

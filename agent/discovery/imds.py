@@ -38,6 +38,7 @@ class Imds:
     def discover(self, context: Context) -> Mapping[str, Any]:
         wanted = context.settings.imds
         if wanted == "off":
+            context.attempts.append(Attempt("imds", 'switched off: [discovery] imds = "off"', 0.0))
             return {}
         firmware = dmi.strings(context.places)
         name, why = (wanted, "the settings say so") if wanted != "auto" else recognise(context, firmware)

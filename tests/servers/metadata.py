@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import socket
 import socketserver
@@ -50,7 +51,8 @@ FAULTS = (
 class Metadata:
     """One platform's service on `host`:`port`, in a thread. `fault` is what goes wrong, and `on` with which paths.
 
-    `seen` holds every request; `violations` what a real service would have refused, or not have understood.
+    `seen` holds every request; `violations` what a real service would have refused, or not have understood. `steering`
+    is a file with more options in JSON, read anew for each request, for a service in another process.
     """
 
     platform: str
@@ -60,6 +62,7 @@ class Metadata:
     port: int = 0
     unix_socket: str = ""
     options: dict[str, Any] = field(default_factory=dict)
+    steering: Path | None = None
     seen: list[Request] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
 
@@ -91,6 +94,8 @@ class Metadata:
     def answer(self, request: Request) -> Answer:
         """The platform's answer, with what it would refuse noted."""
         self.seen.append(request)
+        if self.steering is not None and self.steering.exists():
+            self.options.update(json.loads(self.steering.read_text("utf-8")))
         answer = self.state.answer(request)
         if answer.violation:
             self.violations.append(f"{request.method} {request.path}: {answer.violation}")
@@ -233,6 +238,7 @@ def main() -> None:
     parser.add_argument("--bind", default="127.0.0.1:8169", help="ADDRESS:PORT, an IPv6 one in brackets")
     parser.add_argument("--fault", choices=FAULTS, default="")
     parser.add_argument("--on", default="", help="only requests with this in their path go wrong")
+    parser.add_argument("--steering", type=Path, help="a JSON file with options of the platform, read for each request")
     parser.add_argument("--userdata", type=Path, help="a file with the user-data")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option of the platform")
     arguments = parser.parse_args()
@@ -241,7 +247,13 @@ def main() -> None:
     if arguments.userdata:
         options["userdata"] = arguments.userdata.read_text("utf-8")
     service = Metadata(
-        arguments.platform, arguments.fault, arguments.on, host=host.strip("[]"), port=int(port), options=options
+        arguments.platform,
+        arguments.fault,
+        arguments.on,
+        host=host.strip("[]"),
+        port=int(port),
+        options=options,
+        steering=arguments.steering,
     )
     with service:
         print(f"{arguments.platform} at {service.url}", flush=True)

@@ -11,7 +11,11 @@ from tests.servers.metadata_answers import MISSING, Answer, Base, Request, docum
 
 
 class Gce(Base):
-    """`change()` changes the attribute `environment`, and lets those go that wait for a change."""
+    """`change()` changes the attribute `environment`, and lets those go that wait for a change.
+
+    `patience`: none lets nobody wait, as a service in the middle that does not know of waiting. `restless`: on makes each
+    answer another one.
+    """
 
     def __init__(self, options: dict[str, Any]) -> None:
         super().__init__(options)
@@ -87,7 +91,9 @@ class Gce(Base):
         return Answer(answer.status, answer.body, {**answer.headers, **headers})
 
     def wait(self, request: Request) -> None:
-        if request.query.get("wait_for_change") != "true":
+        if self.options.get("restless") == "on":
+            self.change(environment=f"e{self.version}")
+        if request.query.get("wait_for_change") != "true" or self.options.get("patience") == "none":
             return
         seconds = min(30.0, float(request.query.get("timeout_sec", "30")))
         last = request.query.get("last_etag", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from pathlib import Path
@@ -107,6 +108,77 @@ def test_gce_answers_when_something_has_changed(tmp_path: Path) -> None:
     assert 1 <= len(polls) <= 4
     assert all(request.query["last_etag"] for request in polls)
     assert service.violations == []
+
+
+def polls(service: Metadata) -> int:
+    return sum("wait_for_change" in request.query for request in service.seen)
+
+
+def test_a_service_that_does_not_wait_is_not_asked_without_a_pause(tmp_path: Path) -> None:
+    """One that answers each long poll at once, with nothing new, is asked once a second and not in a loop."""
+    places = machine(tmp_path, "gce")
+    with Metadata("gce", options={"patience": "none"}) as service:
+        facts = ask(places, "imds", imds_url=service.url)
+        assert watcher(places, service).wait(facts, 3.5) is False
+        assert 2 <= polls(service) <= 4
+
+
+def test_a_service_that_never_rests_makes_no_storm(tmp_path: Path) -> None:
+    """One whose every answer is another is a change once a second, however fast whoever converges calls again."""
+    places = machine(tmp_path, "gce")
+    with Metadata("gce", options={"restless": "on"}) as service:
+        facts = ask(places, "imds", imds_url=service.url)
+        watching = watcher(places, service)
+        start = time.monotonic()
+        assert [watching.wait(facts, 20) for _ in range(4)] == [True] * 4
+        assert time.monotonic() - start > 2.5
+        assert len(service.seen) < 12
+
+
+def test_a_service_that_restarts_in_a_long_poll_loses_no_change(tmp_path: Path) -> None:
+    """A long poll that breaks off is sent again with the tag that is known, and the change meanwhile is seen."""
+    places = machine(tmp_path, "gce")
+    with Metadata("gce") as service:
+        facts = ask(places, "imds", imds_url=service.url)
+        watching = watcher(places, service)
+        assert watching.wait(facts, 0.05) is False
+        service.fault = "reset-once"
+        state = service.state
+        assert isinstance(state, Gce)
+        threading.Timer(1.0, state.change, kwargs={"environment": "test"}).start()
+        assert watching.wait(facts, 30) is True
+        tags = watching.notices["tags"]
+        assert isinstance(tags, dict)
+        assert tags["environment"] == "test"
+        asked = [request.query["last_etag"] for request in service.seen if "wait_for_change" in request.query]
+        assert len(asked) >= 2
+        assert asked[0] == asked[1]
+
+
+def test_a_notice_leaves_a_line_in_the_log(tmp_path: Path) -> None:
+    """Whoever looks for an instance that is gone finds why in its logs, once, and whether it was called off."""
+    lines: list[str] = []
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    handler = Lines()
+    logging.getLogger("parbake.discovery").addHandler(handler)
+    places = machine(tmp_path, "ec2")
+    try:
+        with Metadata("ec2") as service:
+            facts = ask(places, "imds", imds_url=service.url)
+            watching = watcher(places, service)
+            for spot in (None, "terminate", "terminate", None):
+                service.state.options["spot"] = spot  # type: ignore[attr-defined]
+                watching.wait(facts, 0.05)
+    finally:
+        logging.getLogger("parbake.discovery").removeHandler(handler)
+    assert lines == [
+        "the platform says that this instance is to go: spot, at 2030-01-01T00:00:00Z",
+        "the platform says no longer that this instance is to go (it was: spot)",
+    ]
 
 
 def test_closing_ends_a_long_poll(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agent.discovery import Context
-from agent.discovery.discover import discover, missing, shortfall
+from agent.discovery.discover import asked, discover, shortfall
 from agent.discovery.values import check_segment
 from agent.errors import DiscoveryError, SettingsError
 from agent.places import Places
@@ -183,12 +183,12 @@ def test_a_fact_that_fits_is_passed_on(value: str) -> None:
 
 
 def test_a_missing_fact_is_explained(tmp_path: Path) -> None:
-    """The error names the fact and each provider with what it said."""
+    """Each provider that was asked once, with its failure where it had one, whatever it gave besides."""
     facts = ask(Places(tmp_path), provider("Raises"), "kernel")
-    error = missing(facts, "environment")
-    assert "environment" in error.message
-    assert "the rack's controller is not there" in error.message
-    assert "kernel: nothing" in error.message
+    assert asked(facts) == f"{provider('Raises')}: failed: the rack's controller is not there; kernel: nothing"
+    refused = ask(machine(tmp_path, "ec2"), "imds", imds_url="http://127.0.0.1:1", timeout=0.1)
+    assert asked(refused).startswith("imds:ec2: failed: http://127.0.0.1:1/latest/api/token gave no answer")
+    assert asked(ask(Places(tmp_path))) == "nobody"
 
 
 def test_what_a_failure_costs_is_said(tmp_path: Path) -> None:

@@ -87,27 +87,76 @@ def test_what_was_learnt_before_a_failure_is_kept(tmp_path: Path) -> None:
     assert "/latest/meta-data/tags/instance gave no answer" in said(facts)
 
 
-def test_a_service_that_is_not_there_is_tried_until_the_deadline(tmp_path: Path) -> None:
+@pytest.mark.parametrize("platform", NETWORKED)
+def test_a_service_that_is_not_there_is_tried_until_the_deadline(platform: str, tmp_path: Path) -> None:
     """A refused connection is tried again, since a service may come up later than the instance; then it is reported."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    facts, seconds = timed(machine(tmp_path, "ec2"), "imds", imds_url=url, timeout=0.5)
-    assert seconds < 0.5 + SLACK_SECONDS
+    facts, seconds = timed(machine(tmp_path, platform), "imds", imds_url=url, timeout=0.3)
+    assert seconds < 0.3 + SLACK_SECONDS
+    assert facts.values["platform"] == platform
     assert "connection refused" in said(facts)
 
 
-def test_no_proxy_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("platform", NETWORKED)
+def test_no_proxy_is_asked(platform: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A proxy in the environment, which would answer with its own metadata, is not used; neither is a .netrc."""
     write(tmp_path, "netrc", "machine 127.0.0.1 login somebody password something\n")
-    with Metadata("gce") as service, Metadata("gce") as proxy:
+    with Metadata(platform) as service, Metadata(platform) as proxy:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, proxy.url)
         monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-        facts = ask(machine(tmp_path, "gce"), "imds", imds_url=service.url)
-    assert facts.values["instance_id"] == EXPECTED["gce"]["instance_id"]
+        facts = ask(machine(tmp_path, platform), "imds", imds_url=service.url)
+    assert facts.values["instance_id"] == EXPECTED[platform]["instance_id"]
     assert proxy.seen == []
-    assert all("authorization" not in request.headers for request in service.seen)
+    assert service.seen != []
+    # Oracle's own header is called Authorization too.
+    assert {request.headers.get("authorization") for request in service.seen} <= {None, "Bearer Oracle"}
+
+
+LXD_FAULTS = ("hang", "drip", "500", "500-once", "reset-once", "404", *RUBBISH)
+
+
+@pytest.mark.parametrize("fault", LXD_FAULTS)
+def test_the_socket_of_lxd_is_trusted_no_more_than_a_network(fault: str, tmp_path: Path) -> None:
+    """The same faults over its socket: in time, nothing false, and what is tried again works in the end."""
+    socket_path = tmp_path / "dev/lxd/sock"
+    socket_path.parent.mkdir(parents=True)
+    with Metadata("lxd", fault, unix_socket=str(socket_path)) as service:
+        facts, seconds = timed(machine(tmp_path), "imds", timeout=0.6 if "once" not in fault else 5.0)
+    if "once" in fault:
+        assert facts.values["instance_id"] == EXPECTED["lxd"]["instance_id"]
+    else:
+        assert seconds < 0.6 + SLACK_SECONDS
+    assert "in the provider" not in said(facts), said(facts)
+    assert "/redirected" not in {request.path for request in service.seen}
+    known = {"platform": "lxd", "userdata": {"environment": "prod", "role": "web"}, **EXPECTED["lxd"]}
+    for name, value in facts.values.items():
+        assert value == known.get(name), said(facts)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"uuid": "u-1', "is not valid JSON"),
+        (b"\xff\xfe{}", "is not UTF-8 text"),
+        (b"[1]", "is not a JSON object"),
+        (b"", "is not valid JSON"),
+        (b"{" + b" " * 5_000_000 + b"}", "is longer than 1048576 bytes"),
+        (None, "has no openstack/latest/meta_data.json"),
+    ],
+    ids=["truncated", "not-utf8", "list", "empty", "large", "missing"],
+)
+def test_a_broken_config_drive_gives_no_facts_and_says_why(body: bytes | None, words: str, tmp_path: Path) -> None:
+    """What is on the drive is believed no more than what a service says; the network is not asked in its place."""
+    drive = "/var/lib/cloud/seed/config_drive/openstack/latest"
+    write(tmp_path, f"{drive}/other", "")
+    if body is not None:
+        write(tmp_path, f"{drive}/meta_data.json", body)
+    facts = ask(machine(tmp_path), "imds", imds_url="http://127.0.0.1:1")
+    assert dict(facts.values) == {"platform": "openstack"}
+    assert words in said(facts)
 
 
 def test_another_service_in_its_place_is_not_taken_for_gce(tmp_path: Path) -> None:

@@ -1,0 +1,149 @@
+"""`parbake facts` as somebody reads it who does not know why an instance has the wrong facts, or none."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+import pytest
+
+from tests.conftest import Image
+from tests.servers.metadata import Metadata
+
+COMPONENT = '[component]\nname = "web"\n'
+EC2 = "/sys/class/dmi/id/sys_vendor"
+
+
+def settings(image: Image, text: str = "") -> None:
+    image.write("/etc/parbake/parbake.toml", COMPONENT + text)
+
+
+def test_each_fact_names_its_provider(image: Image) -> None:
+    """One line a fact: its name, its value, and who said so; with --json as INTERFACE 3 has it."""
+    settings(image, '[facts]\nenvironment = "dev"\n')
+    image.write("/proc/cmdline", "parbake.role=edge\n")
+    image.write("/etc/hostname", "web-1\n")
+    shown = image.run("facts")
+    assert [line.split() for line in shown.out.splitlines()] == [
+        ["environment", "dev", "settings"],
+        ["hostname", "web-1", "host"],
+        ["role", "edge", "kernel"],
+    ]
+    assert shown.err == ""
+    found = image.run("facts", "--json").json()
+    assert found["facts"] == {"environment": "dev", "hostname": "web-1", "role": "edge"}
+    assert found["providers"] == {"environment": "settings", "hostname": "host", "role": "kernel"}
+    assert 0 < found["seconds"] < 5
+
+
+def test_verbose_says_what_was_tried_what_matched_and_how_long_it_took(image: Image) -> None:
+    """The string that gave the platform away, each request with its answer, each provider with its time, and the whole."""
+    with Metadata("ec2") as service:
+        settings(image, f'[discovery]\nimds_url = "{service.url}"\n')
+        image.write(EC2, "Amazon EC2\n")
+        shown = image.run("facts", "-v").out
+        attempts = image.run("facts", "-v", "--json").json()["attempts"]
+    assert "recognised ec2: sys_vendor is 'Amazon EC2'" in shown
+    assert "PUT /latest/api/token: 200" in shown
+    assert "GET /latest/meta-data/spot/instance-action: 404" in shown
+    assert "ms in all, of 5000 ms at most" in shown
+    assert {"kernel", "credentials", "cloud-init", "imds", "imds:ec2", "file", "host"} == {a["provider"] for a in attempts}
+    assert all(set(attempt) == {"provider", "outcome", "seconds"} for attempt in attempts)
+
+
+def test_a_failure_is_said_without_being_asked_for(image: Image) -> None:
+    """Where a provider failed the facts that there are come with a warning on standard error that says what is missing."""
+    settings(image, '[discovery]\nimds_url = "http://127.0.0.1:1"\ntimeout = "2s"\n')
+    image.write(EC2, "Amazon EC2\n")
+    image.write("/etc/parbake/facts.d/broken.toml", "role = ")
+    shown = image.run("facts")
+    assert shown.code == 0
+    assert "platform" in shown.out
+    assert "connection refused" in shown.err
+    assert "/etc/parbake/facts.d/broken.toml is not valid TOML" in shown.err
+    assert "not known: instance_id" in shown.err
+    assert "parbake facts -v" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[discovery]\nproviders = ["kernal"]\n', 'there is no provider "kernal"; did you mean "kernel"?'),
+        ('[discovery]\nimds = "ec3"\n', 'there is no metadata service "ec3"; did you mean "ec2"?'),
+        ('[discovery]\nimds = "aws"\n', "known here: akamai, alibaba, auto, azure"),
+        ('[discovery]\nproviders = ["no.such:Provider"]\n', 'provider "no.such:Provider" cannot be imported'),
+        ('[discovery]\ntimeout = "5 parsecs"\n', "expected a duration"),
+        ('[facts_from]\nenvironment = "tags:environment"\n', 'expected "tag:NAME", "userdata:NAME" or "fact:NAME"'),
+    ],
+)
+def test_a_wrong_setting_is_named_with_what_would_be_right(text: str, words: str, image: Image) -> None:
+    """INTERFACE 3: exit 78, with what was found and the closest correct name."""
+    settings(image, text)
+    shown = image.run("facts")
+    assert shown.code == 78
+    assert words in shown.err
+
+
+def test_what_is_refused_or_found_nowhere_is_said(image: Image) -> None:
+    """A static fact that is no fact, an origin that does not exist, and a service that is switched off."""
+    settings(
+        image, '[discovery]\nimds = "off"\n[facts]\ntags = "x"\n[facts_from]\nenvironment = ["tag:env", "userdata:env"]\n'
+    )
+    shown = image.run("facts", "-v").out
+    assert "[facts]: refused 'tags': is not a table" in shown
+    assert "environment: there is no tag:env and no userdata:env" in shown
+    assert 'switched off: [discovery] imds = "off"' in shown
+
+
+def test_a_provider_that_never_comes_back_does_not_keep_the_command(image: Image) -> None:
+    """A fact file on a mount that is dead: discovery ends in time, and so does the process, though a thread still hangs."""
+    settings(image, '[discovery]\nimds = "off"\ntimeout = "500ms"\n')
+    image.write("/etc/hostname", "web-1\n")
+    directory = image.path("/etc/parbake/facts.d")
+    directory.mkdir(parents=True)
+    os.mkfifo(directory / "dead.toml")
+    began = time.monotonic()
+    shown = image.run("facts", timeout=60)
+    assert time.monotonic() - began < 20
+    assert shown.code == 0
+    assert "web-1" in shown.out
+    assert "file did not come back within" in shown.err
+
+
+SITE = '[[source]]\nname = "site"\nbackend = "file"\npath = "/site"\nlayers = ["common"{more}]\n'
+TEMPLATE = '[[template]]\nsource = "a.j2"\ntarget = "/etc/a"\n'
+SHIP = '[ship]\njournal = false\nfiles = ["/var/log/a.log"]\n[[sink]]\ntype = "stdout"\nlabels.role = "{{ facts.role }}"\n'
+
+
+def test_a_fact_that_would_leave_a_layers_path_is_still_a_fact(image: Image) -> None:
+    """It is refused as a part of a path with an error that names it, and is as it is in templates and labels."""
+    image.write("/etc/parbake/facts.d/a.toml", 'role = "../a b/c"\n')
+    image.write("/etc/parbake/templates/a.j2", "role={{ facts.role }}\n")
+    image.write("/site/common.toml", "x = 1\n")
+    image.write("/var/log/a.log", "a line\n")
+    settings(image, '[discovery]\nproviders = ["file"]\n' + SITE.format(more="") + TEMPLATE + SHIP)
+    assert image.run("once").code == 0
+    assert image.read("/etc/a") == "role=../a b/c\n"
+    sent = json.loads(image.run("ship", "--dry-run").out.splitlines()[0])
+    assert sent["role"] == "../a b/c"
+
+    settings(image, '[discovery]\nproviders = ["file"]\n' + SITE.format(more=', "{{ facts.role }}"') + TEMPLATE)
+    shown = image.run("plan")
+    assert "the fact role cannot be part of a layer's path: its value holds a slash" in shown.err
+    assert "../a b/c" not in shown.err
+
+
+def test_a_layer_whose_fact_is_unknown_names_the_fact_and_who_was_asked(image: Image) -> None:
+    """Never a path with a hole in it: the error has the fact, and each provider once with what it said."""
+    settings(
+        image,
+        '[discovery]\nimds_url = "http://127.0.0.1:1"\ntimeout = "2s"\n' + SITE.format(more=', "env/{{ facts.environment }}"'),
+    )
+    image.write(EC2, "Amazon EC2\n")
+    image.write("/site/env/.toml", "x = 1\n")
+    shown = image.run("once")
+    assert shown.code == 69
+    assert "facts.environment" in shown.err
+    assert "kernel: nothing" in shown.err
+    assert "connection refused" in shown.err
