@@ -1,0 +1,181 @@
+"""A spot instance in a booted image: the notice becomes a fact and config, and the last lines get away before the end."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from base64 import b64encode
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.image.conftest import Machines
+from tests.image.lab import Image, Machine, Network, prepared_image
+from tests.image.lab.images import run_in
+from tests.image.lab.network import METADATA_ADDRESS
+from tests.image.observing import state_becomes, status, until
+from tests.servers import metadata
+from tests.servers.receiver import Receiver
+
+pytestmark = [pytest.mark.image, pytest.mark.root, pytest.mark.server]
+
+CANARY = "kanarienvogel-4Wq8-geheim"
+LAST_WORDS = 20
+SETTINGS = f"""\
+[component]
+name = "worker"
+version = "1.2.3"
+
+[discovery]
+# the firmware that a container sees is its host's; what cloud-init knows here is the lab's seed
+providers = ["kernel", "imds"]
+imds = "ec2"
+
+[[source]]
+name = "site"
+backend = "file"
+path = "/etc/parbake/site"
+layers = ["common"]
+
+[keys."db.password"]
+required = true
+secret = true
+
+[[template]]
+source = "worker.env.j2"
+target = "/etc/worker.env"
+units = [{{ name = "worker.service", action = "reload" }}]
+
+[[sink]]
+name = "central"
+type = "http"
+url = "http://{METADATA_ADDRESS}:8080/logs"
+# nothing but urgency sends a line during the test
+batch_age = "1h"
+labels.instance = "{{{{ facts.instance_id }}}}"
+"""
+TEMPLATE = 'DB_PASSWORD={{ config.db.password }}\nSTATE={{ facts.terminating | default("serving") }}\n'
+# It says what it was reloaded for; at its end, slowly, that it goes, and once what must leave the machine masked alone.
+WORKER = f"""\
+#!/bin/bash
+trap '. /etc/worker.env; echo "reloaded: $STATE"' HUP
+trap 'for n in $(seq {LAST_WORDS}); do echo "last words $n"; sleep 0.05; done; echo "with $DB_PASSWORD"; exit 0' TERM
+. /etc/worker.env
+echo "started: $STATE"
+while :; do sleep 86400 & wait $!; done
+"""
+UNIT = """\
+[Service]
+ExecStart=/usr/local/bin/worker
+ExecReload=kill -HUP $MAINPID
+KillMode=mixed
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+@pytest.fixture(scope="session")
+def spot(bare_image: Image, session_scratch: Path, deb: Path) -> Image:
+    """An image for EC2, with a worker that has a secret and last words."""
+
+    def finish(root: Path) -> None:
+        files = {
+            "etc/parbake/parbake.toml": SETTINGS,
+            "etc/parbake/templates/worker.env.j2": TEMPLATE,
+            "etc/parbake/site/common.toml": f'[db]\npassword = "{CANARY}"\n',
+            "usr/local/bin/worker": WORKER,
+            "etc/systemd/system/worker.service": UNIT,
+        }
+        for name, text in files.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text)
+        (root / "usr/local/bin/worker").chmod(0o755)
+        run_in(root, ["systemctl", "enable", "worker.service"])
+        run_in(root, ["parbake", "bake"])
+
+    return prepared_image(bare_image, session_scratch, [deb], finish)
+
+
+class Cloud:
+    """EC2's metadata service at its own address in a network, steered while it runs."""
+
+    def __init__(self, network: Network, directory: Path) -> None:
+        directory.mkdir()
+        self._steering = directory / "steering.json"
+        argv = [sys.executable, metadata.__file__, "--platform=ec2", f"--bind={METADATA_ADDRESS}:80"]
+        child = network.spawn([*argv, f"--steering={self._steering}"], directory / "metadata.log")
+        log = directory / "metadata.log"
+        child.wait_ready(lambda: "ec2 at" in log.read_text(), 20, "the metadata service")
+
+    def say(self, **options: Any) -> None:
+        """What it answers from now on: `spot="terminate"` is a notice, `spot=None` none."""
+        new = self._steering.with_suffix(".new")
+        new.write_text(json.dumps(options))
+        new.replace(self._steering)
+
+
+@pytest.fixture
+def cloud(network: Network, scratch: Path) -> Cloud:
+    return Cloud(network, scratch / "cloud")
+
+
+@pytest.fixture
+def machine(spot: Image, machines: Machines, network: Network, cloud: Cloud, receiver: Receiver) -> Machine:
+    """A spot instance that serves, and whose shipper has sent what the boot had said by then and collects again."""
+    made = machines(spot, network=network, hostname="spot-1")
+    made.seed()
+    made.boot()
+    assert state_becomes(made, "converged")
+    receiver.wait_for(1, 90)
+    return made
+
+
+def terminating(machine: Machine) -> str | None:
+    found: str | None = status(machine)["facts"].get("terminating")
+    return found
+
+
+def test_a_spot_instance_gets_its_last_lines_away(machine: Machine, cloud: Cloud, receiver: Receiver) -> None:
+    """A notice is a fact and a convergence within EC2's poll; from then on every line leaves within seconds, though the sink
+    collects for an hour; the last words of a service at the power-off arrive, whole, in order, and without the secret."""
+    assert status(machine)["facts"]["instance_id"] == "i-0123456789abcdef0"
+    machine.run(["logger", "-t", "probe", "before the notice"])
+    time.sleep(2)
+    assert [line for line in receiver.lines() if line.get("SYSLOG_IDENTIFIER") == "probe"] == []
+
+    cloud.say(spot="terminate")
+    assert until(lambda: terminating(machine) == "spot", 45), status(machine)
+    assert until(lambda: "STATE=spot" in machine.read("/etc/worker.env"))
+    assert status(machine)["generation"] == 2
+    (probe,) = receiver.wait_for(1, 20, SYSLOG_IDENTIFIER="probe")
+    assert probe["instance"] == "i-0123456789abcdef0"
+    receiver.wait_for(1, 20, MESSAGE="started: serving")
+    receiver.wait_for(1, 20, MESSAGE="reloaded: spot")
+    for number in range(3):
+        machine.run(["logger", "-t", "probe", f"after the notice {number}"])
+        receiver.wait_for(1, 20, MESSAGE=f"after the notice {number}")
+
+    machine.poweroff()
+    said = [line["MESSAGE"] for line in receiver.lines() if line.get("SYSLOG_IDENTIFIER") == "worker"]
+    assert said[-LAST_WORDS - 1 : -1] == [f"last words {n}" for n in range(1, LAST_WORDS + 1)], said
+    assert said[-1] == "with ********"
+    assert receiver.refusals() == []
+    for form in (CANARY.encode(), b64encode(CANARY.encode())):
+        assert form not in receiver.raw()
+
+
+@pytest.mark.parametrize("suite", ["bookworm"], indirect=True)
+def test_a_notice_that_is_called_off_brings_the_usual_pace_back(machine: Machine, cloud: Cloud, receiver: Receiver) -> None:
+    """When the platform takes the notice back the fact goes, the config is as it was, and lines wait for company again."""
+    cloud.say(spot="terminate")
+    assert until(lambda: terminating(machine) == "spot", 45), status(machine)
+    receiver.wait_for(1, 20, MESSAGE="reloaded: spot")
+    cloud.say(spot=None)
+    assert until(lambda: terminating(machine) is None, 45), status(machine)
+    receiver.wait_for(1, 20, MESSAGE="reloaded: serving")
+    time.sleep(3)
+    machine.run(["logger", "-t", "probe", "afterwards"])
+    time.sleep(3)
+    assert [line for line in receiver.lines() if line.get("SYSLOG_IDENTIFIER") == "probe"] == []
