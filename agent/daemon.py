@@ -134,6 +134,7 @@ class Daemon:
         try:
             return self.events.get(timeout=wait)
         except queue.Empty:
+            report.refresh(self.world.report, self.world.places)
             return (CHANGED, "retry") if time.monotonic() >= self.retry_at else ("", "")
 
     def _settle(self, kind: str) -> str:
