@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from agent import metrics, shipstatus
 from agent.disk import write_atomic
 from agent.model import FactValue, SourceReport, UnitResult
 from agent.places import Places
 from agent.settings.tables import Settings
 
+log = logging.getLogger("parbake")
 SCHEMA = 1
 STATES = ("starting", "converged", "stale", "failed", "rolled-back")
 
@@ -73,27 +77,28 @@ def as_status(report: Report) -> dict[str, Any]:
 
 def as_metrics(report: Report) -> str:
     """Prometheus text exposition format 0.0.4."""
-    lines: list[str] = []
-
-    def metric(name: str, kind: str, doc: str, samples: list[tuple[str, float]]) -> None:
-        lines.append(f"# HELP parbake_{name} {doc}")
-        lines.append(f"# TYPE parbake_{name} {kind}")
-        lines.extend(f"parbake_{name}{labels} {value:g}" for labels, value in samples)
-
-    metric("state", "gauge", "1 for the state the instance is in", [(f'{{state="{s}"}}', s == report.state) for s in STATES])
-    metric("generation", "gauge", "The applied generation", [("", report.generation)])
-    metric("convergences_total", "counter", "Convergences since start", [("", report.convergences)])
-    metric("convergence_failures_total", "counter", "Convergences that failed since start", [("", report.failures)])
-    metric("convergence_seconds", "gauge", "Duration of the last convergence", [("", report.seconds)])
-    sources = [(f'{{source="{_label(s.name)}",backend="{_label(s.backend)}"}}', float(s.state == "ok")) for s in report.sources]
-    metric("source_up", "gauge", "1 where the source answered and was believed", sources)
-    waiting = [(f'{{template="{_label(t["name"])}"}}', float(t["state"] == "current")) for t in report.templates]
-    metric("template_current", "gauge", "1 where the target holds the rendered run config", waiting)
-    return "\n".join(lines) + "\n"
-
-
-def _label(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    family = metrics.family
+    return "".join(
+        (
+            family("state", "gauge", "1 for the state the instance is in", [({"state": s}, s == report.state) for s in STATES]),
+            family("generation", "gauge", "The applied generation", [({}, report.generation)]),
+            family("convergences_total", "counter", "Convergences since start", [({}, report.convergences)]),
+            family("convergence_failures_total", "counter", "Convergences that failed since start", [({}, report.failures)]),
+            family("convergence_seconds", "gauge", "Duration of the last convergence", [({}, report.seconds)]),
+            family(
+                "source_up",
+                "gauge",
+                "1 where the source answered and was believed",
+                [({"source": s.name, "backend": s.backend}, s.state == "ok") for s in report.sources],
+            ),
+            family(
+                "template_current",
+                "gauge",
+                "1 where the target holds the rendered run config",
+                [({"template": t["name"]}, t["state"] == "current") for t in report.templates],
+            ),
+        )
+    )
 
 
 def publish(report: Report, places: Places) -> None:
@@ -102,7 +107,27 @@ def publish(report: Report, places: Places) -> None:
         places.run.mkdir(parents=True)
         os.chmod(places.run, 0o755)  # noqa: S103 - status and metrics are for everybody
     write_atomic(places.status, (json.dumps(as_status(report), indent=1, sort_keys=True) + "\n").encode(), 0o644)
-    write_atomic(places.metrics, as_metrics(report).encode(), 0o644)
+    write_atomic(places.metrics, _all_metrics(report, places).encode(), 0o644)
+
+
+def refresh(report: Report, places: Places) -> None:
+    """Write metrics.prom anew where it changed: what the shipper says of itself does so without a convergence. Nothing
+    depends on it, so a failure is left to the next `publish`, which complains."""
+    content = _all_metrics(report, places).encode()
+    try:
+        if places.metrics.read_bytes() != content:
+            write_atomic(places.metrics, content, 0o644)
+    except OSError as error:
+        log.debug("%s cannot be written: %s", places.metrics, error.strerror)
+
+
+def _all_metrics(report: Report, places: Places) -> str:
+    try:
+        shipping = shipstatus.read(places.ship / "status.json")
+    except (OSError, ValueError) as error:
+        log.debug("the shipper's status is left out of the metrics: %s", error)
+        shipping = None
+    return as_metrics(report) + (shipstatus.as_metrics(shipping, time.time()) if shipping else "")
 
 
 def fresh(settings: Settings) -> Report:

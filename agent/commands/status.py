@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
+import time
 from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
+from agent import shipstatus
 from agent.commands import say, say_json, table
 from agent.errors import StateError
 from agent.places import Places
 from agent.settings.tables import Settings
+from agent.shipstatus import ShipStatus
 
+log = logging.getLogger("parbake")
 NEEDS_SETTINGS = False
+_COUNTERS = {"sent": "sent", "retries": "retries", "lost": "lost", "set_aside": "set aside", "skipped": "skipped"}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -21,8 +29,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(arguments: Namespace, settings: Settings | None, places: Places) -> int:
     status = _read(places)
     shipping = _shipping(places)
+    silent = shipping is not None and shipping.stale(time.time())
     if arguments.json:
-        say_json({**status, "shipping": shipping} if shipping else status)
+        found = {"shipping": shipping.sinks, "shipper": {"time": shipping.time, "silent": silent}} if shipping else {}
+        say_json({**status, **found})
         return 0
     component = status["component"]
     image = f"{component['name']} {component['version']}".strip()
@@ -34,14 +44,23 @@ def run(arguments: Namespace, settings: Settings | None, places: Places) -> int:
     _section("sources", [(s["name"], s["backend"], s["state"], s["revision"], s["error"] or "") for s in status["sources"]])
     _section("templates", [(t["name"], t["target"], t["state"], f"generation {t['generation']}") for t in status["templates"]])
     _section("units", [(u["name"], u["action"], u["result"], u.get("detail", "")) for u in status["units"]])
-    _section(
-        "sinks",
-        [
-            (name, *(f"{k} {v}" for k, v in sorted(row.items()) if isinstance(v, (int, float, str))))
-            for name, row in sorted(shipping.items())
-        ],
-    )
+    if shipping:
+        if silent:
+            say(f"the shipper is silent since {_moment(shipping.time)}; `systemctl status parbake-ship` tells why")
+        _section("sinks", [_sink(name, row) for name, row in sorted(shipping.sinks.items())])
     return 0
+
+
+def _sink(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        name,
+        row["type"],
+        row["state"],
+        f"lag {row['lag_seconds']:.0f} s",
+        f"{row['rate']:.0f} entries/s",
+        *(f"{word} {row[key]:.0f}" for key, word in _COUNTERS.items()),
+        row["error"],
+    )
 
 
 def _section(title: str, rows: list[tuple[str, ...]]) -> None:
@@ -67,11 +86,16 @@ def _read(places: Places) -> dict[str, Any]:
     return status
 
 
-def _shipping(places: Places) -> dict[str, dict[str, Any]]:
-    """The shipper's own word, by sink; {} where it does not run or this user may not read it."""
+def _shipping(places: Places) -> ShipStatus | None:
+    """The shipper's own word; None where it never ran."""
     try:
-        record = json.loads((places.ship / "status.json").read_bytes())
-    except (OSError, ValueError):
-        return {}
-    sinks = record.get("sinks", {}) if isinstance(record, dict) else {}
-    return sinks if isinstance(sinks, dict) else {}
+        return shipstatus.read(places.ship / "status.json")
+    except PermissionError:
+        log.info("how the sinks fare is shown to root alone; the same numbers are in %s", places.metrics)
+    except (OSError, ValueError) as error:
+        log.warning("%s cannot be used: %s", places.ship / "status.json", error)
+    return None
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

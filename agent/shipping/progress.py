@@ -1,4 +1,4 @@
-"""How each sink fares: counted by its lanes, written to ship/status.json for `parbake status` and the metrics."""
+"""How each sink fares: counted by its lanes, written to ship/status.json. `agent.shipstatus` reads it for the others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -106,27 +106,6 @@ def as_status(lanes: Iterable[Progress]) -> dict[str, Any]:
             total[name] = round(total.get(name, 0) + row[name], 1)
         total.setdefault("readers", {})[lane.reader] = row
     return {"schema": 1, "time": round(time.time(), 3), "sinks": sinks}
-
-
-_METRICS = {
-    "lag_seconds": ("gauge", "age of the oldest entry that the sink has not acknowledged"),
-    "rate": ("gauge", "entries a second, over half a minute"),
-    "sent": ("counter", "entries acknowledged"),
-    "retries": ("counter", "tries that had to be repeated"),
-    "lost": ("counter", "entries gone before they were shipped"),
-    "set_aside": ("counter", "entries the sink refused, set aside"),
-    "skipped": ("counter", "damaged places skipped"),
-}
-
-
-def as_metrics(status: Mapping[str, Any]) -> str:
-    """ship/status.json in Prometheus's text format, for metrics.prom."""
-    lines = []
-    for name, (kind, doc) in _METRICS.items():
-        metric = f"parbake_ship_{name}{'_total' if kind == 'counter' else ''}"
-        lines += [f"# HELP {metric} {doc}", f"# TYPE {metric} {kind}"]
-        lines += [f'{metric}{{sink="{sink}"}} {row.get(name, 0):g}' for sink, row in sorted(status["sinks"].items())]
-    return "\n".join(lines) + "\n"
 
 
 class StatusFile:
