@@ -1,0 +1,74 @@
+"""An image that was captured from a running instance: what that one left behind is not taken for ours."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from tests.conftest import Image
+
+SETTINGS = """\
+[component]
+name = "web"
+[discovery]
+providers = ["file", "host"]
+[[source]]
+name = "site"
+backend = "file"
+path = "/site"
+layers = ["common"]
+[state]
+cache = "plain"
+[[template]]
+source = "a.j2"
+target = "/etc/a"
+"""
+CHECKPOINT = "/var/lib/parbake/ship/central.journal.json"
+
+
+@pytest.fixture
+def captured(image: Image) -> Image:
+    """The disk of the instance i-1, which had converged and shipped, and whose store is not there any more."""
+    image.write("/etc/parbake/parbake.toml", SETTINGS)
+    image.template("a.j2", "{{ config.x }}\n")
+    image.site("common", 'x = "one"\n')
+    image.write("/etc/machine-id", "0123456789abcdef0123456789abcdef\n")
+    be(image, "i-1")
+    assert image.run("once").code == 0
+    image.write(CHECKPOINT, '{"schema": 1, "position": {"cursor": "s=1"}}')
+    shutil.rmtree(image.path("/site"))
+    shutil.rmtree(image.path("/run/parbake"))
+    return image
+
+
+def be(image: Image, instance_id: str) -> None:
+    """The platform's word for this instance; none where it has none."""
+    image.write("/etc/parbake/facts.d/id.toml", f'instance_id = "{instance_id}"\n' if instance_id else "")
+
+
+def test_the_same_instance_boots_on_what_it_remembers(captured: Image) -> None:
+    """A reboot with the store away converges on the last good run config, and the checkpoint stays."""
+    assert captured.run("once").code == 75
+    assert captured.path(CHECKPOINT).exists()
+
+
+def test_another_instance_reads_nothing_of_the_first(captured: Image) -> None:
+    """With another id the first run config, history and checkpoints are set aside, and nothing falls back to them."""
+    be(captured, "i-2")
+    ended = captured.run("once")
+    assert ended.code == 69
+    assert "this is another instance (i-2, was i-1)" in ended.err
+    assert not captured.path(CHECKPOINT).exists()
+    assert captured.run("history", "--json").json() == []
+    (aside,) = captured.path("/var/lib/parbake").glob("earlier-*")
+    assert (aside / "ship/central.journal.json").exists()
+    assert list(aside.glob("last-good*")) == []
+
+
+def test_without_an_id_the_machine_id_tells(captured: Image) -> None:
+    """Where no platform names the instance its machine id does: the same one is the same, another one is another."""
+    be(captured, "")
+    assert captured.run("once").code == 75
+    captured.write("/etc/machine-id", "fedcba9876543210fedcba9876543210\n")
+    assert captured.run("once").code == 69
