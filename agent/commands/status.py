@@ -39,6 +39,9 @@ def run(arguments: Namespace, settings: Settings | None, places: Places) -> int:
     say(f"{image}: {status['state']} since {status['since']}, generation {status['generation']}")
     if status.get("hold") is not None:
         say(f"held at generation {status['hold']}; `parbake resume` ends it")
+    if why := status["facts"].get("terminating"):
+        when = f" at {at}" if (at := status["facts"].get("terminating_at")) else ""
+        say(f"this instance is to go ({why}{when}): logs are shipped without delay")
     if status["error"]:
         say(f"error: {status['error']}")
     _section("sources", [(s["name"], s["backend"], s["state"], s["revision"], s["error"] or "") for s in status["sources"]])

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ _RATE_SECONDS = 30.0
 
 class Progress:
     """The counters of one lane, a reader's way to a sink. `lag_seconds`: the age of the oldest entry that is not
-    acknowledged, 0 where the reader's end is reached."""
+    acknowledged, 0 where the reader's end is reached. What a sink says of its refusal passes through `mask`."""
 
-    def __init__(self, sink: str, kind: str, reader: str) -> None:
+    def __init__(self, sink: str, kind: str, reader: str, mask: Callable[[str], str] = str) -> None:
         self.sink, self.kind, self.reader = sink, kind, reader
+        self._mask = mask
         self.state = "starting"
         self.error = ""
         self.counts = {"sent": 0, "retries": 0, "lost": 0, "set_aside": 0, "skipped": 0}
@@ -93,8 +94,8 @@ class Progress:
 _WORST = ("failing", "waiting", "starting", "ok")
 
 
-def as_status(lanes: Iterable[Progress]) -> dict[str, Any]:
-    """By sink, the sum of its lanes; `lag_seconds` is the greatest."""
+def as_status(lanes: Iterable[Progress], *, draining: bool = False) -> dict[str, Any]:
+    """By sink, the sum of its lanes; `lag_seconds` is the greatest. `draining`: whether the end is near, and nothing waits."""
     sinks: dict[str, dict[str, Any]] = {}
     for lane in lanes:
         row = lane.row()
@@ -105,14 +106,21 @@ def as_status(lanes: Iterable[Progress]) -> dict[str, Any]:
         for name in ("rate", *lane.counts):
             total[name] = round(total.get(name, 0) + row[name], 1)
         total.setdefault("readers", {})[lane.reader] = row
-    return {"schema": 1, "time": round(time.time(), 3), "sinks": sinks}
+    return {"schema": 1, "time": round(time.time(), 3), "draining": draining, "sinks": sinks}
 
 
 class StatusFile:
     """Writes ship/status.json now and then, from a thread of its own."""
 
-    def __init__(self, path: Path, lanes: Iterable[Progress], every_seconds: float = 2.0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        lanes: Iterable[Progress],
+        every_seconds: float = 2.0,
+        draining: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._path = path
+        self._draining = draining
         self._lanes = tuple(lanes)
         self._every_seconds = every_seconds
         self._ended = threading.Event()
@@ -136,7 +144,7 @@ class StatusFile:
         try:
             with temporary.open("w") as file:
                 os.fchmod(file.fileno(), 0o644)
-                json.dump(as_status(self._lanes), file)
+                json.dump(as_status(self._lanes, draining=self._draining()), file)
                 give_to_owner(file.fileno(), self._path.parent)
             os.replace(temporary, self._path)
         except OSError as error:

@@ -8,9 +8,10 @@ import os
 import secrets
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -74,7 +75,11 @@ class Shipper:
         with self._directory():
             self._await_mask()
             lanes = [lane for sink in self._chosen() for lane in self._lanes(sink)]
-            status = StatusFile(self._places.ship / "status.json", [lane.progress for lane in lanes])
+            status = StatusFile(
+                self._places.ship / "status.json",
+                [lane.progress for lane in lanes],
+                draining=lambda: self._stop.urgent or self._stop.is_set,
+            )
             if self._wishes.keeps:
                 status.start()
             threads = [self._thread(lane) for lane in lanes]
@@ -119,14 +124,14 @@ class Shipper:
 
     def _lanes(self, sink: SinkSettings) -> Iterator[Lane]:
         journal, files = self._settings.ship.journal, self._settings.ship.files
-        labels = Labels(sink.name, sink.labels, self._spaces)
+        labels = partial(self._labels, Labels(sink.name, sink.labels, self._spaces))
         if journal:
             yield self._lane(sink, labels, "journal", journal if isinstance(journal, Journal) else Journal())
         if files:
             yield self._lane(sink, labels, "files", None)
 
-    def _lane(self, sink: SinkSettings, labels: Labels, kind: str, journal: Journal | None) -> Lane:
-        progress = Progress(sink.name, sink.type, kind)
+    def _lane(self, sink: SinkSettings, labels: Callable[[], Mapping[str, str]], kind: str, journal: Journal | None) -> Lane:
+        progress = Progress(sink.name, sink.type, kind, lambda text: self._masking.current().mask(text))
         directory = self._places.ship
         checkpoint = Checkpoint(directory, sink.name, kind)
         position = checkpoint.load() if self._wishes.since_us is None else None
@@ -139,7 +144,7 @@ class Shipper:
         keeps = checkpoint if self._wishes.keeps else None
         once = self._wishes.once or self._wishes.dry_run is not None
         return Lane(
-            reader, delivery, keeps, progress, sink, self._clean, labels.current, self._turn, self._stop, once
+            reader, delivery, keeps, progress, sink, self._clean, labels, self._turn, self._stop, once
         )
 
     def _reader(self, sink: SinkSettings, journal: Journal | None, position: Any, wants_ids: bool) -> Reader:
@@ -175,6 +180,10 @@ class Shipper:
     @property
     def _ending(self) -> bool:
         return self._wishes.once or self._wishes.dry_run is not None or self._stop.is_set
+
+    def _labels(self, labels: Labels) -> Mapping[str, str]:
+        masker = self._masking.current()
+        return {name: masker.mask(value) for name, value in labels.current().items()}
 
     def _clean(self, batch: Batch) -> Batch:
         return clean(batch, self._masking.current(), self._settings.ship.line_max, self._mark)

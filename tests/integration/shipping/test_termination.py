@@ -9,11 +9,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import Image
-from tests.servers.processes import ServerError
+from tests.servers.processes import ServerError, wait_until
 from tests.servers.receiver import Receiver
 
 PROMPT_SECONDS = 20.0
@@ -52,7 +53,17 @@ def shipping(image: Image, receiver: Receiver) -> Image:
 
 def say(image: Image, state: str = "converged", **facts: str) -> None:
     """status.json as the daemon writes it: replaced as a whole."""
-    new = image.write("/run/parbake/status.new", json.dumps({"schema": 1, "state": state, "generation": 1, "facts": facts}))
+    status: dict[str, Any] = {
+        "schema": 1,
+        "state": state,
+        "since": "2026-01-01T00:00:00Z",
+        "generation": 1,
+        "component": {"name": "web", "version": "1"},
+        "facts": facts,
+        "error": None,
+        **{name: [] for name in ("sources", "templates", "units")},
+    }
+    new = image.write("/run/parbake/status.new", json.dumps(status))
     new.rename(image.path("/run/parbake/status.json"))
 
 
@@ -96,6 +107,8 @@ def test_a_notice_wakes_every_lane_until_it_is_called_off(shipping: Image, recei
         for number in range(3):
             log(shipping, f"hurries {number}")
             assert arrives(receiver, f"hurries {number}")["environment"] == "prod"
+        assert "this instance is to go (spot at 2030-01-01T00:00:00Z)" in shipping.run("status").out
+        wait_until(lambda: draining(shipping), PROMPT_SECONDS, "the shipper to say that it drains")
         say(shipping, environment="prod")
         time.sleep(3)
         log(shipping, "waits again")
@@ -130,6 +143,11 @@ def test_a_notice_shortens_the_wait_for_a_sink_that_is_away(shipping: Image, rec
         receiver.answer(200)
         arrives(receiver, "first")
         end(process)
+
+
+def draining(image: Image) -> bool:
+    found: bool = json.loads(image.read("/var/lib/parbake/ship/status.json"))["draining"]
+    return found
 
 
 def receiver_was_asked(receiver: Receiver, times: int) -> None:
