@@ -11,6 +11,7 @@ import os
 import queue
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -75,6 +76,7 @@ class Daemon:
     drift_watch: drift.Watch | None = None
     watched_places: frozenset[str] = frozenset()
     drifted: dict[str, str] = field(default_factory=dict)
+    writing: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self) -> int:
         """Until SIGTERM. Returns the exit code."""
@@ -134,7 +136,8 @@ class Daemon:
         try:
             return self.events.get(timeout=wait)
         except queue.Empty:
-            report.refresh(self.world.report, self.world.places)
+            with self.writing:
+                report.refresh(self.world.report, self.world.places)
             return (CHANGED, "retry") if time.monotonic() >= self.retry_at else ("", "")
 
     def _settle(self, kind: str) -> str:
@@ -254,11 +257,15 @@ class Daemon:
         log.log(level, "%s%s", error, hint, extra=logs.event(message_id, found.generation))
         self.said_error = str(error)
 
+    def _write(self) -> None:
+        with self.writing:
+            try:
+                report.publish(self.world.report, self.world.places)
+            except OSError as error:
+                log.error("%s cannot be written: %s", self.world.places.status, error.strerror)
+
     def _publish(self) -> None:
-        try:
-            report.publish(self.world.report, self.world.places)
-        except OSError as error:
-            log.error("%s cannot be written: %s", self.world.places.status, error.strerror)
+        self._write()
         found = self.world.report
         self.notifier.tell(f"STATUS={found.state}, generation {found.generation}")
         if (found.state, found.generation) != self.said and found.state in ("converged", "stale"):
@@ -282,7 +289,7 @@ class Daemon:
         if world.facts is not None:
             if self.facts_watcher is None:
                 platform = PlatformWatcher(world.settings.discovery, world.places)
-                self.facts_watcher = FactsWatcher(platform, lambda: self.events.put((CHANGED, "facts")))
+                self.facts_watcher = FactsWatcher(platform, lambda: self._noticed(platform))
             self.facts_watcher.saw(world.facts)
         pulled = dict(world.pulled.snapshots) if world.pulled else {}
         fresh = world.pulled.fresh if world.pulled else frozenset()
@@ -303,6 +310,14 @@ class Daemon:
                 )
                 self.watchers[settings.name] = watcher
             watcher.saw(pulled.get(settings.name) if settings.name in fresh else None)
+
+    def _noticed(self, platform: PlatformWatcher) -> None:
+        """In the watcher's thread: the shipper hurries by `terminating`, and neither a splay nor a long convergence is to
+        keep it from that."""
+        facts = {**self.world.report.facts, **{n: v for n, v in platform.notices.items() if n.startswith("terminating")}}
+        self.world.report.facts = {name: value for name, value in facts.items() if value is not None}
+        self._write()
+        self.events.put((CHANGED, "facts"))
 
     def _stop_watchers(self) -> None:
         for watcher in self.watchers.values():
