@@ -8,6 +8,7 @@ the needles of which a word was met are looked for. A text without any, the usua
 from __future__ import annotations
 
 import base64
+import html
 import json
 import os
 import re
@@ -22,6 +23,8 @@ from agent.model import MASK
 MIN_ANYWHERE = 4
 """Texts from this length on are masked wherever they stand; two or three characters only as a word of their own, and
 one never is: it would mask the log away."""
+LINE_MIN = 6
+"""Of a secret of several lines, those of so many characters are masked by themselves."""
 COMMON = frozenset(("true", "false", "null", "none", "yes", "no", "on", "off"))
 """Words that say nothing even as the value of a secret key."""
 DIRECT_NEEDLES = 16
@@ -35,17 +38,14 @@ Text = TypeVar("Text", bytes, str)
 
 
 def forms(secret: str) -> set[bytes]:
-    """A secret as it may stand in a log: plain, base64 (also inside a longer text), URL-encoded, JSON-escaped, hex; and
-    each line of one that has several."""
+    """A secret as it may stand in a log: plain, base64 (also inside a longer text), URL-encoded, hex, escaped as in JSON,
+    YAML, XML and a shell's quotes; and each line of one that has several."""
     found: set[bytes] = set()
     for text in {secret, secret.strip(), *_lines(secret)}:
-        raw = text.encode("utf-8", "surrogateescape")
+        raw = _bytes(text)
         if len(raw) < MIN_ANYWHERE:
             continue
-        escaped = json.dumps(text)[1:-1]
-        readable = json.dumps(text, ensure_ascii=False)[1:-1].encode("utf-8", "replace")
-        shown = repr(text)[1:-1].encode("utf-8", "replace")
-        found |= {raw, escaped.encode(), readable, escaped.replace("/", "\\/").encode(), shown}
+        found |= {raw, *map(_bytes, _escapes(text))}
         for encoded in (quote(raw, safe=""), quote_plus(raw), quote(raw)):
             found |= {encoded.encode(), _lower_hex(encoded).encode()}
         found |= _base64_forms(raw)
@@ -54,9 +54,27 @@ def forms(secret: str) -> set[bytes]:
     return {form for form in found if len(form) >= MIN_ANYWHERE}
 
 
+def _bytes(text: str) -> bytes:
+    """As it stands in a file: surrogates are the bytes that they stand for, where they stand for some."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+
+
+def _escapes(text: str) -> set[str]:
+    """As templates escape it for JSON, Python, YAML, SQL, shells and XML."""
+    escaped = json.dumps(text)[1:-1]
+    found = {escaped, escaped.replace("/", "\\/"), json.dumps(text, ensure_ascii=False)[1:-1], repr(text)[1:-1]}
+    found |= {text.replace("'", other) for other in ("''", "'\"'\"'", "\\'")}
+    xml = html.escape(text, quote=False)
+    found |= {xml, html.escape(text), xml.replace('"', "&#34;").replace("'", "&#39;"), xml.replace('"', "&quot;")}
+    return found
+
+
 def _lines(secret: str) -> set[str]:
     """A key in PEM is logged line by line; its frame is no secret."""
-    return {line.strip() for line in secret.splitlines() if len(line.strip()) >= 8 and not line.startswith("-----")}
+    return {line.strip() for line in secret.splitlines() if len(line.strip()) >= LINE_MIN and not line.startswith("-----")}
 
 
 def _lower_hex(encoded: str) -> str:
@@ -117,7 +135,7 @@ class Masker:
             _Words([n for n in needles if len(n) >= 15], 8, "Q"),
         )
         self._needles = tuple(needles)
-        words = sorted(re.escape(t.strip().encode()) for t in texts if 2 <= len(t.strip().encode()) < MIN_ANYWHERE)
+        words = sorted(re.escape(_bytes(t.strip())) for t in texts if 2 <= len(_bytes(t.strip())) < MIN_ANYWHERE)
         alone = [rb"(?<![A-Za-z0-9_])(?:%s)(?![A-Za-z0-9_])" % b"|".join(words)] if words else []
         given = tuple(patterns)
         alone += [pattern.encode() for pattern in given if _ALONE.search(pattern)]
@@ -131,7 +149,7 @@ class Masker:
     def mask(self, text: Text) -> Text:
         """`text` with every secret in it replaced by the mask. The very same object where there is none."""
         if isinstance(text, str):
-            raw = text.encode("utf-8", "surrogateescape")
+            raw = _bytes(text)
             masked = self.mask(raw)
             return text if masked is raw else masked.decode("utf-8", "surrogateescape")
         return _cover(text, self._spans(text)) if text else text

@@ -6,11 +6,15 @@ facts -> snapshots (one a source) -> merged tree -> run config -> renderings -> 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hmac
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NoReturn
+
+from agent import tomltext
 
 MASK = "********"
 
@@ -43,7 +47,8 @@ class Secret:
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
     def texts(self) -> Iterator[str]:
-        """Every text that gives the value away: itself, each part of a list or table, and of bytes their base64."""
+        """Every text that gives the value away: itself, each part of a list or table and the whole as JSON and TOML, of bytes
+        their base64. Bytes that are no UTF-8 stand in it as templates take them, as surrogates."""
         yield self.text()
         yield from _parts(self._value)
 
@@ -75,10 +80,24 @@ class Secret:
 
 def _parts(value: Any) -> Iterator[str]:
     if isinstance(value, bytes):
+        yield value.decode("utf-8", "surrogateescape")
         yield base64.b64encode(value).decode("ascii")
     elif isinstance(value, (list, tuple, Mapping)):
+        yield from _wholes(value)
         for part in value.values() if isinstance(value, Mapping) else value:
             yield from Secret(part).texts()
+
+
+def _wholes(value: Any) -> Iterator[str]:
+    """A list or table as templates write it in one line: its parts may be too short to be masked by themselves."""
+    for separators in (None, (",", ":")):
+        yield json.dumps(value, ensure_ascii=False, sort_keys=True, separators=separators, default=_as_text)
+    with contextlib.suppress(ValueError):  # TOML has no null
+        yield tomltext.inline(value)
+
+
+def _as_text(value: Any) -> Any:
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else dict(value)
 
 
 def dotted(path: KeyPath) -> str:

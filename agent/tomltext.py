@@ -18,6 +18,11 @@ def dumps(value: Any) -> str:
     return "\n".join(lines).lstrip("\n") + "\n" if lines else ""
 
 
+def inline(value: Any) -> str:
+    """Any value as it stands behind a key. Raises ValueError for what TOML cannot say."""
+    return _value(value)
+
+
 def _table(table: Mapping[str, Any], path: tuple[str, ...], lines: list[str]) -> None:
     lines.extend(f"{_key(key)} = {_value(table[key])}" for key in sorted(table) if not isinstance(table[key], Mapping))
     for key in sorted(table):

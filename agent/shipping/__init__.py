@@ -16,6 +16,8 @@ from agent.shipping.stop import Stop
 
 Column = Sequence[bytes | None]
 PRIORITY_OF_LOSS = b"4"
+OVERLAP_BYTES = 64 * 1024
+"""Read beyond the longest line, so that a secret across the cut is seen whole before the line is cut."""
 
 
 class SinkTooLarge(SinkRefused):

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from agent.masking import Masker
-from agent.shipping import Batch, Column
+from agent.shipping import OVERLAP_BYTES, Batch, Column
 
 CUT = b" ...[cut]"
+_NAME_BYTES = 65
+"""libsystemd cuts a field with its name and the equals sign, of 64 characters at most."""
 
 
 def clean(batch: Batch, masker: Masker, line_max: int, mark: str = "") -> Batch:
@@ -16,6 +18,10 @@ def clean(batch: Batch, masker: Masker, line_max: int, mark: str = "") -> Batch:
     carry our own mark, because a receiver on this host has logged them."""
     texts = [text for text in set().union(*batch.columns.values()) if text is not None]
     masked = masker.mask_all(texts)
+    # what the reader cut may end in the head of a secret, and masking what is before it brings that nearer
+    read_max = line_max + OVERLAP_BYTES - _NAME_BYTES
+    if max(map(len, texts), default=0) >= read_max:
+        masked = [masker.mask_cut(text) if len(text) >= read_max else new for text, new in zip(texts, masked, strict=True)]
     longest = max(map(len, masked), default=0)
     if masked is not texts or longest > line_max:
         new = {old: _cut(text, line_max) for old, text in zip(texts, masked, strict=True)}

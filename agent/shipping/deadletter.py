@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agent.shipping import Batch
@@ -15,17 +15,20 @@ MAX_BYTES = 16 * 2**20
 
 
 class DeadLetters:
-    """`DIRECTORY/SINK.ndjson`, and one predecessor; what is older is dropped. The entries are masked already."""
+    """`DIRECTORY/SINK.ndjson`, and one predecessor; what is older is dropped. The entries are masked already; what the
+    sink says of them passes through `mask`."""
 
-    def __init__(self, directory: Path, sink: str, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, directory: Path, sink: str, max_bytes: int = MAX_BYTES, mask: Callable[[str], str] = str) -> None:
         self._path = directory / f"{sink}.ndjson"
         self._max_bytes = max_bytes
+        self._mask = mask
 
     def add(self, batch: Batch, refused: Sequence[tuple[int, str]]) -> None:
         """Set entries aside, each with the sink's reason. Raises OSError."""
         rows, stamps = batch.rows(), list(timestamps(batch.times))
         lines = [
-            json.dumps({"timestamp": stamps[i], "refused": reason, **rows[i], **batch.labels}) + "\n" for i, reason in refused
+            json.dumps({"timestamp": stamps[i], "refused": self._mask(reason), **rows[i], **batch.labels}) + "\n"
+            for i, reason in refused
         ]
         self._path.parent.mkdir(mode=0o700, exist_ok=True)
         if self._path.exists() and self._path.stat().st_size > self._max_bytes:

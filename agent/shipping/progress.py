@@ -59,9 +59,10 @@ class Progress:
         now = time.monotonic()
         if self.state != "failing" or now - self._reminded > _REMIND_SECONDS:
             hint = f" ({error.hint})" if error.hint else ""
-            log.warning("sink %s: %s%s; %s entries wait in their place", self.sink, error, hint, self.reader)
+            said = self._mask(f"{error}{hint}")
+            log.warning("sink %s: %s; %s entries wait in their place", self.sink, said, self.reader)
             self._reminded = now
-        self.state, self.error = "failing", str(error)
+        self.state, self.error = "failing", self._mask(str(error))
 
     def recovered(self) -> None:
         if self.state == "failing":
@@ -70,7 +71,7 @@ class Progress:
 
     def lost(self, entries: int, why: str) -> None:
         self.counts["lost"] += entries
-        log.error("sink %s: %d %s entries are lost: %s", self.sink, entries, self.reader, why)
+        log.error("sink %s: %d %s entries are lost: %s", self.sink, entries, self.reader, self._mask(why))
 
     def skipped(self, entries: int) -> None:
         self.counts["skipped"] += entries
@@ -81,7 +82,8 @@ class Progress:
         self.counts["set_aside"] += entries
         now = time.monotonic()
         if first or now - self._reminded > _REMIND_SECONDS:
-            log.warning("sink %s refuses %d %s entries; they are set aside: %s", self.sink, entries, self.reader, why)
+            said = self._mask(why)
+            log.warning("sink %s refuses %d %s entries; they are set aside: %s", self.sink, entries, self.reader, said)
             self._reminded = now
 
     def row(self) -> dict[str, Any]:

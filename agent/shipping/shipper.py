@@ -131,7 +131,7 @@ class Shipper:
             yield self._lane(sink, labels, "files", None)
 
     def _lane(self, sink: SinkSettings, labels: Callable[[], Mapping[str, str]], kind: str, journal: Journal | None) -> Lane:
-        progress = Progress(sink.name, sink.type, kind, lambda text: self._masking.current().mask(text))
+        progress = Progress(sink.name, sink.type, kind, self._mask)
         directory = self._places.ship
         checkpoint = Checkpoint(directory, sink.name, kind)
         position = checkpoint.load() if self._wishes.since_us is None else None
@@ -139,7 +139,7 @@ class Shipper:
         self._sinks.append(made)
         reader = self._reader(sink, journal, position, made.wants_ids)
         patience = self._settings.ship.drain if self._wishes.once else float("inf")
-        letters = DeadLetters(directory / "dead-letter", sink.name)
+        letters = DeadLetters(directory / "dead-letter", sink.name, mask=self._mask)
         delivery = Delivery(made, letters, progress, self._stop, patience_seconds=patience)
         keeps = checkpoint if self._wishes.keeps else None
         once = self._wishes.once or self._wishes.dry_run is not None
@@ -180,6 +180,9 @@ class Shipper:
     @property
     def _ending(self) -> bool:
         return self._wishes.once or self._wishes.dry_run is not None or self._stop.is_set
+
+    def _mask(self, text: str) -> str:
+        return self._masking.current().mask(text)
 
     def _labels(self, labels: Labels) -> Mapping[str, str]:
         masker = self._masking.current()

@@ -14,15 +14,13 @@ from typing import Any
 
 from agent.places import Places
 from agent.settings.tables import PRIORITIES, Journal
-from agent.shipping import Batch
+from agent.shipping import OVERLAP_BYTES, Batch
 from agent.shipping.readers.columns import Rows
 from agent.shipping.readers.cursor import Cursor
 from agent.shipping.readers.damage import damaged_files
 from agent.shipping.stop import Stop
 
 OWN_UNIT = b"parbake-ship.service"
-OVERLAP_BYTES = 64 * 1024
-"""Read beyond the longest line, so that a secret across the cut is seen whole before the line is cut."""
 _LOCAL_ONLY = 1
 _INVALIDATE = 2
 _UNKNOWN_LOSS = 1

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.shipping.readers.journal import OVERLAP_BYTES
+from agent.shipping import OVERLAP_BYTES
 
 _IDENTITY_BYTES = 256
 CHUNK_BYTES = 256 * 1024

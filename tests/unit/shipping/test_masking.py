@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import os
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
+import markupsafe
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent import filters
 from agent.masking import COMMON, Masker, forms, read_mask_file, write_mask_file
-from agent.model import MASK
+from agent.model import MASK, Secret
 
-SECRET = 'pa/ss "wörd"+9?'
+SECRET = "pa/ss 'the \"wörd\"'+9<?"
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=7, max_size=60)
 
 
@@ -37,6 +41,12 @@ def _carriers(secret: str) -> list[str]:
         json.dumps(secret, ensure_ascii=False),
         json.dumps(secret).replace("/", "\\/"),
         raw.hex(),
+        filters.to_yaml({"key": secret}).removeprefix("key: ").strip().strip("'"),
+        filters.to_toml({"key": secret}).removeprefix("key = ").strip().strip('"'),
+        filters.quote(secret).strip("'"),
+        html.escape(secret),
+        html.escape(secret, quote=False),
+        str(markupsafe.escape(secret)),
     ]
 
 
@@ -138,6 +148,46 @@ def test_the_mask_file_is_unreadable_for_others(tmp_path: Path) -> None:
     assert read_mask_file(path) == ("a", "b")
     assert not write_mask_file(path, ["a", "b"], group="no-such-group")
     assert [entry.name for entry in tmp_path.iterdir()] == ["mask"]
+
+
+BLOB = bytes(range(250, 256)) + b"\0raw-\xe9\n'\"" + bytes(range(130, 150))
+TABLE = {"user": "admin-of-all", "pins": [1234, 77, 0.25], "deep": {"phrase": "it's \"that\" one/two", "on": True}}
+
+
+@pytest.mark.parametrize("render", [filters.to_json, filters.to_nice_json, filters.to_yaml, filters.to_toml, str])
+def test_a_secret_table_is_masked_however_a_template_writes_it(render: Callable[[object], str]) -> None:
+    """Of a secret list or table, no part survives in JSON, YAML, TOML or Python's own words, and the whole not in base64."""
+    shown = render(TABLE)
+    masker = Masker(Secret(TABLE).texts())
+    for text in (shown, *shown.splitlines()):
+        masked = masker.mask(f"config is {text}.")
+        assert not [part for part in ("admin-of-all", "1234", "77", "0.25", "that", "one/two", "it'") if part in masked]
+    encoded = filters.b64encode(shown)
+    assert filters.b64encode("admin-of-all")[2:14] not in masker.mask(encoded)
+    assert masker.mask(encoded) != encoded
+
+
+@pytest.mark.parametrize("value", [BLOB, [BLOB], {"a": {"b": BLOB}}], ids=["alone", "list", "table"])
+def test_secret_bytes_are_masked_raw_and_encoded(value: object) -> None:
+    """Bytes that are no text are found as they are, in base64 of both alphabets, in hex, and as what a viewer makes of them."""
+    masker = Masker(Secret(value).texts())
+    for carrier in (
+        BLOB,
+        base64.b64encode(BLOB),
+        base64.urlsafe_b64encode(BLOB),
+        BLOB.hex().encode(),
+        BLOB.decode("utf-8", "replace").encode(),
+    ):
+        assert masker.mask(b"it is " + carrier + b" now") == b"it is " + MASK.encode() + b" now"
+    inside = base64.b64encode(b"x" + BLOB + b"y")
+    assert inside[4:-4] not in masker.mask(inside)
+
+
+@pytest.mark.parametrize("secret", ["\ud800\ud800", "\udcff\udcfe", "\x00\x01\x02\x03"], ids=["half", "bytes", "control"])  # noqa: PT014 - ruff sees them alike
+def test_odd_characters_stop_no_masker_and_mask_nothing_else(secret: str) -> None:
+    """Half characters, bytes and control characters as a secret: no error, and ordinary text stays as it is."""
+    assert Masker([secret]).mask("what???? is \x00 \ud800 that?") == Masker(["zzzz"]).mask("what???? is \x00 \ud800 that?")
+    assert Masker([secret]).mask(f"a {secret} b") == f"a {MASK} b"
 
 
 @pytest.mark.parametrize("content", ["{}", "[1]", "", "\x00"])
