@@ -50,6 +50,8 @@ def adopt_identity(world: World, facts: Facts) -> None:
     if record and identity.changed(before, now):
         aside = world.state.set_aside()
         log.warning("this is another instance (%s, was %s): its earlier state is set aside in %s", now, before, aside)
+    else:
+        now = identity.remembered(before, now)
     fields = {"instance_id": now.instance_id, "product_uuid": now.product_uuid, "machine_id": now.machine_id}
     if fields != record:
         world.state.save("instance", fields)

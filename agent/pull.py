@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent import placeholders
+from agent.discovery import discover
 from agent.errors import DiscoveryError, SourceError, SourceMissing
 from agent.last_good import LastGood, layers_with_keys
 from agent.model import Facts, Snapshot, SourceReport
@@ -37,8 +38,7 @@ def layer_names(settings: SourceSettings, facts: Facts, build: Mapping[str, str]
     try:
         return tuple(placeholders.fill(layer, spaces) for layer in settings.layers)
     except DiscoveryError as error:
-        asked = "; ".join(f"{attempt.provider}: {attempt.outcome}" for attempt in facts.attempts)
-        raise DiscoveryError(f"layer {error} (asked: {asked or 'nobody'})", hint=error.hint) from None
+        raise DiscoveryError(f"layer {error} (asked: {discover.asked(facts)})", hint=error.hint) from None
 
 
 def pull(

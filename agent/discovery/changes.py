@@ -117,7 +117,8 @@ def _tell(before: Mapping[str, FactValue | None], now: Mapping[str, FactValue | 
     if why is None:
         log.warning("the platform says no longer that this instance is to go (it was: %s)", before["terminating"])
     else:
-        log.warning("the platform says that this instance is to go: %s, at %s", why, now.get("terminating_at") or "no time given")
+        when = now.get("terminating_at") or "no time given"
+        log.warning("the platform says that this instance is to go: %s, at %s", why, when)
 
 
 def _platform(settings: Discovery, facts: Facts) -> str:

@@ -50,6 +50,13 @@ def changed(before: Identity, now: Identity) -> bool:
     return False
 
 
+def remembered(before: Identity, now: Identity) -> Identity:
+    """What to keep of an instance that is still the same: also the marks that cannot be told at this boot."""
+    return Identity(
+        now.instance_id or before.instance_id, now.product_uuid or before.product_uuid, now.machine_id or before.machine_id
+    )
+
+
 def machine_id(places: Places) -> str:
     """/etc/machine-id, or "" where it is missing, empty or still "uninitialized"."""
     text = _read(places, "/etc/machine-id")

@@ -72,3 +72,11 @@ def test_without_an_id_the_machine_id_tells(captured: Image) -> None:
     assert captured.run("once").code == 75
     captured.write("/etc/machine-id", "fedcba9876543210fedcba9876543210\n")
     assert captured.run("once").code == 69
+
+
+def test_a_boot_that_cannot_tell_the_id_does_not_forget_it(captured: Image) -> None:
+    """The platform is silent at one boot of the same instance: an image that is captured after that is still told apart."""
+    be(captured, "")
+    assert captured.run("once").code == 75
+    be(captured, "i-2")
+    assert captured.run("once").code == 69
