@@ -7,7 +7,7 @@ PYTEST := $(VENV)/bin/python -m pytest
 # Booted machines and real servers on two busy cores: a test that fails is tried again, and the summary says so.
 AGAIN := --reruns 2
 
-.PHONY: soak demo test unit unit-debian integration image lint setup deb bench clean
+.PHONY: demo test unit unit-debian integration image lint setup deb bench clean
 
 demo:
 	@./tools/demo
@@ -41,11 +41,7 @@ unit-debian: setup
 	$(VENV_DEBIAN)/bin/python -m pytest $(AGAIN) tests/unit
 
 integration: setup
-	# the soak is not steady yet: `make soak`
-	$(PYTEST) $(AGAIN) --ignore=tests/integration/shipping/test_soak.py tests/integration tests/servers
-
-soak: setup
-	$(PYTEST) tests/integration/shipping/test_soak.py
+	$(PYTEST) $(AGAIN) tests/integration tests/servers
 
 image: setup deb
 	$(PYTEST) $(AGAIN) tests/image
