@@ -1,4 +1,7 @@
-"""In CI a skip is a failure: PARBAKE_NO_SKIPS=1 turns every one into an error that says why it would have been skipped."""
+"""In CI a skip is a failure: PARBAKE_NO_SKIPS=1 turns every one into an error that says why it would have been skipped.
+
+Property tests have no deadline for an example: on a busy machine it would say nothing about the code.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,14 @@ import os
 from collections.abc import Generator
 
 import pytest
+from hypothesis import settings
 from pluggy import Result
 
 NO_SKIPS = os.environ.get("PARBAKE_NO_SKIPS") == "1"
+
+
+settings.register_profile("parbake", deadline=None)
+settings.load_profile("parbake")
 
 
 def _refuse(report: pytest.TestReport | pytest.CollectReport) -> None:

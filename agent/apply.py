@@ -42,6 +42,8 @@ class Rename:
 
     target: str
     created: bool
+    template: str = ""
+    group: str = ""
 
 
 def candidate_name(name: str) -> str:
@@ -61,7 +63,7 @@ def stage(
         for change in changes:
             create = (directories or {}).get(change.target, disk.NewDirectory())
             with _explained(change.target, "staged"), disk.slot(places, change.target, create=create) as place:
-                staged.append(Rename(change.target, created=not _exists(place, place.name)))
+                staged.append(Rename(change.target, not _exists(place, place.name), change.template, change.group))
                 _write_candidate(place, change, places)
     except BaseException:
         discard(places, [change.target for change in changes])
@@ -226,7 +228,9 @@ def as_plain(renames: Iterable[Rename]) -> list[dict[str, Any]]:
 
 
 def from_plain(items: Iterable[dict[str, Any]]) -> list[Rename]:
-    return [Rename(str(item["target"]), bool(item["created"])) for item in items]
+    return [
+        Rename(str(item["target"]), bool(item["created"]), str(item["template"]), str(item["group"])) for item in items
+    ]
 
 
 def _exists(place: disk.Slot, name: str) -> bool:

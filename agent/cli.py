@@ -28,7 +28,7 @@ COMMANDS = {
     "status": "what is applied now",
     "history": "the generations that were applied",
     "rollback": "go back to an earlier generation, and hold it",
-    "resume": "end the hold of a rollback",
+    "resume": "end the hold of a rollback, and try again what was rejected",
     "ship": "the log shipper",
 }
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from agent import contract, disk, merge, placeholders, plan, pull, report
+from agent import contract, disk, merge, placeholders, plan, pull, rejections, report
 from agent.discovery import discover, identity, values
 from agent.effect import execute
 from agent.errors import ApplyError, ContractError, DataError, RenderError, SourceMissing
@@ -185,8 +185,18 @@ def _plan(world: World, renderings: Mapping[str, Rendering], waiting: dict[str, 
             changes.append(_change(world, template, renderings[template.name]))
         except (ApplyError, RenderError) as error:
             waiting[template.group_name] = error
+    _leave_out_rejected(world, changes, waiting)
     changes = [change for change in changes if change.group not in waiting]
     return plan.Plan(tuple(changes), plan.units(world.settings.templates, changes))
+
+
+def _leave_out_rejected(world: World, changes: list[Change], waiting: dict[str, DataError | ApplyError]) -> None:
+    """A group whose targets would be the very ones that did not hold is left as it is."""
+    for name, known in rejections.load(world.state).items():
+        ours = [change for change in changes if change.group == name]
+        templates = [template for template in world.settings.templates if template.group_name == name]
+        if name not in waiting and ours and rejections.digest_of(templates, ours) == known.digest:
+            waiting[name] = rejections.as_error(known)
 
 
 def _change(world: World, template: Template, rendering: Rendering) -> Change:

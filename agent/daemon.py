@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 
 from agent import converge, drift, logs, report
 from agent.discovery.changes import Watcher as PlatformWatcher
-from agent.errors import ParbakeError
-from agent.outcome import RolledBack, confirm_started
+from agent.errors import ParbakeError, RolledBack
+from agent.outcome import confirm_started
 from agent.watching import FactsWatcher, Watcher
 from agent.world import World
 
@@ -188,7 +188,8 @@ class Daemon:
             # 74: a first generation that did not come up stays in place, and a unit that fails is better than one that waits
             if not self.ready and (code in (0, 74, 75) or self._stands()):
                 self._become_ready()
-                confirm_started(self.world)
+                if not confirm_started(self.world):
+                    self.events.put((CHANGED, "start"))
         except ParbakeError as error:
             code = error.exit_code
             self._failed(error)

@@ -204,16 +204,6 @@ def sync_directory(path: Path) -> None:
         os.close(directory)
 
 
-def occupied(places: Places, target: str) -> bool:
-    """Whether anything, a symlink too, has the target's name."""
-    try:
-        with slot(places, target) as place:
-            os.stat(place.name, dir_fd=place.directory, follow_symlinks=False)
-            return True
-    except OSError:
-        return False
-
-
 def unprivileged() -> bool:
     return os.geteuid() != 0
 

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from agent import apply, disk, generations, plan, report, transaction
-from agent.errors import ApplyError, CheckError, DataError, StateError
+from agent import apply, disk, generations, plan, rejections, report, transaction
+from agent.errors import ApplyError, CheckError, DataError, NotUp, RolledBack, StateError
 from agent.generations import Generation
 from agent.masking import write_mask_file
 from agent.model import Change, Rendering, RunConfig, Snapshot, UnitResult, UnitStep, dotted, leaves
-from agent.outcome import HOLD, REJECTED, applied_number, finish, tools_of
+from agent.outcome import HOLD, Finished, finish, tools_of
 from agent.world import Prepared, World, timed
 
 log = logging.getLogger("parbake.converge")
@@ -26,41 +26,20 @@ def execute(world: World, prepared: Prepared, *, cause: str, before_ready: bool 
     """Put a plan into effect and record it. Returns the exit code; fills `world.report`. Raises ParbakeError."""
     held = world.state.load(HOLD).get("generation")
     world.report.hold = held
-    rejected = world.state.load(REJECTED)
     if held is not None:
         world.report.generation = int(held)
         _describe(world, prepared, {})
         world.report.enter("rolled-back", f"held at generation {held} by `parbake rollback`; `parbake resume` ends it")
         return 0
-    if _was_rejected(world, prepared, rejected):
-        _describe(world, prepared, {})
-        world.report.generation = applied_number(world)
-        world.report.enter("failed" if rejected.get("first") else "rolled-back", str(rejected.get("error")))
-        return 74
     _tell_shipper(world, prepared)
     waiting = dict(prepared.waiting)
-    changes = _stage_and_check(world, prepared, waiting)
-    results = _put_into_effect(world, prepared, changes, cause, before_ready)
-    _remember(world, prepared, changes)
-    _describe(world, prepared, waiting, results)
-    return _conclude(world, prepared, waiting, results)
-
-
-def _was_rejected(world: World, prepared: Prepared, rejected: Mapping[str, Any]) -> bool:
-    """Whether this is what was rejected: the same inputs, or others that render to the very same targets."""
-    if not rejected:
-        return False
-    if rejected.get("digest") == prepared.digest:
-        return True
-    known = next((g for g in world.generations.all() if g.number == rejected.get("generation")), None)
-    return (
-        known is not None
-        and not prepared.waiting
-        and all(
-            known.targets.get(change.template, {}).get("sha256") == hashlib.sha256(change.content).hexdigest()
-            for change in prepared.plan.changes
-        )
-    )
+    changes, renames = _stage_and_check(world, prepared, waiting)
+    finished = _put_into_effect(world, prepared, changes, renames, cause, before_ready)
+    waiting |= finished.failed
+    back = {name for name, error in finished.failed.items() if isinstance(error, RolledBack)}
+    _remember(world, prepared, [change for change in changes if change.group not in back], waiting)
+    _describe(world, prepared, waiting, finished.results)
+    return _conclude(world, prepared, waiting)
 
 
 def _tell_shipper(world: World, prepared: Prepared) -> None:
@@ -77,22 +56,27 @@ def _tell_shipper(world: World, prepared: Prepared) -> None:
         ) from None
 
 
-def _stage_and_check(world: World, prepared: Prepared, waiting: dict[str, DataError | ApplyError]) -> list[Change]:
-    """Candidates of every group that passed its checks; a group that did not leaves nothing behind."""
+def _stage_and_check(
+    world: World, prepared: Prepared, waiting: dict[str, DataError | ApplyError]
+) -> tuple[list[Change], list[apply.Rename]]:
+    """Candidates of every group that passed its checks, and how they are put in place; a group that did not pass leaves
+    nothing behind."""
     templates = {template.name: template for template in world.settings.templates}
     groups: dict[str, list[Change]] = {}
     for change in prepared.plan.changes:
         if change.pending:
             groups.setdefault(change.group, []).append(change)
     passed: list[Change] = []
+    renames: list[apply.Rename] = []
     with timed(world, "check") as said:
         for group, changes in groups.items():
             try:
-                apply.stage(world.places, changes, directories(world, changes))
+                staged = apply.stage(world.places, changes, directories(world, changes))
                 ours = [templates[c.template] for c in changes]
                 secrets = prepared.config.secret_texts()
                 apply.check(world.places, ours, secrets, world.run, world.settings.templates)
-                passed.extend(changes)
+                passed += changes
+                renames += staged
             except (CheckError, ApplyError) as error:
                 apply.discard(world.places, [c.target for c in changes])
                 waiting[group] = error
@@ -100,7 +84,7 @@ def _stage_and_check(world: World, prepared: Prepared, waiting: dict[str, DataEr
                 apply.discard(world.places, [c.target for c in (*passed, *changes)])
                 raise
         said.append(f"{len(passed)} candidates stand ready" if passed else "nothing to check")
-    return passed
+    return passed, renames
 
 
 def directories(world: World, changes: list[Change]) -> dict[str, disk.NewDirectory]:
@@ -117,51 +101,89 @@ def directories(world: World, changes: list[Change]) -> dict[str, disk.NewDirect
 
 
 def _put_into_effect(
-    world: World, prepared: Prepared, changes: list[Change], cause: str, before_ready: bool
-) -> tuple[UnitResult, ...]:
+    world: World, prepared: Prepared, changes: list[Change], renames: list[apply.Rename], cause: str, before_ready: bool
+) -> Finished:
     last = world.generations.last()
-    if not changes:
-        world.report.generation = last.number if last else 0
-        if last is None and not prepared.waiting:
-            _record(world, prepared, changes, cause, world.generations.next_number(), (), last)
-        return ()
-    number = world.generations.next_number()
-    renames = [apply.Rename(c.target, created=c.old is None and not disk.occupied(world.places, c.target)) for c in changes]
+    rejected = rejections.load(world.state)
     started = transaction.Transaction(
-        number,
+        world.generations.next_number(),
         prepared.digest,
         changed_keys(world.last.config if world.last else None, prepared.config, prepared.renderings, changes),
         tuple(renames),
-        _steps(world, changes),
-        tuple(c.template for c in changes),
-        first=last is None,
+        _steps(world, changes, [known for name, known in rejected.items() if name not in prepared.waiting]),
+        _groups(world, prepared, changes, rejected, last),
     )
+    if not changes and not started.steps:
+        world.report.generation = last.number if last else 0
+        if _unrecorded(prepared, last):
+            _record(world, prepared, changes, cause, started, last)
+        return Finished(())
     tools = tools_of(world, prepared.config)
     with timed(world, "commit") as said:
         try:
-            _record(world, prepared, changes, cause, number, (), last, state=generations.PENDING)
+            _record(world, prepared, changes, cause, started, last, state=generations.PENDING)
         except StateError:
             apply.discard(world.places, [rename.target for rename in renames])
             raise
         done = transaction.commit(tools, started)
-        said.append(f"{len(renames)} targets replaced, generation {number}")
+        said.append(f"{len(renames)} targets replaced, generation {started.generation}")
         for change in changes:
             log.info("target %s: %s", change.target, change.kind, extra={"PARBAKE_TARGET": change.target})
     with timed(world, "units") as said:
         done = transaction.act(tools, done, before_ready=before_ready)
         said.append(", ".join(f"{r.unit} {r.action}: {r.result}" for r in done.results.values()) or "none to act on")
-    world.report.generation = number
-    world.generations.judge(number, generations.APPLIED, done.results.values())
+    world.report.generation = started.generation
+    world.generations.judge(started.generation, generations.APPLIED, done.results.values())
     if done.deferred:
-        return tuple(done.results.values())
+        return Finished(tuple(done.results.values()))
     return finish(world, tools, done, before_ready=before_ready)
 
 
-def _steps(world: World, changes: list[Change]) -> tuple[UnitStep, ...]:
-    """The actions; a unit that was stopped because its first config failed is started with the new one."""
-    stopped = world.state.load(REJECTED).get("stopped", [])
-    steps = plan.units(world.settings.templates, changes)
-    return tuple(replace(step, action="restart") if step.unit in stopped else step for step in steps)
+def _unrecorded(prepared: Prepared, last: Generation | None) -> bool:
+    """Whether what is in place stands in no record: on a first run, or where a full disk kept it from being written."""
+    if last is None:
+        return not prepared.waiting
+    known = {name: target["sha256"] for name, target in last.targets.items()}
+    return any(known.get(c.template) != hashlib.sha256(c.content).hexdigest() for c in prepared.plan.changes)
+
+
+def _groups(
+    world: World,
+    prepared: Prepared,
+    changes: list[Change],
+    rejected: Mapping[str, rejections.Rejection],
+    last: Generation | None,
+) -> tuple[transaction.Group, ...]:
+    """The groups that take part: those with a change, and those that are to be tried again."""
+    names = {change.group for change in changes}
+    names |= {name for name, known in rejected.items() if known.again and name not in prepared.waiting}
+    before = last.targets if last else {}
+    return tuple(group_of(world, name, prepared.plan.changes, before) for name in sorted(names))
+
+
+def group_of(
+    world: World, name: str, changes: Iterable[Change], before: Mapping[str, Mapping[str, Any]]
+) -> transaction.Group:
+    """What a group is to hold; `before` are the targets of the generation before."""
+    templates = [template for template in world.settings.templates if template.group_name == name]
+    digest = rejections.digest_of(templates, changes)
+    names = tuple(template.name for template in templates)
+    return transaction.Group(name, digest, not any(name in before for name in names), names)
+
+
+def _steps(world: World, changes: list[Change], rejected: Iterable[rejections.Rejection]) -> tuple[UnitStep, ...]:
+    """The actions. A unit that was stopped because its first config failed is started with the new one, or with the same
+    where that is to be tried again."""
+    rejected = list(rejected)
+    stopped = {unit for known in rejected for unit in known.stopped}
+    again = {unit for known in rejected if known.again for unit in known.stopped}
+    templates = world.settings.templates
+    steps = {step.unit: step for step in plan.units(templates, changes)}
+    for label in dict.fromkeys(unit.label for template in templates for unit in template.units):
+        if label in again and label not in steps:
+            names = tuple(t.name for t in templates if any(unit.label == label for unit in t.units))
+            steps[label] = UnitStep(label, "restart", names)
+    return tuple(replace(step, action="restart") if step.unit in stopped else step for step in steps.values())
 
 
 def changed_keys(
@@ -181,15 +203,18 @@ def _record(
     prepared: Prepared,
     changes: list[Change],
     cause: str,
-    number: int,
-    results: tuple[UnitResult, ...],
+    started: transaction.Transaction,
     last: Generation | None,
     *,
     state: str = generations.APPLIED,
 ) -> None:
+    """Record a generation with what every target of the image holds by it, those of groups that wait too."""
+    number = started.generation
+    baked = {template.name for template in world.settings.templates}
+    earlier = {name: target for name, target in (last.targets if last else {}).items() if name in baked}
     whole = _as_it_stands(prepared, changes)
-    earlier = last.targets if last else {}
-    keys = changed_keys(world.last.config if world.last else None, prepared.config, prepared.renderings, changes)
+    planned = {change.template for change in whole}
+    waiting = [_standing(world, name, target) for name, target in earlier.items() if name not in planned]
     world.generations.record(
         Generation(
             number,
@@ -197,14 +222,21 @@ def _record(
             cause,
             prepared.digest,
             state,
-            keys,
+            started.keys,
             {**earlier, **generations.targets_of(whole, number, earlier)},
-            generations.units_of(results),
         ),
-        whole,
+        [*whole, *(change for change in waiting if change is not None)],
     )
     if state == generations.APPLIED:
         world.report.generation = number
+
+
+def _standing(world: World, name: str, target: Mapping[str, Any]) -> Change | None:
+    """A target of a group that waits. One that cannot be read may be what its group waits for, and holds up no other."""
+    try:
+        return generations.standing(world.places, name, target)
+    except ApplyError:
+        return None
 
 
 def _as_it_stands(prepared: Prepared, changes: list[Change]) -> list[Change]:
@@ -221,11 +253,13 @@ def _as_it_stands(prepared: Prepared, changes: list[Change]) -> list[Change]:
     return whole
 
 
-def _remember(world: World, prepared: Prepared, changes: list[Change]) -> None:
+def _remember(
+    world: World, prepared: Prepared, changes: list[Change], waiting: Mapping[str, DataError | ApplyError]
+) -> None:
     """Keep what was pulled as the last good run config: it passed the contract and rendered."""
     world.last = prepared
     world.applied = {c.template: hashlib.sha256(c.content).hexdigest() for c in _as_it_stands(prepared, changes)}
-    world.state.remove(REJECTED)
+    rejections.forget(world.state, {change.group for change in prepared.plan.changes if change.group not in waiting})
     if not prepared.pulled.fresh:
         return
     snapshots: dict[str, Snapshot] = dict(prepared.pulled.snapshots)
@@ -250,7 +284,7 @@ def _describe(
         row: dict[str, Any] = {
             "name": template.name,
             "target": template.target,
-            "state": "waiting" if template.group_name in waiting else "drifted" if template.name in drifted else "current",
+            "state": _state(waiting.get(template.group_name)) or ("drifted" if template.name in drifted else "current"),
             "generation": known.get(template.name, {}).get("generation", 0),
         }
         if template.group_name in waiting:
@@ -264,15 +298,23 @@ def _describe(
     world.report.units = tuple(kept.values())
 
 
-def _conclude(
-    world: World, prepared: Prepared, waiting: Mapping[str, DataError | ApplyError], results: tuple[UnitResult, ...]
-) -> int:
+def _state(error: DataError | ApplyError | None) -> str:
+    """Of a template whose group is held up."""
+    return "" if error is None else "rejected" if isinstance(error, NotUp) else "waiting"
+
+
+def _conclude(world: World, prepared: Prepared, waiting: Mapping[str, DataError | ApplyError]) -> int:
     if waiting:
-        text = "\n".join(str(error) for error in waiting.values())
+        text = "\n".join(dict.fromkeys(str(error) for error in waiting.values()))
         hints = [error.hint for error in waiting.values() if error.hint]
-        world.report.enter("failed", text)
-        log.error("%s%s", text, f"\nhint: {hints[0]}" if hints else "")
+        rolled_back = all(isinstance(error, RolledBack) for error in waiting.values())
+        world.report.enter("rolled-back" if rolled_back else "failed", text)
+        # what waits for the same reason as before is one line, not one a convergence
+        level = logging.ERROR if text != world.said_waiting else logging.DEBUG
+        log.log(level, "%s%s", text, f"\nhint: {hints[0]}" if hints else "")
+        world.said_waiting = text
         return max(error.exit_code for error in waiting.values())
+    world.said_waiting = ""
     if prepared.pulled.stale:
         errors = [f"source {r.name}: {r.error}" for r in prepared.pulled.reports if r.state == "stale"]
         world.report.enter("stale", "; ".join(errors))

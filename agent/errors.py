@@ -15,6 +15,8 @@
     │   ├── SourceMissing              no layer of a required source exists
     │   └── SourceInvalid              an answer that is no run config
     ├── ApplyError                 74  a target could not be written
+    │   └── NotUp                      a group's new targets are in place, and did not hold
+    │       └── RolledBack             and its earlier ones are back
     ├── UnitError                  74  a unit did not come up
     ├── StateError                 74  parbake's own state directory cannot be used
     ├── BusyError                  75  another parbake holds the lock and --no-wait was given
@@ -116,6 +118,14 @@ class SourceInvalid(SourceError):
 
 class ApplyError(ParbakeError):
     exit_code = 74
+
+
+class NotUp(ApplyError):
+    pass
+
+
+class RolledBack(NotUp):
+    pass
 
 
 class UnitError(ParbakeError):

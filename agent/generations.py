@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from agent.disk import write_atomic
+from agent.disk import read_target, write_atomic
 from agent.errors import StateError, UsageError
 from agent.model import Change, UnitResult
 from agent.places import Places
@@ -154,6 +154,16 @@ class Generations:
                 (self._directory / f"{number:06}.{suffix}").unlink(missing_ok=True)
         except OSError as error:
             raise StateError(f"generation {number} cannot be removed: {error.strerror}") from None
+
+
+def standing(places: Places, template: str, known: Mapping[str, Any]) -> Change | None:
+    """A target of a record as it is on the disk, None where it was edited since. Raises ApplyError where it cannot be read."""
+    now = read_target(places, str(known["target"]))
+    if now is None or now.content is None or hashlib.sha256(now.content).hexdigest() != known["sha256"]:
+        return None
+    mode, uid, gid = int(known["mode"], 8), int(known["uid"]), int(known["gid"])
+    secret = bool(known["secret"])
+    return Change(template, str(known["target"]), "unchanged", "", mode, uid, gid, secret, now.content, now)
 
 
 def targets_of(changes: Iterable[Change], number: int, earlier: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from agent import apply, disk, generations, plan, report, transaction
-from agent.effect import directories
+from agent.effect import directories, group_of
 from agent.errors import UsageError
 from agent.generations import Generation
 from agent.model import Change
@@ -91,7 +91,7 @@ def _changes(world: World, wanted: Generation) -> list[Change]:
 def _put_in_place(world: World, wanted: Generation, changes: list[Change], pending: list[Change]) -> None:
     templates: dict[str, Any] = {template.name: template for template in world.settings.templates}
     try:
-        apply.stage(world.places, pending, directories(world, pending))
+        renames = apply.stage(world.places, pending, directories(world, pending))
         apply.check(world.places, [templates[c.template] for c in pending if c.template in templates], None, world.run)
     except BaseException:
         apply.discard(world.places, [c.target for c in pending])
@@ -101,9 +101,9 @@ def _put_in_place(world: World, wanted: Generation, changes: list[Change], pendi
         number,
         wanted.digest,
         wanted.keys,
-        tuple(apply.Rename(c.target, created=c.old is None and not disk.occupied(world.places, c.target)) for c in pending),
+        tuple(renames),
         plan.units(world.settings.templates, pending),
-        tuple(c.template for c in pending),
+        tuple(group_of(world, name, changes, wanted.targets) for name in sorted({c.group for c in pending})),
         hold=wanted.number,
     )
     tools = tools_of(world, None)
@@ -120,4 +120,4 @@ def _put_in_place(world: World, wanted: Generation, changes: list[Change], pendi
     world.generations.record(record, changes)
     done = transaction.act(tools, transaction.commit(tools, started), before_ready=False)
     world.generations.judge(number, generations.APPLIED, done.results.values())
-    world.report.units = finish(world, tools, done, before_ready=False)
+    world.report.units = finish(world, tools, done, before_ready=False).results

@@ -57,6 +57,7 @@ class World:
     pulled: Pulled | None = None
     facts: Facts | None = None
     said_short: str = ""
+    said_waiting: str = ""
     notices: Mapping[str, FactValue | None] = field(default_factory=dict)
     """What the platform has told since: tags that changed, a termination that is coming."""
     stopping: Callable[[], bool] = lambda: False

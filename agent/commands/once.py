@@ -7,8 +7,7 @@ from argparse import ArgumentParser, Namespace
 
 from agent import converge, report
 from agent.commands import say, say_json
-from agent.errors import ParbakeError
-from agent.outcome import RolledBack
+from agent.errors import ParbakeError, RolledBack
 from agent.places import Places
 from agent.settings.tables import Settings
 from agent.units import booting

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
+from agent import rejections
 from agent.commands import say
 from agent.commands.once import converge_and_publish, show
 from agent.outcome import HOLD
@@ -19,8 +20,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace, settings: Settings, places: Places) -> int:
     world = open_world(places, settings)
-    if not world.state.load(HOLD):
-        say("nothing is held")
+    held = bool(world.state.load(HOLD))
+    if not rejections.try_again(world.state) and not held:
+        say("nothing is held, and nothing was rejected")
         return 0
     world.state.remove(HOLD)
     try:

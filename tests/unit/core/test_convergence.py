@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agent import converge, outcome, rollback, transaction
-from agent.errors import ApplyError, ContractError, ParbakeError, SourceMissing
+from agent import converge, outcome, rejections, rollback, transaction
+from agent.errors import ApplyError, ContractError, ParbakeError, RolledBack, SourceMissing
 from agent.model import UnitStep
 from agent.runner import Ran
 from agent.units import UnitState
@@ -97,7 +97,7 @@ def test_a_unit_that_goes_down_takes_its_generation_with_it(image: Image) -> Non
     assert code_of(world_of(image, units)) == 0
     image.site("common", 'v = "bad"\n')
     world = world_of(image, units)
-    with pytest.raises(outcome.RolledBack, match="keys that changed: v"):
+    with pytest.raises(RolledBack, match="keys that changed: v"):
         converge.converge(world, cause="test")
     assert image.read("/etc/app/a") == "one\n"
     assert units.states["app.service"] == UP
@@ -113,6 +113,122 @@ def test_a_unit_that_goes_down_takes_its_generation_with_it(image: Image) -> Non
     assert image.read("/etc/app/a") == "good\n"
     states = [(g.number, g.state) for g in world.generations.all()]
     assert states == [(1, "applied"), (2, "rejected"), (3, "applied")]
+
+
+def two_groups(image: Image) -> ScriptedUnits:
+    """One template a group, and units that go down on a config that says "bad". Converged on "one"."""
+    bake(
+        image,
+        template("a", "one.service", more='group_name = "edge"'),
+        template("b", "two.service"),
+        more="[units]\nretries = 0\n",
+    )
+    for name in "ab":
+        image.template(f"{name}.j2", f"{{{{ config.{name} }}}}\n")
+    image.site("common", 'a = "one"\nb = "one"\n')
+    units = ScriptedUnits()
+    units.outcome = lambda step: DOWN if "bad" in image.read(f"/etc/app/{'a' if step.unit == 'one.service' else 'b'}") else UP
+    return units
+
+
+def test_a_group_goes_back_alone(image: Image) -> None:
+    """Promise 2: a group is one transaction: one that does not come up goes back, and takes no other group with it; it is
+    not tried again because something else changed; exit 74 and `rolled-back` until its own inputs change."""
+    units = two_groups(image)
+    assert code_of(world_of(image, units)) == 0
+    image.site("common", 'a = "bad"\nb = "two"\n')
+    world = world_of(image, units)
+    assert code_of(world) == 74
+    assert (image.read("/etc/app/a"), image.read("/etc/app/b")) == ("one\n", "two\n")
+    assert world.report.state == "rolled-back"
+    assert "group edge was rolled back" in str(world.report.error)
+    assert "keys that changed: a, b" in str(world.report.error)
+    assert [t["state"] for t in world.report.templates] == ["rejected", "current"]
+    assert units.acted[2:] == [("one.service", "reload"), ("two.service", "reload"), ("one.service", "restart")]
+    for value in ("three", "four"):
+        image.site("common", f'a = "bad"\nb = "{value}"\n')
+        again = world_of(image, units)
+        assert code_of(again) == 74
+        assert (image.read("/etc/app/a"), image.read("/etc/app/b")) == ("one\n", f"{value}\n")
+        assert again.report.state == "rolled-back"
+    assert [unit for unit, _ in units.acted[5:]] == ["two.service"] * 2
+    image.site("common", 'a = "good"\nb = "four"\n')
+    world = world_of(image, units)
+    assert code_of(world) == 0
+    assert (world.report.state, image.read("/etc/app/a")) == ("converged", "good\n")
+
+
+def test_a_generation_without_a_group_can_be_gone_back_to(image: Image) -> None:
+    """A generation of which a group went back, or waited, holds for it what was in place then, for `rollback` too."""
+    units = two_groups(image)
+    assert code_of(world_of(image, units)) == 0
+    image.site("common", 'a = "bad"\nb = "two"\n')
+    assert code_of(world_of(image, units)) == 74
+    image.site("common", 'b = "three"\n')
+    assert code_of(world_of(image, units)) == 65
+    image.site("common", 'a = "good"\nb = "four"\n')
+    assert code_of(world_of(image, units)) == 0
+    for number, b in ((2, "two"), (3, "three")):
+        rollback.roll_back(world_of(image, units), number)
+        assert (image.read("/etc/app/a"), image.read("/etc/app/b")) == ("one\n", f"{b}\n")
+
+
+def test_a_group_that_comes_later_has_nothing_to_go_back_to(image: Image) -> None:
+    """A group that waited for its keys and then does not come up is left as on a first boot: stopped, reported, and never
+    put back to what the image had in its place."""
+    units = two_groups(image)
+    image.write("/etc/app/a", "of the image\n")
+    image.site("common", 'b = "one"\n')
+    assert code_of(world_of(image, units)) == 65
+    image.site("common", 'a = "bad"\nb = "two"\n')
+    world = world_of(image, units)
+    assert code_of(world) == 74
+    assert world.report.state == "failed"
+    assert (image.read("/etc/app/a"), image.read("/etc/app/b")) == ("bad\n", "two\n")
+    assert units.stopped == ["one.service"]
+    acted = len(units.acted)
+    assert code_of(world_of(image, units)) == 74
+    assert len(units.acted) == acted
+    image.site("common", 'a = "good"\nb = "two"\n')
+    assert code_of(world_of(image, units)) == 0
+    assert units.acted[acted:] == [("one.service", "restart")]
+
+
+def test_what_was_rejected_is_tried_again_when_asked(image: Image) -> None:
+    """`parbake resume` is for what broke a generation from outside: the same is tried once more, and a unit that was
+    stopped for it is started."""
+    units = two_groups(image)
+    image.site("common", 'a = "bad"\nb = "bad"\n')
+    assert code_of(world_of(image, units)) == 74
+    assert units.stopped == ["one.service", "two.service"]
+    assert rejections.try_again(world_of(image, units).state)
+    assert code_of(world_of(image, units)) == 74, "it is no better than before"
+    assert units.states == {"one.service": STOPPED, "two.service": STOPPED}
+    units.outcome = lambda step: UP
+    acted = len(units.acted)
+    assert rejections.try_again(world_of(image, units).state)
+    assert code_of(world_of(image, units)) == 0
+    assert units.acted[acted:] == [("one.service", "restart"), ("two.service", "restart")]
+    assert not rejections.try_again(world_of(image, units).state)
+    image.site("common", 'a = "one"\nb = "one"\n')
+    assert code_of(world_of(image, units)) == 0
+    units.outcome = lambda step: DOWN if image.read("/etc/app/a") == "two\n" else UP
+    image.site("common", 'a = "two"\nb = "one"\n')
+    assert code_of(world_of(image, units)) == 74
+    units.outcome = lambda step: UP
+    assert code_of(world_of(image, units)) == 74
+    rejections.try_again(world_of(image, units).state)
+    assert code_of(world_of(image, units)) == 0
+    assert image.read("/etc/app/a") == "two\n"
+
+
+def test_a_corrected_verify_is_another_judgement(image: Image) -> None:
+    """What was rejected by a `verify` that was wrong itself is tried again once the settings are put right."""
+    one_template(image, more='verify = ["wrong"]\nverify_timeout = "1s"')
+    programs = ScriptedPrograms(lambda argv: Ran(0 if argv[0] == "right" else 1, ""))
+    assert code_of(world_of(image, run=programs)) == 74
+    bake(image, template("a", more='verify = ["right"]'))
+    assert code_of(world_of(image, run=programs)) == 0
 
 
 def test_a_unit_that_dies_while_it_settles(image: Image) -> None:
@@ -181,7 +297,7 @@ def test_verify_decides(image: Image) -> None:
     assert programs.ran == [("probe", str(image.path("/etc/app/a")))]
     image.site("common", 'v = "two"\npw = "hunter2-secret"\n')
     broken.append(True)
-    with pytest.raises(outcome.RolledBack) as failed:
+    with pytest.raises(RolledBack) as failed:
         converge.converge(world, cause="test")
     assert "hunter2" not in str(failed.value)
     assert image.read("/etc/app/a") == "one\n"
@@ -297,7 +413,7 @@ def test_a_unit_that_does_not_start_after_ready_is_rolled_back(image: Image) -> 
     assert code_of(world, before_ready=True) == 0
     assert image.read("/etc/app/a") == "two\n"
     units.states["app.service"] = DOWN
-    with pytest.raises(outcome.RolledBack):
+    with pytest.raises(RolledBack):
         outcome.confirm_started(world)
     assert image.read("/etc/app/a") == "one\n"
     assert units.acted[-1] == ("app.service", "restart")
