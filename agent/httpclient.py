@@ -58,7 +58,8 @@ class Client:
     """One peer's HTTP client: connections are reused, and used by several threads. It does no I/O before a request.
 
     `headers` is called for every attempt, so that a rotated token is read again. With `guarded` there is no proxy and
-    no redirect: for metadata services. Environment proxies are used otherwise; .netrc and cookies never.
+    no redirect: for metadata services. Without `redirects` one is an answer like others: what is posted to a new address
+    would be given away. Environment proxies are used otherwise; .netrc and cookies never.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Client:
         tls: TlsOptions | None = None,
         headers: Callable[[], Headers] | None = None,
         guarded: bool = False,
+        redirects: bool = True,
         trust_redirects: bool = False,
         unix_socket: Path | None = None,
         attempts: int = 3,
@@ -79,6 +81,7 @@ class Client:
         self._tls = tls or TlsOptions()
         self._headers = headers or dict
         self._guarded = guarded
+        self._redirects = redirects
         self._trust_redirects = trust_redirects
         self._unix_socket = unix_socket
         self._attempts = attempts
@@ -241,7 +244,7 @@ class Client:
             response.close()
             target = urljoin(url, location)
             old, new = urlsplit(url), urlsplit(target)
-            if new.scheme not in ("http", "https") or (old.scheme, new.scheme) == ("https", "http"):
+            if not self._redirects or new.scheme not in ("http", "https") or (old.scheme, new.scheme) == ("https", "http"):
                 raise Trouble("invalid", f"{shown(url)} redirects to {shown(target)}, which is not followed")
             if (old.scheme, old.netloc) != (new.scheme, new.netloc) and not self._trust_redirects:
                 sent = {name: value for name, value in sent.items() if name in _HARMLESS}

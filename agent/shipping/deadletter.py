@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agent.shipping import Batch
+from agent.shipping.appending import append
 from agent.shipping.checkpoint import give_to_owner
 from agent.shipping.encode import timestamps
 
@@ -30,12 +31,17 @@ class DeadLetters:
             json.dumps({"timestamp": stamps[i], "refused": self._mask(reason), **rows[i], **batch.labels}) + "\n"
             for i, reason in refused
         ]
-        self._path.parent.mkdir(mode=0o700, exist_ok=True)
-        if self._path.exists() and self._path.stat().st_size > self._max_bytes:
-            os.replace(self._path, self._path.with_suffix(".ndjson.1"))
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.writelines(lines)
-            file.flush()
-            give_to_owner(descriptor, self._path.parent.parent)
-            os.fsync(descriptor)
+        directory = self._path.parent
+        if not directory.exists():
+            directory.mkdir(mode=0o700, exist_ok=True)
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            give_to_owner(descriptor, directory.parent)
+            os.close(descriptor)
+        append(
+            self._path,
+            "".join(lines).encode(),
+            max_bytes=self._max_bytes,
+            rotate=lambda: os.replace(self._path, self._path.with_suffix(".ndjson.1")),
+            mode=0o600,
+            made=lambda descriptor: give_to_owner(descriptor, directory.parent),
+        )

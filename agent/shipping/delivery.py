@@ -3,18 +3,21 @@
 | the sink says              | what happens                                                                     |
 |----------------------------|----------------------------------------------------------------------------------|
 | taken                      | done                                                                             |
-| partly taken               | the refused entries are set aside, those to repeat are sent again                |
+| partly taken               | the refused entries are set aside, those to repeat are sent again a moment later |
 | too large                  | halved; a single entry is set aside                                              |
 | refused                    | halved, until the refused entry stands alone and is set aside                    |
 | unavailable, throttled     | the same again after a back-off, or after Retry-After, for as long as it takes   |
 | denied                     | the same: a token is put right while the entries wait                            |
+| nothing: it stumbles       | as refused: one entry that a sink cannot put into words must not stop all others |
 """
 
 from __future__ import annotations
 
 import logging
 import random
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from agent.errors import SinkDenied, SinkRefused, SinkUnavailable
 from agent.shipping import Batch, Outcome, Sink, SinkTooLarge
@@ -31,7 +34,7 @@ URGENT_RETRY_AFTER_SECONDS = 10.0
 """The most once the instance is to go, or the shipper to stop: without an answer, and of what a sink asks for. A spot
 instance has two minutes."""
 ALONE_MAX = 16
-"""After so many entries refused alone and none taken, the batch is not asked apart further but set aside at once."""
+"""After so many entries refused alone and none taken, the batch is asked apart no further than into as many parts."""
 
 
 class GaveUp(Exception):
@@ -52,13 +55,15 @@ class Delivery:
 
     def deliver(self, batch: Batch) -> None:
         """Return when nothing of `batch` is left. Raises GaveUp where the stop's deadline, or patience, is over."""
-        waiting, taken, alone = [batch], 0, 0
+        waiting, taken, alone, rounds = [batch], 0, 0, 0
+        coarse = max(1, len(batch) // ALONE_MAX)
         while waiting:
             part = waiting.pop()
             try:
                 outcome = self._send(part)
             except SinkRefused as error:
-                if len(part) > 1 and (isinstance(error, SinkTooLarge) or taken or alone < ALONE_MAX):
+                fine = taken or alone < ALONE_MAX or isinstance(error, SinkTooLarge)
+                if len(part) > (1 if fine else coarse):
                     middle = len(part) // 2
                     waiting += [part.pick(range(middle, len(part))), part.pick(range(middle))]
                 else:
@@ -67,13 +72,15 @@ class Delivery:
                 continue
             self._set_aside(part, outcome.refused)
             left = len(outcome.again)
-            done = len(part) - left - len(outcome.refused) - outcome.dropped
+            done = max(0, len(part) - left - len(outcome.refused) - outcome.dropped)
             if outcome.dropped:
                 self._progress.lost(outcome.dropped, f"the sink dropped them: {outcome.why}")
             taken += done
             self._progress.sent(done)
             if left:
                 waiting.append(part.pick(outcome.again))
+                self._pause(self._back_off(rounds, outcome.retry_after_seconds), outcome.retry_after_seconds)
+                rounds += 1
 
     def _send(self, batch: Batch) -> Outcome:
         """Send until the sink answers for the batch. Raises SinkRefused for what it will not take."""
@@ -84,6 +91,11 @@ class Delivery:
             except (SinkUnavailable, SinkDenied) as error:
                 self._progress.failing(error)
                 after = getattr(error, "retry_after_seconds", None)
+            except ValueError as error:
+                place = traceback.extract_tb(error.__traceback__)[-1]
+                raise SinkRefused(
+                    f"parbake stumbles over it: {type(error).__name__} in {Path(place.filename).name}, line {place.lineno}"
+                ) from None
             else:
                 if len(outcome.again) < len(batch):
                     self._progress.recovered()
@@ -92,12 +104,17 @@ class Delivery:
                 after = outcome.retry_after_seconds
             seconds = self._back_off(attempt, after)
             waited += seconds
-            if self._stop.over or waited > self._patience_seconds:
+            if waited > self._patience_seconds:
                 raise GaveUp
-            self._stop.wait(seconds, urgent_seconds=max(URGENT_WAIT_SECONDS, min(after or 0.0, URGENT_RETRY_AFTER_SECONDS)))
-            if self._stop.over:
-                raise GaveUp
+            self._pause(seconds, after)
             attempt += 1
+
+    def _pause(self, seconds: float, after_seconds: float | None) -> None:
+        if not self._stop.over:
+            urgent = max(URGENT_WAIT_SECONDS, min(after_seconds or 0.0, URGENT_RETRY_AFTER_SECONDS))
+            self._stop.wait(seconds, urgent_seconds=urgent)
+        if self._stop.over:
+            raise GaveUp
 
     def _back_off(self, attempt: int, after_seconds: float | None) -> float:
         """Exponential with full jitter, and never before the sink's own Retry-After, of which an hour is believed."""

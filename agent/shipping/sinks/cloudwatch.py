@@ -6,20 +6,22 @@ first and the last, in order of time.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from agent.errors import SinkDenied
+from agent.errors import SinkDenied, SinkUnavailable
 from agent.schema import setting
 from agent.shipping import Batch, Outcome, SinkContext
 from agent.shipping.encode import JsonFields
-from agent.shipping.sinks.aws import AwsOptions, client, translated
+from agent.shipping.sinks.aws import Aws, AwsOptions
 
 _BYTES_MAX = 1_048_576
 _EVENTS_MAX = 10_000
 _EVENT_BYTES = 26
-_EVENT_MAX = 256 * 1024 - _EVENT_BYTES
+_EVENT_MAX = _BYTES_MAX - _EVENT_BYTES
 _SPAN_MS = 24 * 3600 * 1000 - 1
 
 
@@ -36,60 +38,59 @@ class CloudwatchSink:
 
     def __init__(self, options: CloudwatchOptions, context: SinkContext) -> None:
         self._options = options
-        self._client: Any = None
+        # What a fact puts in must not make a name of which every event is refused.
+        self._group = re.sub(r"[^A-Za-z0-9_./#-]", "_", options.log_group)[:512]
+        self._stream = re.sub(r"[:*]", "_", options.log_stream)[:512]
+        self._aws = Aws("logs", options, context)
         self._json = JsonFields()
 
     def send(self, batch: Batch) -> Outcome:
-        if self._client is None:
-            self._client = client("logs", self._options)
-        refused: list[tuple[int, str]] = []
         events = [(moment // 1000, line) for moment, line in zip(batch.times, self._json.objects(batch), strict=True)]
+        sizes = [len(line.encode()) for _, line in events]
         order = sorted(range(len(events)), key=lambda i: events[i][0])
-        fitting = [i for i in order if len(events[i][1].encode()) <= _EVENT_MAX]
-        refused += [(i, "larger than an event may be") for i in order if i not in set(fitting)]
-        for part in _parts(fitting, events):
-            refused += self._put(part, [{"timestamp": events[i][0], "message": events[i][1]} for i in part])
+        refused = [(i, f"{sizes[i]} bytes are more than an event may have") for i in order if sizes[i] > _EVENT_MAX]
+        done: set[int] = {i for i, _ in refused}
+        for part in _parts([i for i in order if sizes[i] <= _EVENT_MAX], events, sizes):
+            try:
+                refused += self._put(part, [{"timestamp": events[i][0], "message": events[i][1]} for i in part])
+            except (SinkUnavailable, SinkDenied):
+                if not done:
+                    raise
+                return Outcome(refused, [i for i in range(len(batch)) if i not in done])
+            done.update(part)
         return Outcome(refused)
 
     def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
+        self._aws.close()
 
     def _put(self, part: list[int], events: list[dict[str, Any]]) -> list[tuple[int, str]]:
-        options = self._options
-        what = f"CloudWatch Logs, {options.log_group}"
-        for attempt in (1, 2):
-            with translated(what):
+        what = f"CloudWatch Logs, {self._group}"
+        with self._aws.calls(what) as client:
+            for attempt in (1, 2):
                 try:
-                    reply = self._client.put_log_events(
-                        logGroupName=options.log_group, logStreamName=options.log_stream, logEvents=events
-                    )
+                    reply = client.put_log_events(logGroupName=self._group, logStreamName=self._stream, logEvents=events)
                     return _rejected(part, reply.get("rejectedLogEventsInfo") or {})
-                except self._client.exceptions.ResourceNotFoundException:
-                    if attempt == 2 or not options.create:
+                except client.exceptions.ResourceNotFoundException:
+                    if attempt == 2 or not self._options.create:
                         hint = "make them, or set create = true"
                         raise SinkDenied(f"{what}: the group or the stream does not exist", hint=hint) from None
-                    self._create()
+                    self._create(client)
         return []
 
-    def _create(self) -> None:
-        exists = self._client.exceptions.ResourceAlreadyExistsException
-        group, stream = self._options.log_group, self._options.log_stream
+    def _create(self, client: Any) -> None:
         for make, names in (
-            (self._client.create_log_group, {"logGroupName": group}),
-            (self._client.create_log_stream, {"logGroupName": group, "logStreamName": stream}),
+            (client.create_log_group, {"logGroupName": self._group}),
+            (client.create_log_stream, {"logGroupName": self._group, "logStreamName": self._stream}),
         ):
-            try:
+            with suppress(client.exceptions.ResourceAlreadyExistsException):
                 make(**names)
-            except exists:
-                continue
 
 
-def _parts(order: list[int], events: list[tuple[int, str]]) -> Iterator[list[int]]:
+def _parts(order: list[int], events: list[tuple[int, str]], sizes: list[int]) -> Iterator[list[int]]:
     part: list[int] = []
     size = 0
     for i in order:
-        weight = len(events[i][1].encode()) + _EVENT_BYTES
+        weight = sizes[i] + _EVENT_BYTES
         late = bool(part) and events[i][0] - events[part[0]][0] > _SPAN_MS
         if part and (late or size + weight > _BYTES_MAX or len(part) == _EVENTS_MAX):
             yield part

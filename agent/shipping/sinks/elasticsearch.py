@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -19,8 +20,10 @@ from agent.shipping.encode import JsonFields, label_members, literal, timestamps
 from agent.shipping.sinks.web import Poster, WebOptions
 
 _TAKEN = frozenset((200, 201, 409))
-_NOT_THE_ENTRY = frozenset((401, 403, 404, 408, 429))
-"""Item statuses that another try may mend: throttled, a read-only or missing index, a permission."""
+_BUSY = frozenset((408, 429))
+_INDEX = frozenset((401, 403, 404))
+"""Item statuses of an index that is read-only, missing or not permitted: for all of a batch that is put right while the
+entries wait. Where others of it were taken, it is this entry that asks for an index of its own, by a wrong clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +40,8 @@ class ElasticsearchSink:
     wants_ids: ClassVar[bool] = True
 
     def __init__(self, options: ElasticsearchOptions, context: SinkContext) -> None:
-        self._options = options
+        self._pipeline = options.pipeline
+        self._name = _index_name(options.index)
         self._poster = Poster(options, context, scheme=options.auth_scheme)
         self._url = options.url.rstrip("/").removesuffix("/_bulk") + "/_bulk"
         self._json = JsonFields()
@@ -55,10 +59,11 @@ class ElasticsearchSink:
         self._poster.close()
 
     def _body(self, batch: Batch) -> str:
-        pipeline = f',"pipeline":{literal(self._options.pipeline)}' if self._options.pipeline else ""
+        pipeline = f',"pipeline":{literal(self._pipeline)}' if self._pipeline else ""
         labels = label_members(batch.labels)
         parts = []
-        rows = zip(batch.times, timestamps(batch.times), batch.ids, self._json.bodies(batch), strict=True)
+        fields = self._json.bodies(batch, skip=frozenset(batch.labels))  # the same name twice would be refused
+        rows = zip(batch.times, timestamps(batch.times), batch.ids, fields, strict=True)
         for moment, stamp, entry, body in rows:
             index = literal(self._index(moment))
             name = hashlib.sha256(entry.encode()).hexdigest()[:32]
@@ -69,19 +74,29 @@ class ElasticsearchSink:
         return "".join(parts)
 
     def _index(self, moment_us: int) -> str:
-        index = self._options.index
-        return time.strftime(index, time.gmtime(moment_us // 1_000_000)) if "%" in index else index
+        name = self._name
+        return time.strftime(name, time.gmtime(moment_us // 1_000_000)) if "%" in name else name
+
+
+def _index_name(text: str) -> str:
+    """A name that an index can have, whatever a fact puts into it: every entry would be refused for a capital letter. One
+    without a time may be an alias, whose letters are free."""
+    text = re.sub(r'[\s\\/*?"<>|,#:]', "_", text)
+    if "%" not in text:
+        return text
+    return re.sub(r"(%.)|([^%]+)", lambda found: found[1] or found[2].lower(), text)
 
 
 def _outcome(items: list[dict[str, Any]], expected: int) -> Outcome:
     if len(items) != expected:
         raise ValueError("an answer for each item is missing")
     again, refused = [], []
-    for number, item in enumerate(items):
-        status = int(item["status"])
+    statuses = [int(item["status"]) for item in items]
+    taken = any(status in _TAKEN for status in statuses)
+    for number, (status, item) in enumerate(zip(statuses, items, strict=True)):
         if status in _TAKEN:
             continue
-        if status in _NOT_THE_ENTRY or status >= 500:
+        if status in _BUSY or status >= 500 or (status in _INDEX and not taken):
             again.append(number)
         else:
             error = item.get("error")

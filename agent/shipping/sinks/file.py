@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, ClassVar
 from agent.errors import SinkUnavailable
 from agent.schema import Mode, Size, setting
 from agent.shipping import TAKEN, Batch, Outcome, SinkContext
+from agent.shipping.appending import append
 from agent.shipping.encode import JsonFields
 
 
@@ -46,7 +46,14 @@ class FileSink:
         body = ("\n".join(self._json.objects(batch)) + "\n").encode()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._append(body)
+            append(
+                self._path,
+                body,
+                max_bytes=self._options.max_size,
+                rotate=self._rotate,
+                mode=self._options.mode,
+                sync=self._options.sync,
+            )
         except OSError as error:
             raise SinkUnavailable(
                 f"{self._path} cannot be written: {error.strerror}", hint="the shipper is not root: see who owns the directory"
@@ -56,27 +63,6 @@ class FileSink:
     def close(self) -> None:
         """Nothing is held between batches, so that a file moved away by others is noticed."""
 
-    def _append(self, body: bytes) -> None:
-        lock = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(self._path, flags, self._options.mode)
-            if (size := os.fstat(descriptor).st_size) and size + len(body) > self._options.max_size:
-                os.close(descriptor)
-                self._rotate()
-                descriptor, size = os.open(self._path, flags, self._options.mode), 0
-            with open(descriptor, "wb", buffering=0) as file:
-                try:
-                    _write_all(file.fileno(), body)
-                    if self._options.sync:
-                        os.fdatasync(file.fileno())
-                except OSError:
-                    os.ftruncate(file.fileno(), size)  # half a batch, of a full disk, would be there twice after the next try
-                    raise
-        finally:
-            os.close(lock)
-
     def _rotate(self) -> None:
         for number in range(self._options.keep, 0, -1):
             older = self._path.with_name(f"{self._path.name}.{number}")
@@ -85,9 +71,3 @@ class FileSink:
                 os.replace(newer, older)
         if not self._options.keep:
             self._path.unlink()
-
-
-def _write_all(descriptor: int, body: bytes) -> None:
-    view = memoryview(body)
-    while view:
-        view = view[os.write(descriptor, view) :]

@@ -14,12 +14,13 @@ from typing import Any, ClassVar
 
 from agent.schema import setting
 from agent.shipping import TAKEN, Batch, Outcome, SinkContext
-from agent.shipping.encode import JsonFields
+from agent.shipping.encode import JsonFields, label_members
 from agent.shipping.sinks.web import Poster, WebOptions
 
 _PATH = "/loki/api/v1/push"
 _NAMES = {"_SYSTEMD_UNIT": "unit", "FILE": "filename", "_HOSTNAME": "hostname"}
 _LABELS_MAX = 15
+"""Loki's own limit of stream labels, unless its settings raise it; the labels beyond become structured metadata."""
 _EMPTY = '""'
 
 
@@ -52,28 +53,33 @@ class LokiSink:
         self._poster.close()
 
     def _body(self, batch: Batch) -> str:
-        stream_fields = [name for name in self._options.stream_fields if name in batch.columns]
-        metadata = self._json.bodies(batch, skip=frozenset(("MESSAGE", *stream_fields)))
+        stream_fields = [name for name in self._options.stream_fields if name in batch.columns][:_LABELS_MAX]
+        labels = {_label_name(name): value for name, value in batch.labels.items()}
+        kept = dict(list(labels.items())[: _LABELS_MAX - len(stream_fields)])
+        more_labels = label_members({name: value for name, value in labels.items() if name not in kept})
+        bodies = self._json.bodies(batch, skip=frozenset(("MESSAGE", *stream_fields, *labels)))
+        if more_labels:
+            bodies = [f"{body[:-1]}{more_labels}}}" if len(body) > 2 else f"{{{more_labels[1:]}}}" for body in bodies]
         lines = self._json.literals(batch.columns.get("MESSAGE", [None] * len(batch)))
         keys: Iterable[Any] = [()] * len(batch)
         if stream_fields:
             keys = zip(*(batch.columns[name] for name in stream_fields), strict=True)
         streams: dict[Any, list[str]] = {}
-        for key, moment, line, more in zip(keys, batch.times, lines, metadata, strict=True):
+        for key, moment, line, more in zip(keys, batch.times, lines, bodies, strict=True):
             streams.setdefault(key, []).append(f'["{moment}000",{line or _EMPTY},{more}]')
         found = [
-            f'{{"stream":{self._labels(batch.labels, stream_fields, key)},"values":[{",".join(values)}]}}'
+            f'{{"stream":{_labels(kept, stream_fields, key)},"values":[{",".join(values)}]}}'
             for key, values in streams.items()
         ]
         return f'{{"streams":[{",".join(found)}]}}'
 
-    def _labels(self, labels: Mapping[str, str], names: list[str], values: tuple[bytes | None, ...]) -> str:
-        found = {_label_name(name): value for name, value in labels.items()}
-        for name, value in zip(names, values, strict=True):
-            if value is not None:
-                found[_NAMES.get(name, _label_name(name.lower().lstrip("_")))] = value.decode("utf-8", "replace")
-        chosen = list(found.items())[:_LABELS_MAX] or [("job", "parbake")]
-        return json.dumps(dict(chosen))
+
+def _labels(labels: Mapping[str, str], names: list[str], values: tuple[bytes | None, ...]) -> str:
+    found = dict(labels)
+    for name, value in zip(names, values, strict=True):
+        if value is not None:
+            found[_NAMES.get(name, _label_name(name.lower().lstrip("_")))] = value.decode("utf-8", "replace")
+    return json.dumps(found or {"job": "parbake"})
 
 
 def _label_name(name: str) -> str:

@@ -7,6 +7,7 @@ syslog), "Semantic Conventions" (attribute names).
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ _RESOURCE = {
 }
 _OWN_PLACE = frozenset(("MESSAGE", "PRIORITY"))
 _NUMBERS = frozenset(("process.pid", "process.user.id", "code.line.number"))
+_WHOLE = re.compile(r"[0-9]{1,18}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,11 +101,13 @@ class OtlpSink:
         severity = ""
         if priority in _SEVERITY:
             severity = f'"severityNumber":{_SEVERITY[priority]},"severityText":"{_SEVERITY_TEXT[priority]}",'
-        attributes = self._attributes(
-            (_FIELDS.get(name) or f"journald.{name.lower().lstrip('_')}", value)
-            for name, value in row.items()
+        # Keys are unique: a trusted field, with its underscore, takes the place of an application's own of that name.
+        named = {
+            _FIELDS.get(name) or f"journald.{name.lower().lstrip('_')}": row[name]
+            for name in sorted(row, key=_is_trusted)
             if name not in _OWN_PLACE
-        )
+        }
+        attributes = self._attributes(named.items())
         return (
             f'{{"timeUnixNano":"{moment_us}000","observedTimeUnixNano":"{observed_ns}",{severity}'
             f'"body":{{"stringValue":{literal(row.get("MESSAGE", ""))}}},"attributes":[{attributes}]}}'
@@ -118,7 +122,12 @@ class OtlpSink:
             text = memo.get(pair)
             if text is None:
                 name, value = pair
-                typed = f'"intValue":"{value}"' if name in _NUMBERS and value.isdigit() else f'"stringValue":{literal(value)}'
+                whole = name in _NUMBERS and _WHOLE.fullmatch(value)
+                typed = f'"intValue":"{value}"' if whole else f'"stringValue":{literal(value)}'
                 text = memo[pair] = f'{{"key":{literal(name)},"value":{{{typed}}}}}'
             found.append(text)
         return ",".join(found)
+
+
+def _is_trusted(name: str) -> bool:
+    return name.startswith("_")

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from agent.schema import setting
 from agent.shipping import TAKEN, Batch, Outcome, SinkContext
 from agent.shipping.encode import JsonFields
-from agent.shipping.sinks.aws import AwsOptions, client, translated
+from agent.shipping.sinks.aws import Aws, AwsOptions
 from agent.shipping.sinks.web import compress
 
 
@@ -32,22 +32,17 @@ class S3Sink:
 
     def __init__(self, options: S3Options, context: SinkContext) -> None:
         self._options = options
-        self._client: Any = None
+        self._aws = Aws("s3", options, context)
         self._json = JsonFields()
 
     def send(self, batch: Batch) -> Outcome:
-        if self._client is None:
-            self._client = client("s3", self._options)
         body = ("\n".join(self._json.objects(batch)) + "\n").encode()
         first = batch.times[0]
         prefix = time.strftime(self._options.prefix, time.gmtime(first // 1_000_000))
         key = f"{prefix}{first}-{hashlib.sha256(body).hexdigest()[:16]}.ndjson.gz"
-        with translated(f"S3, {self._options.bucket}"):
-            self._client.put_object(
-                Bucket=self._options.bucket, Key=key, Body=compress(body), ContentType="application/gzip"
-            )
+        with self._aws.calls(f"S3, {self._options.bucket}") as client:
+            client.put_object(Bucket=self._options.bucket, Key=key, Body=compress(body), ContentType="application/gzip")
         return TAKEN
 
     def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
+        self._aws.close()

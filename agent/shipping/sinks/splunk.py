@@ -78,6 +78,7 @@ class SplunkSink:
                 "application/json",
                 url=f"{self._ack_url}?channel={self._channel}",
                 headers={"X-Splunk-Request-Channel": self._channel},
+                plain=True,
             )
             try:
                 if json.loads(reply.body)["acks"][str(ack)]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,13 @@ from agent.shipping import SinkContext, SinkTooLarge
 SINK = Family(SinkUnavailable, SinkDenied, SinkDenied)
 _MINE = frozenset({*range(200, 300), *range(400, 600)} - {401, 403, 408, 425, 429, 500, 502, 503, 504})
 """The statuses that are decided here; the client turns the others into SinkDenied and SinkUnavailable."""
-_REFUSED = frozenset((400, 406, 409, 411, 415, 422))
+_REFUSED = frozenset((400, 409, 422))
+_TAG = re.compile(rb"<[^>]*>")
+_HINTS = {
+    406: "see whether the receiver takes what content_type and gzip say",
+    411: "the receiver, or a proxy before it, does not take such requests",
+    415: "see whether the receiver takes what content_type and gzip say",
+}
 _GZIP_LEVEL = 1
 """Of a log, the higher levels save a tenth more and cost three times as much."""
 
@@ -49,7 +56,7 @@ class Poster:
         self._options = options
         self._context = context
         self._scheme = scheme
-        self._client = Client(context.places, family=SINK, tls=options, headers=self._headers)
+        self._client = Client(context.places, family=SINK, tls=options, headers=self._headers, redirects=False)
 
     def _headers(self) -> Mapping[str, str | Secret]:
         """Read for every request: credentials are rotated."""
@@ -70,12 +77,18 @@ class Poster:
         return headers
 
     def post(
-        self, body: bytes, content_type: str, *, url: str = "", headers: Mapping[str, str] | None = None
+        self,
+        body: bytes,
+        content_type: str,
+        *,
+        url: str = "",
+        headers: Mapping[str, str] | None = None,
+        plain: bool = False,
     ) -> Reply:
         """The reply, where it is a 2xx. A body that is refused is SinkRefused; one that is too large SinkTooLarge; an
-        address that does not take logs at all is SinkDenied, because the entries are not to blame."""
+        address that does not take logs at all is SinkDenied, because the entries are not to blame. `plain` never compresses."""
         sent = {"Content-Type": content_type, **(headers or {})}
-        if self._options.gzip:
+        if self._options.gzip and not plain:
             body, sent["Content-Encoding"] = compress(body), "gzip"
         seconds = max(0.5, self._context.stop.within(self._options.timeout))
         address = url or self._options.url
@@ -87,11 +100,16 @@ class Poster:
         text = f"{reply.url} answers {reply.status}"
         if reply.status == 413:
             raise SinkTooLarge(text)
+        if "html" in reply.headers.get("content-type", "").lower():
+            # nginx says 400 to a client without the right certificate: a page is a front's own, and no entry is to blame.
+            hint = "a proxy or front answers, not the receiver: see cert_file, and whether url is the address that takes logs"
+            kind = SinkUnavailable if reply.status >= 500 else SinkDenied
+            raise kind(f"{text}: {excerpt(_TAG.sub(b' ', reply.body))}", hint=hint)
         if reply.status in _REFUSED:
             raise SinkRefused(f"{text}: {excerpt(reply.body)}")
         if reply.status >= 500:
             raise SinkUnavailable(text)
-        raise SinkDenied(text, hint="see whether url is the address that takes logs")
+        raise SinkDenied(text, hint=_HINTS.get(reply.status, "see whether url is the address that takes logs"))
 
     def close(self) -> None:
         self._client.close()

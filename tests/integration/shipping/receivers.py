@@ -22,6 +22,7 @@ from agent.shipping import Sink, SinkContext
 from agent.shipping.sinks import SINKS
 from agent.shipping.stop import Stop
 from tests.servers import log_receivers as fakes
+from tests.servers.faulty import Certificates
 from tests.servers.journal_directory import WRITER
 from tests.servers.log_receivers import HttpReceiver, Stored, TcpReceiver
 from tests.servers.processes import Child, free_port, wait_until
@@ -83,7 +84,13 @@ def _file(root: Path) -> Iterator[Target]:
     yield Target({"path": "/out.log"}, lambda: [row["MESSAGE"] for row in rows()], rows)
 
 
-def _stream(kind: str, split: Any, take: Callable[[bytes, Stored], None]) -> Callable[[Path], Any]:
+_STREAMS = {"gelf": (fakes.null_delimited, fakes.gelf_message), "syslog": (fakes.octet_counted, fakes.syslog_message)}
+
+
+def stream_target(kind: str) -> Callable[[Path], Any]:
+    """The strict receiver of a protocol over TCP."""
+    split, take = _STREAMS[kind]
+
     @contextmanager
     def open_target(root: Path) -> Iterator[Target]:
         stored = Stored()
@@ -121,11 +128,16 @@ def udp(take: Callable[[bytes], None]) -> Iterator[int]:
 
 
 @contextmanager
-def journal_remote(root: Path) -> Iterator[Target]:
+def journal_remote(root: Path, certificates: Certificates | None = None) -> Iterator[Target]:
+    """systemd-journal-remote; over HTTPS with certificates. Debian's is built without the check of its clients."""
     port, directory = free_port(), root / "remote"
     directory.mkdir()
-    listen = f"--listen-http={port}"
-    child = Child([str(WRITER), listen, "--split-mode=none", "-o", f"{directory}/remote.journal"], root / "remote.log")
+    scheme, listen = "http", [f"--listen-http={port}"]
+    if certificates is not None:
+        certificate, key = certificates.good
+        scheme = "https"
+        listen = [f"--listen-https={port}", f"--cert={certificate}", f"--key={key}"]
+    child = Child([str(WRITER), *listen, "--split-mode=none", "-o", f"{directory}/remote.journal"], root / "remote.log")
 
     def listening() -> bool:
         with socket.socket() as probe:
@@ -139,7 +151,7 @@ def journal_remote(root: Path) -> Iterator[Target]:
     try:
         child.wait_ready(listening, 10, "systemd-journal-remote to listen")
         yield Target(
-            {"url": f"http://127.0.0.1:{port}", "timeout": "5s"},
+            {"url": f"{scheme}://127.0.0.1:{port}", "timeout": "5s"},
             lambda: [_text(row.get("MESSAGE", "")) for row in rows()],
             rows,
             label=str.upper,
@@ -205,8 +217,8 @@ TARGETS: dict[str, Callable[[Path], Any]] = {
     "otlp": _web(fakes.otlp, token_file="/token", service_name="web"),
     "splunk-hec": _web(lambda stored: fakes.splunk(stored, TOKEN), token_file="/token"),
     "gelf": _web(fakes.gelf_http, "/gelf", token_file="/token"),
-    "gelf-tcp": _stream("gelf", fakes.null_delimited, fakes.gelf_message),
-    "syslog": _stream("syslog", fakes.octet_counted, fakes.syslog_message),
+    "gelf-tcp": stream_target("gelf"),
+    "syslog": stream_target("syslog"),
     "journal-remote": journal_remote,
     "cloudwatch": _cloudwatch,
     "s3": _s3,
