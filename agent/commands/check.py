@@ -9,11 +9,12 @@ from collections.abc import Iterator
 
 from agent import contract
 from agent.commands import say, say_json
-from agent.errors import ContractError, RenderError
+from agent.errors import ContractError, RenderError, SettingsError
 from agent.model import dotted
 from agent.places import Places
 from agent.runner import PATH
 from agent.settings.tables import Settings
+from agent.shipping import loops
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -33,7 +34,8 @@ def run(arguments: Namespace, settings: Settings, places: Places) -> int:
 
 
 def examine(settings: Settings, places: Places) -> list[str]:
-    """The warnings. Raises ContractError with every problem: syntax, keys read but not declared, commands not there."""
+    """The warnings. Raises ContractError with every problem: syntax, keys read but not declared, commands not there; and
+    SettingsError where the only ones are sinks that write what is shipped."""
     problems: list[str] = []
     read: set[tuple[str, ...]] = set()
     if settings.templates:
@@ -54,12 +56,28 @@ def examine(settings: Settings, places: Places) -> list[str]:
                     for key in contract.undeclared(keys, settings.keys)
                 ]
     problems += _commands(settings, places)
+    circles = list(loops.of_image(settings, places))
     if problems:
-        raise ContractError(f"the image is not ready: {len(problems)} problem(s)", problems, hint="mend them and bake again")
+        found = [*problems, *circles]
+        raise ContractError(f"the image is not ready: {len(found)} problem(s)", found, hint="mend them and bake again")
+    if circles:
+        raise SettingsError("the settings would ship logs in circles", circles, hint="ship to another place")
+    return [*_unread(settings, read), *_to_journal(settings)]
+
+
+def _unread(settings: Settings, read: set[tuple[str, ...]]) -> list[str]:
     return [
         f"key {dotted(path)} is declared and never read by a template"
         for path in sorted(settings.keys)
         if not any(path[: len(key)] == key or key[: len(path)] == path for key in read)
+    ]
+
+
+def _to_journal(settings: Settings) -> list[str]:
+    return [
+        f"sink {sink.name}: writes to standard output, which is the journal in parbake-ship.service: that would not start"
+        for sink in loops.to_stdout(settings)
+        if settings.ship.journal
     ]
 
 
