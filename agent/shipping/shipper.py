@@ -72,8 +72,8 @@ class Shipper:
         found = list(loops.problems(self._settings, self._places))
         if found:
             raise SettingsError("the settings would ship logs in circles", found, hint="ship to another place")
+        self._await_daemon()
         with self._directory():
-            self._await_mask()
             lanes = [lane for sink in self._chosen() for lane in self._lanes(sink)]
             status = StatusFile(
                 self._places.ship / "status.json",
@@ -191,11 +191,11 @@ class Shipper:
     def _clean(self, batch: Batch) -> Batch:
         return clean(batch, self._masking.current(), self._settings.ship.line_max, self._mark)
 
-    def _await_mask(self) -> None:
-        """Hold the lines until the daemon has said what to mask; but not for ever: the logs of an instance whose daemon
-        does not come up are those that are wanted most."""
+    def _await_daemon(self) -> None:
+        """Hold the lines until the daemon has said what to mask, and has set aside what another instance left, checkpoints
+        among it; but not for ever: the logs of an instance whose daemon does not come up are those that are wanted most."""
         left = 0.0 if self._wishes.once or self._wishes.dry_run else self._settings.ship.mask_wait
-        while not self._masking.known and not self._stop.is_set and left > 0:
+        while not (self._masking.known and self._ours) and not self._stop.is_set and left > 0:
             self._stop.wait(min(0.25, left))
             left -= 0.25
         if not self._masking.known:
@@ -203,6 +203,13 @@ class Shipper:
                 "%s does not exist, so that only patterns are masked: parbake has not converged since this boot",
                 self._places.run / "mask",
             )
+
+    @property
+    def _ours(self) -> bool:
+        """Whether the checkpoints are this instance's. Below a root no daemon says so, and nobody has captured an image."""
+        if not self._places.is_host or self._spaces.known:
+            return True
+        return all(path.name == "status.json" for path in self._places.ship.glob("*.json"))
 
     @contextmanager
     def _directory(self) -> Iterator[None]:

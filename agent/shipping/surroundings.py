@@ -47,6 +47,13 @@ class Spaces:
         self._settings = settings
         self._status = _Watched(places.status)
         self._spaces = self._from({})
+        self._told = False
+
+    @property
+    def known(self) -> bool:
+        """Whether the daemon has found out since the boot which instance this is."""
+        self.current()
+        return self._told
 
     def current(self) -> Mapping[str, Mapping[str, Any]]:
         if self._status.changed():
@@ -55,7 +62,7 @@ class Spaces:
             except (OSError, ValueError):
                 status = None
             if isinstance(status, dict) and (status.get("state") != "starting" or status.get("facts")):
-                self._spaces = self._from(status)
+                self._spaces, self._told = self._from(status), True
         return self._spaces
 
     def _from(self, status: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:

@@ -6,9 +6,10 @@ numbers that journald gives to entries, and counted.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -180,17 +181,29 @@ class JournalReader:
 
     def _seek_boot(self, journal: Any) -> None:
         """The oldest entry of this boot. Below a root, whose boot is over, the oldest of all."""
-        boot = self._places.host("/proc/sys/kernel/random/boot_id")
         journal.seek_head()
-        if self._places.is_host and boot.is_file():
-            probe = self._open_journal()
-            try:
-                probe.add_match(f"_BOOT_ID={boot.read_text().strip().replace('-', '')}".encode())
+        if not self._places.is_host:
+            return
+        probe = self._open_journal()
+        try:
+            for boot in self._boots(probe):
+                probe.add_match(b"_BOOT_ID=" + boot)
                 probe.seek_head()
                 if probe._next():
                     journal.seek_cursor(probe._get_cursor())
-            finally:
-                probe.close()
+                    return
+                probe.flush_matches()
+        finally:
+            probe.close()
+
+    def _boots(self, probe: Any) -> Iterator[bytes]:
+        """The kernel's word for this boot; and the newest entry's, because the sandbox of a service in a container shows
+        the id of its host."""
+        with contextlib.suppress(OSError):
+            yield self._places.host("/proc/sys/kernel/random/boot_id").read_bytes().strip().replace(b"-", b"")
+        probe.seek_tail()
+        if probe._previous() and (boot := probe._get_all().get("_BOOT_ID")):
+            yield boot
 
     def _match(self, journal: Any) -> None:
         """The settings as journal matches: any of the units, and a priority, and each field of `match`."""
