@@ -29,7 +29,7 @@ def converge(world: World, *, cause: str, before_ready: bool = False, wait: bool
     start = time.monotonic()
     world.state.prepare()
     try:
-        with world.state.lock(wait=wait):
+        with world.state.lock(wait=wait, pause=world.pause, stopping=world.stopping):
             world.state.sweep()
             facts = find_out(world)
             adopt_identity(world, facts)
@@ -100,6 +100,7 @@ def _renderer(world: World) -> Any:
 
 def find_out(world: World) -> Facts:
     """Discover the facts. Raises SettingsError for a provider that cannot be imported."""
+    world.alive_for(world.settings.discovery.timeout)
     with timed(world, "facts") as said:
         facts = discover.discover(world.settings, world.places, notices=world.notices)
         world.facts, world.report.facts = facts, facts.values
@@ -123,7 +124,12 @@ def _pull(world: World, facts: Facts) -> Pulled:
     good = world.state.last_good.load()
     with timed(world, "pull") as said:
         opened = [(settings, open_source(world, settings, facts)) for settings in world.settings.sources]
-        pulled = pull.pull(opened, facts, world.build, good, report.now, _vet)
+
+        def vet(source: Source, facts: Facts) -> None:
+            world.alive_for(source.timeout)
+            _vet(source, facts)
+
+        pulled = pull.pull(opened, facts, world.build, good, report.now, vet)
         before = world.report.sources
         world.pulled, world.report.sources = pulled, pulled.reports
         said.append("; ".join(f"{r.name} ({r.backend}) {r.state}" for r in pulled.reports) or "no sources")

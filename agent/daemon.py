@@ -7,54 +7,29 @@ else, so that a loop that hangs is a daemon that is restarted.
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import random
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent import converge, drift, logs, report
-from agent.discovery.changes import Watcher as PlatformWatcher
-from agent.errors import ParbakeError, RolledBack
+from agent.errors import BusyError, ParbakeError, RolledBack
+from agent.model import FactValue
+from agent.notifier import Notifier
 from agent.outcome import confirm_started
-from agent.watching import FactsWatcher, Watcher
+from agent.runner import Ran
+from agent.watchers import Watchers
 from agent.world import World
 
 log = logging.getLogger("parbake")
 _RETRY_FIRST, _RETRY_LAST = 1.0, 60.0
 _TICK_SECONDS = 5.0
-_START_USEC = 180_000_000
 STOP, CONVERGE, CHANGED, TOUCHED = "stop", "converge", "changed", "touched"
 
 Reload = Callable[[World], World]
-
-
-class Notifier:
-    """What systemd is told. Nothing where it did not ask (no NOTIFY_SOCKET)."""
-
-    def __init__(self) -> None:
-        self._asked = "NOTIFY_SOCKET" in os.environ
-        self.starting = True
-        self._watchdog_seconds = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6
-
-    def tell(self, text: str) -> None:
-        if self._asked:
-            from systemd import daemon
-
-            daemon.notify(text)
-
-    def alive(self) -> None:
-        """The loop moves. Before READY that also extends the start: waiting for a store is no hang."""
-        self.tell(f"EXTEND_TIMEOUT_USEC={_START_USEC}\nWATCHDOG=1" if self.starting else "WATCHDOG=1")
-
-    def alive_for(self, seconds: float) -> None:
-        """Before a program that may rightly run longer than the watchdog allows."""
-        self.alive()
-        if self._watchdog_seconds:
-            self.tell(f"WATCHDOG_USEC={int(max(self._watchdog_seconds, seconds + 30) * 1e6)}\nWATCHDOG=1")
 
 
 @dataclass(slots=True)
@@ -65,18 +40,20 @@ class Daemon:
     reload: Reload
     notifier: Notifier = field(default_factory=Notifier)
     events: queue.SimpleQueue[tuple[str, str]] = field(default_factory=queue.SimpleQueue)
-    watchers: dict[str, Watcher] = field(default_factory=dict)
-    facts_watcher: FactsWatcher | None = None
+    watchers: Watchers = field(init=False)
     ready: bool = False
     retry_seconds: float = 0.0
     retry_at: float = float("inf")
     said: tuple[str, int] = ("", 0)
     said_error: str = ""
     stopping: bool = False
-    drift_watch: drift.Watch | None = None
-    watched_places: frozenset[str] = frozenset()
     drifted: dict[str, str] = field(default_factory=dict)
     writing: threading.Lock = field(default_factory=threading.Lock)
+    written: report.Mark = None
+
+    def __post_init__(self) -> None:
+        put = self.events.put
+        self.watchers = Watchers(lambda cause: put((CHANGED, cause)), lambda: put((TOUCHED, "drift")), self._noticed)
 
     def run(self) -> int:
         """Until SIGTERM. Returns the exit code."""
@@ -112,15 +89,16 @@ class Daemon:
         """Let the world's own waits feed the watchdog, since they are this loop's."""
         world, run = self.world, self.world.run
 
-        def fed_run(argv: object, seconds: float) -> object:
+        def fed_run(argv: Sequence[str], seconds: float) -> Ran:
             self.notifier.alive_for(seconds)
-            return run(argv, seconds)  # type: ignore[arg-type]
+            return run(argv, seconds)
 
         def narrate(step: str, seconds: float, text: str) -> None:
             self.notifier.alive()
             log.debug("%s: %s (%.0f ms)", step, text, seconds * 1000)
 
-        world.run = fed_run  # type: ignore[assignment]
+        world.run = fed_run
+        world.alive_for = self.notifier.alive_for
         world.narrate = narrate
         world.pause = self._pause
         world.stopping = lambda: self.stopping
@@ -136,9 +114,14 @@ class Daemon:
         try:
             return self.events.get(timeout=wait)
         except queue.Empty:
-            with self.writing:
-                report.refresh(self.world.report, self.world.places)
-            return (CHANGED, "retry") if time.monotonic() >= self.retry_at else ("", "")
+            return self._tick()
+
+    def _tick(self) -> tuple[str, str]:
+        with self.writing:
+            report.refresh(self.world.report, self.world.places)
+            if report.mark(self.world.places) != self.written:
+                return (CHANGED, "another parbake")  # by hand: what it did, held or let go is not known here yet
+        return (CHANGED, "retry") if time.monotonic() >= self.retry_at else ("", "")
 
     def _settle(self, kind: str) -> str:
         """Wait until changes have calmed down, and for this instance's share of the splay. Returns what it came to: STOP
@@ -172,7 +155,7 @@ class Daemon:
         except ParbakeError as error:
             log.error("the settings are kept as they were: %s", error)
         else:
-            self._stop_watchers()
+            self.watchers.stop_sources()
             self.world.close()
             self.world = world
             self._attach()
@@ -181,8 +164,7 @@ class Daemon:
 
     def _converge(self, cause: str) -> None:
         """One convergence; whatever becomes of it is published, and tried again where that may help."""
-        if self.facts_watcher is not None:
-            self.world.notices = self.facts_watcher.platform.notices
+        self.world.notices = self.watchers.notices
         try:
             code = converge.converge(self.world, cause=cause, before_ready=not self.ready)
             # 74: a first generation that did not come up stays in place, and a unit that fails is better than one that waits
@@ -191,6 +173,8 @@ class Daemon:
                 if not confirm_started(self.world):
                     self.events.put((CHANGED, "start"))
         except ParbakeError as error:
+            if self.stopping and isinstance(error, BusyError):
+                return
             code = error.exit_code
             self._failed(error)
             if not self.ready and self._stands():
@@ -198,24 +182,20 @@ class Daemon:
                 self._become_ready()
         self._publish()
         self._plan_retry(code)
-        self._tell_watchers()
+        self.watchers.saw(self.world)
         if self.ready:
-            self._watch_targets()
-
-    def _watch_targets(self) -> None:
-        """From READY on: a target's place may have come into being with this convergence."""
-        targets = [template.target for template in self.world.settings.templates]
-        places = {str(self.world.places.host(target).parent) for target in targets}
-        there = frozenset(place for place in places if os.path.isdir(place))
-        if there != self.watched_places:
-            if self.drift_watch is not None:
-                self.drift_watch.stop()
-            self.drift_watch = drift.Watch(self.world.places, targets, lambda: self.events.put((TOUCHED, "drift")))
-            self.watched_places = there
+            self.watchers.watch_targets(self.world)
 
     def _look_for_drift(self) -> bool:
-        """Report targets that were edited by hand. Whether one is to be put back."""
-        last = self.world.generations.last()
+        """Report targets that were edited by hand. Whether one is to be put back, or another parbake changed them."""
+        if report.mark(self.world.places) != self.written:
+            return True
+        try:
+            with self.world.state.lock(wait=False):
+                last = self.world.generations.last()
+        except BusyError:
+            self.events.put((TOUCHED, "drift"))  # it is another parbake that writes them: look when it has finished
+            return False
         modes = {template.name: template.drift for template in self.world.settings.templates}
         found: dict[str, str] = {}
         repair = False
@@ -264,13 +244,14 @@ class Daemon:
                 report.publish(self.world.report, self.world.places)
             except OSError as error:
                 log.error("%s cannot be written: %s", self.world.places.status, error.strerror)
+            self.written = report.mark(self.world.places)
 
     def _publish(self) -> None:
         self._write()
         found = self.world.report
         self.notifier.tell(f"STATUS={found.state}, generation {found.generation}")
         if (found.state, found.generation) != self.said and found.state in ("converged", "stale"):
-            level, message_id = (logging.INFO, logs.CONVERGED) if found.state == "converged" else (logging.WARNING, logs.STALE)
+            level, message_id = logs.EVENTS[found.state]
             why = f": {found.error}; the last good run config stays in use" if found.error else ""
             event = logs.event(message_id, found.generation)
             log.log(level, "%s, generation %d%s", found.state, found.generation, why, extra=event)
@@ -278,61 +259,23 @@ class Daemon:
 
     def _plan_retry(self, code: int) -> None:
         """Try again what waiting may cure. Wrong data (65) is cured by a change, which the watchers report."""
-        if code == 0 or (code == 65 and self.watchers) or self.world.report.state == "rolled-back":
+        if code == 0 or (code == 65 and self.watchers.any_source) or self.world.report.state == "rolled-back":
             self.retry_seconds, self.retry_at = 0.0, float("inf")
             return
         self.retry_seconds = min(_RETRY_LAST, self.retry_seconds * 2 or _RETRY_FIRST)
         self.retry_at = time.monotonic() + random.uniform(0.5, 1.0) * self.retry_seconds  # noqa: S311 - jitter
 
-    def _tell_watchers(self) -> None:
-        """Every source is watched from the first convergence on, so that one that comes back is seen at once."""
-        world = self.world
-        if world.facts is not None:
-            if self.facts_watcher is None:
-                platform = PlatformWatcher(world.settings.discovery, world.places)
-                self.facts_watcher = FactsWatcher(platform, lambda: self._noticed(platform))
-            self.facts_watcher.saw(world.facts)
-        pulled = dict(world.pulled.snapshots) if world.pulled else {}
-        fresh = world.pulled.fresh if world.pulled else frozenset()
-        for settings in world.settings.sources:
-            opened = world.sources.get(settings.name)
-            if opened is None:
-                continue
-            watcher = self.watchers.get(settings.name)
-            if watcher is None or watcher.source is not opened[1]:
-                if watcher is not None:
-                    watcher.stop()
-                watcher = Watcher(
-                    settings.name,
-                    opened[1],
-                    settings.poll,
-                    lambda name: self.events.put((CHANGED, f"source {name}")),
-                    world.settings.watch,
-                )
-                self.watchers[settings.name] = watcher
-            watcher.saw(pulled.get(settings.name) if settings.name in fresh else None)
-
-    def _noticed(self, platform: PlatformWatcher) -> None:
+    def _noticed(self, notices: Mapping[str, FactValue | None]) -> None:
         """In the watcher's thread: the shipper hurries by `terminating`, and neither a splay nor a long convergence is to
         keep it from that."""
-        facts = {**self.world.report.facts, **{n: v for n, v in platform.notices.items() if n.startswith("terminating")}}
+        facts = {**self.world.report.facts, **{n: v for n, v in notices.items() if n.startswith("terminating")}}
         self.world.report.facts = {name: value for name, value in facts.items() if value is not None}
         self._write()
         self.events.put((CHANGED, "facts"))
 
-    def _stop_watchers(self) -> None:
-        for watcher in self.watchers.values():
-            watcher.stop()
-        self.watchers.clear()
-        if self.facts_watcher is not None:
-            self.facts_watcher.stop()
-            self.facts_watcher = None
-
     def _stop(self) -> int:
         self.notifier.tell("STOPPING=1")
-        self._stop_watchers()
-        if self.drift_watch is not None:
-            self.drift_watch.stop()
+        self.watchers.stop()
         self.world.close()
         log.info("stopped")
         return 0

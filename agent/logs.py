@@ -7,6 +7,7 @@ import os
 import sys
 from typing import Any
 
+_JOURNAL_SOCKET = "/run/systemd/journal/socket"
 FIELDS = ("PARBAKE_GENERATION", "PARBAKE_SOURCE", "PARBAKE_TARGET", "PARBAKE_UNIT")
 
 CONVERGED = "9f416f18385c40858f06471828bfa95f"
@@ -15,6 +16,13 @@ FAILED = "c95b5c5cb4164635a65344bd2e7843ed"
 ROLLED_BACK = "f76c3d33e3384c34a35a5d18885db6da"
 DRIFT = "fdf4c3a74953445a852acbfe99ba6f4a"
 """The MESSAGE_IDs of the events that operators alert on; they never change."""
+EVENTS = {
+    "converged": (logging.INFO, CONVERGED),
+    "stale": (logging.WARNING, STALE),
+    "failed": (logging.ERROR, FAILED),
+    "rolled-back": (logging.ERROR, ROLLED_BACK),
+}
+"""By the state that is entered."""
 
 
 class JournalFormat(logging.Handler):
@@ -74,6 +82,16 @@ def _on_journal() -> bool:
 
 def _priority(level: int) -> int:
     return 3 if level >= logging.ERROR else 4 if level >= logging.WARNING else 6 if level >= logging.INFO else 7
+
+
+def announce(level: int, text: str, message_id: str, generation: int) -> None:
+    """An event that operators alert on, into the machine's journal also where a command by hand prints it elsewhere."""
+    if os.path.exists(_JOURNAL_SOCKET):
+        handler = JournalFormat()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        record = logging.LogRecord("parbake", level, "", 0, text, None, None)
+        record.__dict__.update(event(message_id, generation))
+        handler.emit(record)
 
 
 def event(message_id: str, generation: int, **more: Any) -> dict[str, Any]:

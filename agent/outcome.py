@@ -227,7 +227,7 @@ def confirm_started(world: World) -> bool:
 
     Raises ApplyError where none does.
     """
-    with world.state.lock():
+    with world.state.lock(pause=world.pause, stopping=world.stopping):
         return not resume(world, before_ready=False)
 
 

@@ -110,6 +110,18 @@ def publish(report: Report, places: Places) -> None:
     write_atomic(places.metrics, _all_metrics(report, places).encode(), 0o644)
 
 
+Mark = tuple[int, int] | None
+
+
+def mark(places: Places) -> Mark:
+    """Which status.json there is: another one was written by another parbake. None where there is none."""
+    try:
+        found = places.status.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
 def refresh(report: Report, places: Places) -> None:
     """Write metrics.prom anew where it changed: what the shipper says of itself does so without a convergence. Nothing
     depends on it, so a failure is left to the next `publish`, which complains."""

@@ -20,7 +20,7 @@ log = logging.getLogger("parbake.converge")
 def roll_back(world: World, number: int | None, *, wait: bool = True) -> None:
     """Put a kept generation's targets in place, act on the units, hold it. Raises UsageError, ApplyError, StateError."""
     world.state.prepare()
-    with world.state.lock(wait=wait):
+    with world.state.lock(wait=wait, pause=world.pause, stopping=world.stopping):
         world.state.sweep()
         recover(world, before_ready=False)
         wanted = _choose(world, number)

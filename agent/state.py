@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from agent.model import RunConfig, Secret
 from agent.places import Places
 
 log = logging.getLogger("parbake.state")
-LOCK_WARN_SECONDS = 2.0
+_LOCK_POLL_SECONDS = 0.1
 
 
 class State:
@@ -64,23 +64,29 @@ class State:
             raise StateError(f"the state directory {self._places.state} cannot be used: {error.strerror}") from None
 
     @contextmanager
-    def lock(self, *, wait: bool = True) -> Iterator[None]:
-        """Only one convergence at a time on an instance. Raises BusyError where `wait` is false and another runs."""
+    def lock(
+        self, *, wait: bool = True, pause: Callable[[float], None] = time.sleep, stopping: Callable[[], bool] = lambda: False
+    ) -> Iterator[None]:
+        """Only one convergence at a time on an instance. Waits by `pause`, so that whoever waits is seen to be alive.
+
+        Raises BusyError where another runs and `wait` is false, or `stopping` says so.
+        """
         path = self._places.run / "lock"
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise StateError(f"{path} cannot be opened: {error.strerror}", hint="parbake needs to write there") from None
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if not wait:
+            told = False
+            while not _locked(descriptor):
+                if not wait or stopping():
                     raise BusyError(
                         "another parbake is converging on this instance", hint="try again later, or leave out --no-wait"
-                    ) from None
-                log.warning("waiting for another parbake that is converging on this instance")
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                    )
+                if not told:
+                    log.warning("waiting for another parbake that is converging on this instance")
+                    told = True
+                pause(_LOCK_POLL_SECONDS)
             yield
         finally:
             os.close(descriptor)
@@ -202,3 +208,12 @@ class State:
             os.replace(path, path.with_name(f"{path.name}.damaged"))
         except OSError as failure:
             log.warning("%s cannot be set aside: %s", path, failure.strerror)
+
+
+def _locked(descriptor: int) -> bool:
+    """Take the lock, if nobody has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

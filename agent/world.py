@@ -50,6 +50,8 @@ class World:
     run: apply.Run = run_program
     narrate: Narrate = lambda step, seconds, text: None
     pause: transaction.Pause = time.sleep
+    alive_for: Callable[[float], None] = lambda seconds: None
+    """Called before something that may rightly take so many seconds, for a watchdog."""
     report: Report = field(default_factory=Report)
     sources: dict[str, tuple[Any, Source]] = field(default_factory=dict)
     renderer: Any = None

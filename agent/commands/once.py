@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 
-from agent import converge, report
+from agent import converge, logs, report
 from agent.commands import say, say_json
-from agent.errors import ParbakeError, RolledBack
+from agent.errors import BusyError, ParbakeError, RolledBack
 from agent.places import Places
 from agent.settings.tables import Settings
 from agent.units import booting
@@ -31,16 +31,26 @@ def run(arguments: Namespace, settings: Settings, places: Places) -> int:
 def converge_and_publish(world: World, *, cause: str, before_ready: bool, wait: bool = True) -> int:
     """Converge, and write status.json whatever becomes of it. Raises ParbakeError."""
     try:
-        return converge.converge(world, cause=cause, before_ready=before_ready, wait=wait)
+        code = converge.converge(world, cause=cause, before_ready=before_ready, wait=wait)
+    except BusyError:
+        raise  # the other one writes what is to be said
     except ParbakeError as error:
-        if error.exit_code != 75:
-            world.report.enter("rolled-back" if isinstance(error, RolledBack) else "failed", str(error))
+        world.report.enter("rolled-back" if isinstance(error, RolledBack) else "failed", str(error))
+        _publish(world, error.exit_code)
         raise
-    finally:
-        try:
-            report.publish(world.report, world.places)
-        except OSError as failure:
-            sys.stderr.write(f"warning: {world.places.status} cannot be written: {failure.strerror}\n")
+    _publish(world, code)
+    return code
+
+
+def _publish(world: World, code: int) -> None:
+    found = world.report
+    try:
+        report.publish(found, world.places)
+    except OSError as failure:
+        sys.stderr.write(f"warning: {world.places.status} cannot be written: {failure.strerror}\n")
+    if world.places.is_host and (found.state != "rolled-back" or code):
+        level, message_id = logs.EVENTS[found.state]
+        logs.announce(level, f"{found.state}: {found.error}" if found.error else found.state, message_id, found.generation)
 
 
 def show(world: World, as_json: bool) -> None:

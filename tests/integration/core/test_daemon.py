@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -147,6 +148,39 @@ def test_termination_while_there_is_no_source(pair: Image) -> None:
         assert "site" in pair.status()["error"]
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
+
+
+def test_a_stop_does_not_wait_for_another_parbake(pair: Image) -> None:
+    """A daemon that waits for a convergence by hand stays alive for its watchdog, and ends when it is told to."""
+    assert pair.run("once").code == 0
+    with open(pair.path("/run/parbake/lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with daemon(pair) as process:
+            assert process.stderr is not None
+            assert "waiting for another parbake" in process.stderr.readline()
+            process.terminate()
+            assert process.wait(30) == 0
+
+
+def test_commands_by_hand_beside_the_daemon(pair: Image) -> None:
+    """A rollback by hand is no drift to the daemon, and what status says of the hold stays true until `resume`."""
+    with daemon(pair):
+        eventually(lambda: holds(pair, "start"))
+        pair.site("common", 'v = "second"\n')
+        eventually(lambda: holds(pair, "second") and pair.status()["generation"] == 2)
+        assert pair.run("rollback", "1").code == 0
+        pair.site("common", 'v = "third"\n')
+        for _ in range(14):
+            time.sleep(0.5)
+            assert (pair.status()["hold"], pair.status()["state"]) == (1, "rolled-back")
+            assert {row["state"] for row in pair.status()["templates"]} == {"current"}
+        assert holds(pair, "start")
+        assert pair.run("resume").code == 0
+        eventually(lambda: holds(pair, "third"))
+        for _ in range(14):
+            time.sleep(0.5)
+            assert "hold" not in pair.status()
+            assert pair.status()["state"] == "converged"
 
 
 def test_a_source_that_comes_back(pair: Image) -> None:

@@ -1,0 +1,86 @@
+"""All that the daemon waits for, each in a thread of its own that only puts a word in the loop's queue."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+
+from agent import drift
+from agent.discovery.changes import Watcher as PlatformWatcher
+from agent.model import FactValue
+from agent.watching import FactsWatcher, Watcher
+from agent.world import World
+
+
+class Watchers:
+    """The sources, the platform, and the places of the targets. `changed` is called with the cause, `touched` when somebody
+    wrote in a target's place, `noticed` with what the platform said."""
+
+    def __init__(
+        self,
+        changed: Callable[[str], None],
+        touched: Callable[[], None],
+        noticed: Callable[[Mapping[str, FactValue | None]], None],
+    ) -> None:
+        self._changed, self._touched, self._noticed = changed, touched, noticed
+        self._sources: dict[str, Watcher] = {}
+        self._facts: FactsWatcher | None = None
+        self._targets: drift.Watch | None = None
+        self._places: frozenset[str] = frozenset()
+
+    @property
+    def any_source(self) -> bool:
+        return bool(self._sources)
+
+    @property
+    def notices(self) -> Mapping[str, FactValue | None]:
+        """What the platform has told since the start."""
+        return self._facts.platform.notices if self._facts is not None else {}
+
+    def saw(self, world: World) -> None:
+        """What was pulled and found out last. Every source is watched from the first convergence on, so that one that comes
+        back is seen at once."""
+        if world.facts is not None:
+            if self._facts is None:
+                platform = PlatformWatcher(world.settings.discovery, world.places)
+                self._facts = FactsWatcher(platform, lambda: self._noticed(platform.notices))
+            self._facts.saw(world.facts)
+        pulled = dict(world.pulled.snapshots) if world.pulled else {}
+        fresh = world.pulled.fresh if world.pulled else frozenset()
+        for settings in world.settings.sources:
+            opened = world.sources.get(settings.name)
+            if opened is None:
+                continue
+            watcher = self._sources.get(settings.name)
+            if watcher is None or watcher.source is not opened[1]:
+                if watcher is not None:
+                    watcher.stop()
+                told = lambda name: self._changed(f"source {name}")  # noqa: E731 - one line, and the same for all
+                watcher = Watcher(settings.name, opened[1], settings.poll, told, world.settings.watch)
+                self._sources[settings.name] = watcher
+            watcher.saw(pulled.get(settings.name) if settings.name in fresh else None)
+
+    def watch_targets(self, world: World) -> None:
+        """A target's place may have come into being with a convergence."""
+        targets = [template.target for template in world.settings.templates]
+        places = {str(world.places.host(target).parent) for target in targets}
+        there = frozenset(place for place in places if os.path.isdir(place))
+        if there != self._places:
+            if self._targets is not None:
+                self._targets.stop()
+            self._targets = drift.Watch(world.places, targets, self._touched)
+            self._places = there
+
+    def stop_sources(self) -> None:
+        """Sources and facts, which other settings may have otherwise."""
+        for watcher in self._sources.values():
+            watcher.stop()
+        self._sources.clear()
+        if self._facts is not None:
+            self._facts.stop()
+            self._facts = None
+
+    def stop(self) -> None:
+        self.stop_sources()
+        if self._targets is not None:
+            self._targets.stop()
