@@ -84,7 +84,8 @@ def _stage_and_check(
                 apply.discard(world.places, [c.target for c in (*passed, *changes)])
                 raise
         said.append(f"{len(passed)} candidates stand ready" if passed else "nothing to check")
-    return passed, renames
+    order = {name: place for place, name in enumerate(templates)}  # `after` holds between groups too
+    return sorted(passed, key=lambda c: order[c.template]), sorted(renames, key=lambda r: order[r.template])
 
 
 def directories(world: World, changes: list[Change]) -> dict[str, disk.NewDirectory]:

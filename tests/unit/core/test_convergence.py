@@ -231,6 +231,24 @@ def test_a_corrected_verify_is_another_judgement(image: Image) -> None:
     assert code_of(world_of(image, run=programs)) == 0
 
 
+def test_an_order_holds_between_groups(image: Image) -> None:
+    """Issue 5: a target that comes `after` another's is put in place after it, also where they are of two groups."""
+    bake(
+        image,
+        template("a", "", more='group_name = "one"'),
+        template("b", "", more='group_name = "two"'),
+        template("c", "", more='group_name = "one"\nafter = ["b"]'),
+    )
+    for name in "abc":
+        image.template(f"{name}.j2", "{{ config.v }}\n")
+    image.site("common", 'v = "one"\n')
+    assert code_of(world_of(image)) == 0
+    image.site("common", 'v = "two"\n')
+    assert code_of(world_of(image)) == 0
+    changed = {name: image.path(f"/etc/app/{name}").stat().st_ctime_ns for name in "abc"}
+    assert sorted(changed, key=changed.__getitem__) == ["a", "b", "c"]
+
+
 def test_a_unit_that_dies_while_it_settles(image: Image) -> None:
     """Issue 5: a unit must stay active for `settle_active`, so one that dies a second later is not believed."""
     one_template(image, settings='[units]\nsettle_active = "2s"\n')
