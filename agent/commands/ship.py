@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import FrameType
 
 from agent import schema
@@ -25,7 +25,7 @@ log = logging.getLogger("parbake")
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--once", action="store_true", help="ship what is there and exit")
-    parser.add_argument("--since", metavar="TIME", help="begin there; with --once or --dry-run")
+    parser.add_argument("--since", metavar="TIME", help='begin there, such as "1h ago"; with --once or --dry-run')
     parser.add_argument("--sink", metavar="NAME", default="", help="only this sink")
     parser.add_argument("--dry-run", action="store_true", help="print what would be sent, and send nothing")
 
@@ -53,7 +53,8 @@ def run(arguments: Namespace, settings: Settings, places: Places) -> int:
         Termination(Spaces(settings, places), stop).start()
     behind = Shipper(settings, places, wishes, stop).run()
     if behind and arguments.once:
-        raise SinkError(f"not everything could be shipped to: {', '.join(behind)}", hint="`parbake status` tells why")
+        hint = "the warnings above tell why; it goes with the next run"
+        raise SinkError(f"not everything could be shipped to: {', '.join(behind)}", hint=hint)
     for name in behind:
         log.warning("sink %s: what is left is shipped after the next start", name)
     return 0
@@ -62,6 +63,9 @@ def run(arguments: Namespace, settings: Settings, places: Places) -> int:
 def since(text: str, now: float) -> int:
     """A time in microseconds since 1970. Raises UsageError."""
     text = text.strip()
+    if text in ("today", "yesterday"):
+        midnight = datetime.fromtimestamp(now).replace(hour=0, minute=0, second=0, microsecond=0)
+        return int((midnight - timedelta(days=text == "yesterday")).timestamp() * 1_000_000)
     if match := re.fullmatch(r"@(\d+(?:\.\d+)?)", text):
         return int(float(match[1]) * 1_000_000)
     if match := re.fullmatch(r"-?(.+?)(?:\s+ago)?", text):
@@ -72,5 +76,6 @@ def since(text: str, now: float) -> int:
         return int(datetime.fromisoformat(text).astimezone().timestamp() * 1_000_000)
     except ValueError:
         raise UsageError(
-            f'--since "{text}" is not a time', hint='write "2026-01-31 12:00", "2026-01-31T12:00:00Z", "1h ago" or "@SECONDS"'
+            f'--since "{text}" is not a time',
+            hint='write "2026-01-31 12:00", "2026-01-31T12:00:00Z", "1h ago", "today", "yesterday" or "@SECONDS"',
         ) from None

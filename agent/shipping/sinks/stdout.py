@@ -27,6 +27,8 @@ class StdoutSink:
         try:
             sys.stdout.write("\n".join(self._json.objects(batch)) + "\n")
             sys.stdout.flush()
+        except BrokenPipeError:
+            raise  # whoever read the pipe has gone and does not come back: the command ends, as others do
         except OSError as error:
             raise SinkUnavailable(f"standard output cannot be written: {error.strerror}") from None
         return TAKEN
