@@ -64,9 +64,10 @@ def _changes(world: World, wanted: Generation) -> list[Change]:
     content = world.generations.content(wanted.number)
     groups = {template.name: template.group_name for template in world.settings.templates}
     changes = []
-    for name, known in wanted.targets.items():
-        if name not in content:
-            continue  # it waited for a key in that generation, and had no content of it
+    for name in (*groups, *sorted(wanted.targets.keys() - groups.keys())):
+        if name not in content or name not in wanted.targets:
+            continue  # it was never in place until then
+        known = wanted.targets[name]
         old = disk.read_target(world.places, known["target"])
         mode = int(known["mode"], 8)
         same = old is not None and old.content == content[name] and old.mode == mode
