@@ -122,9 +122,11 @@ def _tell(before: Mapping[str, FactValue | None], now: Mapping[str, FactValue | 
 
 
 def _platform(settings: Discovery, facts: Facts) -> str:
-    """The name in CLOUDS of the service that was asked, or would be."""
+    """The name in CLOUDS of the service that was asked, or would be. A platform that the settings, say, call so for the sake
+    of their layers is no reason to send anything."""
     if settings.imds not in ("auto", "off"):
         return settings.imds
     labels = (label.partition(":") for label in facts.providers.values())
-    asked = next((name for kind, _, name in labels if kind == "imds"), facts.values.get("platform"))
+    named = facts.values.get("platform") if facts.providers.get("platform") == "cloud-init" else ""
+    asked = next((name for kind, _, name in labels if kind == "imds"), named)
     return asked if isinstance(asked, str) and asked in CLOUDS and asked != "configdrive" else ""

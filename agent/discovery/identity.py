@@ -31,7 +31,8 @@ class Identity:
 def identify(facts: Facts, places: Places) -> Identity:
     """The identity of this instance. Reads /etc/machine-id and, outside a container, the product UUID of DMI."""
     instance = facts.values.get("instance_id", "")
-    if facts.providers.get("instance_id") == "host":
+    if facts.providers.get("instance_id") in ("host", "settings"):
+        # the machine id under another name, or what every instance of the image has
         instance = ""
     return Identity(instance if isinstance(instance, str) else "", _product_uuid(places), machine_id(places))
 

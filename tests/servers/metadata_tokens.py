@@ -92,7 +92,7 @@ class Ec2(Base):
 
 
 class Alibaba(Ec2):
-    """`imds`: both (the default), v1, v2."""
+    """`imds`: both (the default), v1, v2. `spot`: when the instance is to be taken back."""
 
     TOKEN = "aliyun-token"
 
@@ -118,7 +118,10 @@ class Alibaba(Ec2):
             "instance-id": "i-bp1abc",
             "region-id": "eu-central-1",
             "zone-id": "eu-central-1a",
-            "instance": {"instance-type": "ecs.g7.large"},
+            "instance": {
+                "instance-type": "ecs.g7.large",
+                **({"spot": {"termination-time": self.options["spot"]}} if self.options.get("spot") else {}),
+            },
             "image-id": "m-bp1",
             "owner-account-id": "1234567890",
             "private-ipv4": "172.16.0.5",

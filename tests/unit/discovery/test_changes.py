@@ -233,11 +233,39 @@ def test_without_a_platform_there_is_nothing_to_watch(tmp_path: Path) -> None:
     assert not Watcher(settings().discovery, places).watches(Facts({"hostname": "a"}, {"hostname": "host"}))
     assert not Watcher(settings(imds="off").discovery, places).watches(Facts({"platform": "ec2"}, {}))
     assert Watcher(settings().discovery, places).watches(Facts({"platform": "ec2"}, {"platform": "cloud-init"}))
+    assert Watcher(settings().discovery, places).watches(Facts({"platform": "ec2"}, {"platform": "imds:ec2"}))
+
+
+@pytest.mark.parametrize("provider", ["settings", "file", "kernel", "tag:platform"])
+def test_a_platform_that_is_only_called_so_is_not_asked(provider: str, tmp_path: Path) -> None:
+    """What a layer may be named by is no match: nothing is sent to an address that is somebody else's here."""
+    assert not Watcher(settings().discovery, machine(tmp_path)).watches(Facts({"platform": "ec2"}, {"platform": provider}))
+
+
+def test_alibabas_spot_notice(tmp_path: Path) -> None:
+    """The time of the end is there once a spot instance is to be taken back."""
+    places = machine(tmp_path, "alibaba")
+    with Metadata("alibaba") as service:
+        facts = ask(places, "imds", imds_url=service.url)
+        assert "terminating" not in facts.values
+        service.options["spot"] = "2030-01-01T00:00:00Z"
+        watching = watcher(places, service)
+        assert watching.wait(facts, 0.05) is True
+    assert watching.notices["terminating"] == "spot"
+    assert watching.notices["terminating_at"] == "2030-01-01T00:00:00Z"
+    assert service.violations == []
 
 
 def test_polling_is_gentle() -> None:
     """EC2 is looked at often enough for its two minutes of notice, and not more than every five seconds."""
     assert 5 <= Ec2.poll_seconds <= 30
+
+
+def test_an_id_that_is_baked_in_is_nobodys(tmp_path: Path) -> None:
+    """A static fact is the same on every instance of the image, so it tells none from another."""
+    write(tmp_path, "/etc/machine-id", MACHINE_ID)
+    baked = Facts({"instance_id": "x"}, {"instance_id": "settings"})
+    assert identify(baked, Places(tmp_path)) == Identity("", "", MACHINE_ID)
 
 
 def test_the_identity_is_the_instance_id_else_the_machine_id(tmp_path: Path) -> None:

@@ -111,6 +111,22 @@ def test_a_provider_that_never_comes_back_does_not_keep_the_command(image: Image
     assert "file did not come back within" in shown.err
 
 
+def test_what_there_is_in_time_is_enough_where_nothing_needs_the_rest(image: Image) -> None:
+    """A metadata service that hangs: converged in time with the facts that are known, and a line on what is missing and why."""
+    with Metadata("ec2", "hang", on="/meta-data/") as service:
+        discovery = f'[discovery]\nimds_url = "{service.url}"\ntimeout = "2s"\n'
+        settings(image, discovery + SITE.format(more=', "{{ facts.region }}"') + TEMPLATE)
+        image.write(EC2, "Amazon EC2\n")
+        image.write("/site/eu-central-1.toml", "x = 1\n")
+        image.write("/etc/parbake/templates/a.j2", "{{ config.x }} {{ facts.instance_id }}\n")
+        ended = image.run("once")
+    assert ended.code == 0, ended.err
+    assert image.read("/etc/a") == "1 i-0123456789abcdef0\n"
+    assert "gave no answer within the time of discovery" in ended.err
+    assert "not known: " in ended.err
+    assert "public_ipv4" in ended.err
+
+
 SITE = '[[source]]\nname = "site"\nbackend = "file"\npath = "/site"\nlayers = ["common"{more}]\n'
 TEMPLATE = '[[template]]\nsource = "a.j2"\ntarget = "/etc/a"\n'
 SHIP = '[ship]\njournal = false\nfiles = ["/var/log/a.log"]\n[[sink]]\ntype = "stdout"\nlabels.role = "{{ facts.role }}"\n'

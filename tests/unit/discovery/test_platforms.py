@@ -219,6 +219,15 @@ def test_ec2_falls_back_to_version_1_where_there_are_no_tokens(status: int, tmp_
     assert all("x-aws-ec2-metadata-token" not in request.headers for request in service.seen)
 
 
+@pytest.mark.parametrize("status", [400, 401, 403])
+def test_ec2_does_not_fall_back_where_a_token_is_refused(status: int, tmp_path: Path) -> None:
+    """A service that has tokens and gives none is not asked without one, and the status is reported."""
+    with Metadata("ec2", options={"imds": "v1", "token_status": status}) as service:
+        facts = ask(machine(tmp_path, "ec2"), "imds", imds_url=service.url)
+    assert {request.path for request in service.seen} == {"/latest/api/token"}
+    assert f"answered PUT with {status}" in said(facts)
+
+
 @pytest.mark.parametrize("fault", ["hang", "500"])
 def test_ec2_never_falls_back_after_a_time_out(fault: str, tmp_path: Path) -> None:
     """A token that does not come is a failure: going on without one would be what an attacker wants."""
