@@ -11,6 +11,7 @@ import re
 import socketserver
 import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -130,8 +131,10 @@ class Stored:
 
 
 def loki(stored: Stored) -> Callable[[str, Mapping[str, str], bytes], Answer]:
-    """Loki 3.6: 204; equal time and line once; one bad line answers 400 while the good ones are stored."""
+    """Loki 3.6: 204; equal time and line once; one bad line answers 400 while the good ones are stored. Bad are lines over
+    262,144 bytes, over an hour behind their stream's newest, and an hour ahead of the clock."""
     seen: set[tuple[str, str, str]] = set()
+    newest: dict[str, int] = {}
 
     def take(path: str, headers: Mapping[str, str], body: bytes) -> Answer:
         _require(path == "/loki/api/v1/push", 404, "no such path")
@@ -144,11 +147,14 @@ def loki(stored: Stored) -> Callable[[str, Mapping[str, str], bytes], Answer]:
             for nanoseconds, line, *metadata in stream["values"]:
                 _require(isinstance(nanoseconds, str) and nanoseconds.isdigit(), 400, "time")
                 _require(all(isinstance(v, str) for m in metadata for v in m.values()), 400, "structured metadata")
-                if len(line.encode()) > 262_144 or "BAD" in line:
+                key, moment = json.dumps(labels), int(nanoseconds)
+                old = moment < newest.get(key, 0) - 3_600_000_000_000
+                if len(line.encode()) > 262_144 or "BAD" in line or old or moment > time.time_ns() + 3_600_000_000_000:
                     bad = "entry for stream is not acceptable"
                     continue
-                if (json.dumps(labels), nanoseconds, line) not in seen:
-                    seen.add((json.dumps(labels), nanoseconds, line))
+                newest[key] = max(newest.get(key, 0), moment)
+                if (key, nanoseconds, line) not in seen:
+                    seen.add((key, nanoseconds, line))
                     stored.add(line, labels | (metadata[0] if metadata else {}))
         _require(not bad, 400, bad)
         return 204, b""

@@ -6,6 +6,7 @@ unpacked into the lab's cache with the libraries that they need, and are never i
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import socket
@@ -16,7 +17,7 @@ from typing import Any
 
 from tests.image.lab.apt import download_all
 from tests.image.lab.cache import made_once
-from tests.image.lab.commands import call
+from tests.image.lab.commands import LabError, call
 from tests.servers.processes import Child, free_port
 
 _PACKAGES = {
@@ -38,6 +39,16 @@ def unpacked(name: str) -> Path:
             package.unlink()
 
     return made_once(f"{name}-bookworm", unpack) / "root"
+
+
+@functools.cache
+def missing(name: str) -> str:
+    """Why there is no `rsyslog` or `syslog-ng` to be had here; empty where there is."""
+    try:
+        unpacked(name)
+    except LabError as error:
+        return f"{name} cannot be unpacked: {error}"
+    return ""
 
 
 class SyslogDaemon:
