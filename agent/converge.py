@@ -135,7 +135,8 @@ def _pull(world: World, facts: Facts) -> Pulled:
         said.append("; ".join(f"{r.name} ({r.backend}) {r.state}" for r in pulled.reports) or "no sources")
     known = {source.name: source.error for source in before}
     for source in pulled.reports:
-        if source.error and source.error != known.get(source.name):
+        # one that failed is in the error below
+        if source.error and source.state != "failed" and source.error != known.get(source.name):
             log.warning("source %s: %s (%s)", source.name, source.error, source.state, extra={"PARBAKE_SOURCE": source.name})
     if pulled.missing:
         raise SourceMissing(

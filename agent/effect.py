@@ -15,7 +15,7 @@ from agent import apply, disk, generations, plan, rejections, report, transactio
 from agent.errors import ApplyError, CheckError, DataError, NotUp, RolledBack, StateError
 from agent.generations import Generation
 from agent.masking import write_mask_file
-from agent.model import Change, Rendering, RunConfig, Snapshot, UnitResult, UnitStep, dotted, leaves
+from agent.model import Change, Rendering, RunConfig, Snapshot, UnitResult, UnitStep, dotted, leaves, lookup
 from agent.outcome import HOLD, Finished, finish, tools_of
 from agent.world import Prepared, World, timed
 
@@ -191,11 +191,11 @@ def changed_keys(
     old: RunConfig | None, new: RunConfig, renderings: Mapping[str, Rendering], changes: list[Change]
 ) -> tuple[str, ...]:
     """The keys that made this generation, by name: those that differ from the last run config, else those that were read."""
+    absent = object()
     if old is None:
         reads = {path for c in changes if c.template in renderings for path in renderings[c.template].reads}
-        return tuple(sorted(dotted(path) for path in reads if path))
+        return tuple(sorted(dotted(path) for path in reads if path and lookup(new.tree, path, absent) is not absent))
     before, after = dict(leaves(old.tree)), dict(leaves(new.tree))
-    absent = object()
     return tuple(sorted(dotted(p) for p in {*before, *after} if before.get(p, absent) != after.get(p, absent)))
 
 
