@@ -127,7 +127,10 @@ def usual(bare_image: Image, session_scratch: Path) -> frozenset[str]:
     with Machine(bare_image, session_scratch) as machine:
         machine.seed()
         machine.boot()
-        return frozenset(complaints(machine))
+        found = frozenset(complaints(machine))
+        # One about the lab's own settings would hide one about ours: it does not say which it means.
+        assert not [line for line in found if "schema" in line]
+        return found
 
 
 def settled(machine: Machine) -> None:
@@ -143,6 +146,9 @@ def complaints(machine: Machine) -> list[str]:
     found += [str(error) for errors in result.get("recoverable_errors", {}).values() for error in errors]
     log = machine.read("/var/log/cloud-init.log").splitlines()
     lines = [line for line in log if "WARNING" in line or "ERROR" in line or "Traceback" in line]
+    # 1 with an error, 2 with a warning, where this release of cloud-init tells them apart.
+    status = machine.run(["cloud-init", "status", "--long"], check=False)
+    found += [f"status exits {status.returncode}"] if status.returncode else []
     return found + [line.partition(" - ")[2] or line for line in lines]
 
 
@@ -210,7 +216,7 @@ def test_the_module_of_cloud_init_takes_the_key_of_user_data(
     machine.boot()
     assert starts(machine) == ["from staging"]
     more = set(complaints(machine)) - usual
-    assert [line for line in more if SCHEMA not in line] == []
+    assert [line for line in more if SCHEMA not in line and line != "status exits 2"] == []
     assert bool(more) == (suite == "trixie")
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 _SETTINGS = """\
 datasource_list: [ NoCloud, None ]
 network: {config: disabled}
-locale: false
+locale: C.UTF-8
 apt: {preserve_sources_list: true}
 ssh_deletekeys: false
-ssh_genkeytypes: []
+ssh_genkeytypes: [ed25519]
 """
 
 
@@ -22,4 +22,6 @@ def seed_files(user_data: str, instance_id: str, hostname: str, vendor_data: str
         f"{seed}/user-data": user_data,
         f"{seed}/vendor-data": vendor_data,
         "/etc/cloud/cloud.cfg.d/90-lab.cfg": _SETTINGS,
+        # A host key that is there is not made.
+        "/etc/ssh/ssh_host_ed25519_key": "",
     }

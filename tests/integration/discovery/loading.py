@@ -8,8 +8,10 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+import types
 from email.mime.multipart import MIMEMultipart
 from email.mime.text import MIMEText
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +34,16 @@ def main() -> None:
     # Which gives the paths their instance's directory.
     init.paths.datasource = init.datasource
     running = modules.Modules(init)
-    running._cached_cfg = {"cloud_init_modules": ["parbake"], "parbake": {"facts": {"role": "web"}}}
+    enable: Any = types.ModuleType("enable")
+    SourceFileLoader("enable", str(files / "enable-module")).exec_module(enable)
+    entry = enable.ENTRY
+    running._cached_cfg = {"cloud_init_modules": [entry], "parbake": {"facts": {"role": "web"}}}
     ran, failures = running.run_section("cloud_init_modules")
     consume(files, root, init)
     written = {path.name: path.read_text() for path in sorted((root / "conf.d").iterdir())}
+    schema: Any = importlib.import_module("cloudinit.config.schema")
+    # Raises for what a boot would warn of.
+    schema.validate_cloudconfig_schema({"cloud_init_modules": ["write-files", entry]}, schema.get_schema(), strict=True)
     print(json.dumps({"ran": ran, "failures": [str(failure) for failure in failures], "written": written}))
 
 

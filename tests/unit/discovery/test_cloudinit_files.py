@@ -152,12 +152,12 @@ def enable(root: Path) -> subprocess.CompletedProcess[str]:
 def test_the_module_is_enabled_after_write_files(tmp_path: Path) -> None:
     """The release's own list is repeated with ours in it, and running it again changes nothing."""
     (tmp_path / "etc/cloud/cloud.cfg.d").mkdir(parents=True)
-    (tmp_path / "etc/cloud/cloud.cfg").write_text(yaml.safe_dump({"cloud_init_modules": BOOKWORM}))
+    (tmp_path / "etc/cloud/cloud.cfg").write_text(yaml.safe_dump({"cloud_init_modules": [*BOOKWORM, "parbake"]}))
     for _ in range(2):
         done = enable(tmp_path)
         assert done.returncode == 0, done.stderr
         written = yaml.safe_load((tmp_path / "etc/cloud/cloud.cfg.d/95_parbake.cfg").read_text())
-        assert written == {"cloud_init_modules": [*BOOKWORM[:4], "parbake", *BOOKWORM[4:]]}
+        assert written == {"cloud_init_modules": [*BOOKWORM[:4], ["parbake", "always"], *BOOKWORM[4:]]}
 
 
 def test_without_cloud_init_enabling_says_so(tmp_path: Path) -> None:
