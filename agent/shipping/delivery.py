@@ -92,6 +92,8 @@ class Delivery:
                 self._progress.failing(error)
                 after = getattr(error, "retry_after_seconds", None)
             except ValueError as error:
+                if self._stop.over:  # then sinks are closed under those who still use them
+                    raise GaveUp from None
                 place = traceback.extract_tb(error.__traceback__)[-1]
                 raise SinkRefused(
                     f"parbake stumbles over it: {type(error).__name__} in {Path(place.filename).name}, line {place.lineno}"
