@@ -67,12 +67,12 @@ def pull(
             _believe(settings, snapshot, good.had.get(name, frozenset()))
         except (SourceError, DiscoveryError) as error:
             last = _fitting(good.snapshots.get(name), layers)
-            report = _without(settings, last, good.fetched.get(name), error)
-            reports.append(report)
+            said = f"{error}; {error.hint}" if error.hint else str(error)
+            reports.append(_without(settings, last, good.fetched.get(name), said))
             if last is not None:
                 snapshots.append((name, last))
             elif settings.required:
-                missing.append(f"{name} ({settings.backend}): {error}")
+                missing.append(f"{name} ({settings.backend}): {said}")
             continue
         fresh.add(name)
         snapshots.append((name, snapshot))
@@ -102,7 +102,7 @@ def _believe(settings: SourceSettings, snapshot: Snapshot, had: frozenset[str]) 
 
 def _place(settings: SourceSettings) -> str:
     """Where the layers are looked for, as far as the backend's options have a place that may be shown."""
-    places = (getattr(settings.options, name, "") for name in ("path", "prefix", "name", "bucket"))
+    places = (getattr(settings.options, name, "") for name in ("path", "prefix", "table", "application", "bucket"))
     return next((f" below {place}" for place in places if isinstance(place, str) and place), "")
 
 
@@ -115,8 +115,8 @@ def _fitting(last: Snapshot | None, layers: Sequence[str] | None) -> Snapshot | 
     return last if layers is None or tuple(layer.name for layer in asked) == tuple(layers) else None
 
 
-def _without(settings: SourceSettings, last: Snapshot | None, fetched: str | None, error: Exception) -> SourceReport:
+def _without(settings: SourceSettings, last: Snapshot | None, fetched: str | None, error: str) -> SourceReport:
     if last is not None:
-        return SourceReport(settings.name, settings.backend, "stale", last.revision, fetched or None, str(error))
+        return SourceReport(settings.name, settings.backend, "stale", last.revision, fetched or None, error)
     state = "failed" if settings.required else "absent"
-    return SourceReport(settings.name, settings.backend, state, "", None, str(error))
+    return SourceReport(settings.name, settings.backend, state, "", None, error)

@@ -15,7 +15,7 @@ from agent.sources.aws import Aws, AwsOptions, missing
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppConfigOptions(AwsOptions):
-    name: str = setting("the application's name or id")
+    application: str = setting("the application's name or id; default: the source's name", "")
     environment: str = setting("the environment's name or id")
 
 
@@ -26,6 +26,7 @@ class AppConfigSource:
 
     def __init__(self, options: AppConfigOptions, context: SourceContext) -> None:
         self._options = options
+        self._application = options.application or context.name
         self._aws = Aws("appconfigdata", "aws-appconfig", options, context)
         self._sessions: dict[str, tuple[str, Layer]] = {}
 
@@ -48,7 +49,7 @@ class AppConfigSource:
                     token, known = "", None
             if not token:
                 started = client.start_configuration_session(
-                    ApplicationIdentifier=self._options.name,
+                    ApplicationIdentifier=self._application,
                     EnvironmentIdentifier=self._options.environment,
                     ConfigurationProfileIdentifier=layer,
                 )

@@ -17,7 +17,7 @@ from agent.sources.aws import Aws, AwsOptions
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DynamodbOptions(AwsOptions):
-    name: str = setting("the table")
+    table: str = setting("the table; default: the source's name", "")
     prefix: str = setting("what the partition keys begin with; a layer follows after a slash", "")
     partition: str = setting("the attribute that is the partition key", "layer")
     sort: str = setting("the attribute that is the sort key, and holds the key with slashes", "key")
@@ -31,6 +31,7 @@ class DynamodbSource:
 
     def __init__(self, options: DynamodbOptions, context: SourceContext) -> None:
         self._options = options
+        self._table = options.table or context.name
         self._aws = Aws("dynamodb", "dynamodb", options, context)
 
     def fetch(self, layers: Sequence[str]) -> Snapshot:
@@ -40,7 +41,7 @@ class DynamodbSource:
     def _layer(self, client: Any, layer: str) -> Layer:
         options = self._options
         pages = client.get_paginator("query").paginate(
-            TableName=options.name,
+            TableName=self._table,
             KeyConditionExpression="#layer = :layer",
             ExpressionAttributeNames={"#layer": options.partition},
             ExpressionAttributeValues={":layer": {"S": keys.joined(options.prefix, layer) or "/"}},
@@ -53,7 +54,7 @@ class DynamodbSource:
             pairs = [(item[options.sort]["S"], _plain(item[options.value])) for item in items]
         except KeyError as error:
             what = f"an item has no attribute {error}, or one of another type"
-            raise SourceInvalid(f'table {options.name}, layer "{layer}": {what}') from None
+            raise SourceInvalid(f'table {self._table}, layer "{layer}": {what}') from None
         tree = documents.table(keys.tree(pairs, "/", f'layer "{layer}"'), f'layer "{layer}"')
         return Layer(layer, tree, keys.digest(repr(sorted(pairs, key=lambda pair: pair[0]))))
 

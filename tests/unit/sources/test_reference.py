@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from agent import plugins, schema
+from agent.settings.tables import Source
 from agent.sources import BACKENDS
 
 PAGE = Path(__file__).parents[3] / "docs/reference/backends.md"
@@ -52,6 +53,13 @@ def test_every_option_is_documented_where_its_backend_is(backend: str) -> None:
     """The section of a backend has the row of each of its options, word for word, and of no other."""
     written = [line for line in section(backend).splitlines() if line.startswith("| `")]
     assert written == rows(backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_option_can_be_set(backend: str) -> None:
+    """No option is called as a key that every source has: the settings would take it for that, and never give it on."""
+    options = plugins.load(BACKENDS, backend, "backend").options_class
+    assert not set(schema.toml_keys(options)) & set(schema.toml_keys(Source))
 
 
 def test_the_tls_options_are_documented_once() -> None:
