@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import socket
-import ssl
 from http.client import HTTPException, RemoteDisconnected
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
@@ -19,7 +18,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from agent.sockets import Wire
+from agent.sockets import Wire, causes, why
 
 ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError)
 _BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
@@ -119,54 +118,22 @@ def proxies(url: str) -> dict[str, str]:
 
 def reason(error: BaseException) -> tuple[str, str | None]:
     """What an exception means, and a hint. Never its own text: requests puts the URL with its query into that."""
-    chain = list(_chain(error))
-    for cause in chain:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"its certificate is not trusted: {cause.verify_message or 'it does not fit'}", _tls_hint(cause)
-        if isinstance(cause, socket.gaierror):
-            return "its name does not resolve", "check the name and the resolver, with `getent hosts NAME`"
-    for cause in chain:
-        for kind, text in _REASONS:
-            if isinstance(cause, kind):
-                return text, None
-    for cause in chain:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror.lower(), None
-    return type(chain[-1]).__name__, None
+    if any(isinstance(cause, RemoteDisconnected) for cause in causes(error)):
+        return "it closed the connection without an answer", None
+    if (known := why(error)) is not None:
+        return known
+    for kind, text in _REASONS:
+        if any(isinstance(cause, kind) for cause in causes(error)):
+            return text, None
+    last = list(causes(error))[-1]
+    return (last.strerror.lower() if isinstance(last, OSError) and last.strerror else type(last).__name__), None
 
 
 _REASONS: tuple[tuple[type[BaseException], str], ...] = (
-    (RemoteDisconnected, "it closed the connection without an answer"),
-    (ConnectionRefusedError, "connection refused"),
-    (ConnectionResetError, "connection reset"),
-    (BrokenPipeError, "it closed the connection while being written to"),
-    (FileNotFoundError, "there is no such socket"),
-    (TimeoutError, "no answer in time"),
     (urllib3.exceptions.TimeoutError, "no answer in time"),
-    (ssl.SSLError, "the TLS handshake failed"),
     (requests.exceptions.ProxyError, "the proxy does not answer"),
     (urllib3.exceptions.IncompleteRead, "the answer broke off"),
     (urllib3.exceptions.ProtocolError, "the answer broke off, or is no HTTP"),
     (requests.exceptions.InvalidHeader, "a header holds characters that HTTP does not allow"),
     (requests.exceptions.InvalidURL, "the URL is not valid"),
 )
-
-
-def _chain(error: BaseException) -> Any:
-    seen: set[int] = set()
-    queue: list[Any] = [error]
-    while queue:
-        cause = queue.pop(0)
-        if isinstance(cause, BaseException) and id(cause) not in seen:
-            seen.add(id(cause))
-            yield cause
-            queue += [*cause.args, getattr(cause, "reason", None), cause.__cause__, cause.__context__]
-
-
-def _tls_hint(error: ssl.SSLCertVerificationError) -> str:
-    text = (error.verify_message or "").lower()
-    if "expired" in text or "not yet valid" in text:
-        return "renew the server's certificate, and check the clock of this instance"
-    if "mismatch" in text or "doesn't match" in text or "not valid for" in text:
-        return "the address must be a name of the certificate; `server_name` names another"
-    return "`ca_file` names the CA that signed it, where the system does not trust that one"

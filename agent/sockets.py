@@ -1,4 +1,4 @@
-"""Connections that keep to a deadline: dialled within it, and cut from another thread when it passes.
+"""Connections that keep to a deadline: dialled within it, and cut from another thread when it passes; why there is none.
 
 A time-out of a socket starts anew with every byte, so a server that drips one byte a second is never late. A cut is
 what bounds the whole of an exchange; `close()` uses the same cut to end a long poll.
@@ -140,3 +140,57 @@ def resolve(host: str, port: int, timeout_seconds: float) -> list[tuple[int, int
 def _lookup(host: str, port: int, flags: int) -> list[tuple[int, int, Any]]:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
     return [(family, protocol, address) for family, _, protocol, _, address in found]
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An exception and everything that it was made of, the nearest first: libraries wrap one another's."""
+    seen: set[int] = set()
+    queue: list[Any] = [error]
+    while queue:
+        cause = queue.pop(0)
+        if isinstance(cause, BaseException) and id(cause) not in seen:
+            seen.add(id(cause))
+            yield cause
+            queue += [*cause.args, getattr(cause, "reason", None), cause.__cause__, cause.__context__]
+
+
+def why(error: BaseException) -> tuple[str, str | None] | None:
+    """What the network did, and a hint, by the plainest cause there is; None where no cause tells. Never an exception's own
+    text, which may hold a URL or a value."""
+    import ssl  # milliseconds that an instance without a network source does not pay
+
+    found = list(causes(error))
+    for cause in found:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted: {cause.verify_message or 'it does not fit'}", _certificate_hint(cause)
+        if type(cause).__name__ == "CertificateError":  # urllib3's, where botocore lets it compare the names
+            return "its certificate is not trusted: hostname mismatch", _OTHER_NAME
+    for kind, text, hint in _WHY:
+        if any(isinstance(cause, kind) for cause in found):
+            return text, hint
+    if any(isinstance(cause, ssl.SSLError) for cause in found):
+        return "the TLS handshake failed", None
+    words = next((cause.strerror for cause in found if isinstance(cause, OSError) and cause.strerror), "")
+    return (words.lower(), None) if words else None
+
+
+_WHY: tuple[tuple[type[BaseException], str, str | None], ...] = (
+    (socket.gaierror, "its name does not resolve", "check the name and the resolver, with `getent hosts NAME`"),
+    (ConnectionRefusedError, "connection refused", None),
+    (ConnectionResetError, "connection reset", None),
+    (BrokenPipeError, "it closed the connection while being written to", None),
+    (FileNotFoundError, "there is no such socket", None),
+    (TimeoutError, "no answer in time", None),
+)
+
+
+_OTHER_NAME = "the address must be a name of the certificate; `server_name` names another"
+
+
+def _certificate_hint(error: Any) -> str:
+    text = (error.verify_message or "").lower()
+    if "expired" in text or "not yet valid" in text:
+        return "renew the server's certificate, and check the clock of this instance"
+    if "mismatch" in text or "doesn't match" in text or "not valid for" in text:
+        return _OTHER_NAME
+    return "`ca_file` names the CA that signed it, where the system does not trust that one"

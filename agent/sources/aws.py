@@ -11,6 +11,7 @@ from agent.credentials import locate
 from agent.errors import SourceDenied, SourceInvalid, SourceUnreachable
 from agent.httpclient import TlsFiles, check_url
 from agent.schema import setting
+from agent.sockets import why
 from agent.sources import SourceContext, extras
 from agent.sources.metadata import Metadata
 
@@ -119,10 +120,11 @@ class Aws:
             raise SourceDenied(f"{place}: there are no credentials", hint="give the instance a role") from None
         except (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, OSError) as error:
             self._drop()
-            raise SourceUnreachable(f"{place}: {type(error).__name__}") from None
+            text, hint = why(error) or (type(error).__name__, None)
+            raise SourceUnreachable(f"{place}: {text}", hint=hint) from None
         except KeyError as error:
             # An answer that broke off in its headers has no body; the library takes that for an empty result.
-            raise SourceUnreachable(f"{place}: an answer without {error}") from None
+            raise SourceUnreachable(f"{place}: the answer broke off, or has no {error.args[0]}") from None
         except (boto.BotoCoreError, ValueError) as error:
             raise SourceInvalid(f"{place}: {type(error).__name__}") from None
 
@@ -132,7 +134,9 @@ class Aws:
         if code in _DENIED or status in (401, 403):
             self._drop()
             return SourceDenied(f"{place}: {code}", hint=f"allow {error.operation_name} to the instance's role")
-        if code in _AGAIN or status == 429 or status >= 500 or code.isdigit():  # a number: there was no body
+        if code.isdigit():
+            return SourceUnreachable(f"{place}: it answers {code} with no body, or the answer broke off")
+        if code in _AGAIN or status == 429 or status >= 500:
             return SourceUnreachable(f"{place}: {code}")
         return SourceInvalid(f"{place}: {code} from {error.operation_name}")
 

@@ -103,8 +103,9 @@ class DnsSource:
         except (dns.exception.SyntaxError, dns.exception.FormError, dns.name.LabelTooLong, dns.name.EmptyLabel):
             raise SourceInvalid(f"{name} is no domain name, or its answer is malformed") from None
         except (dns.exception.DNSException, OSError) as error:
+            what = "do not answer in time" if isinstance(error, dns.exception.Timeout) else f"fail{_failure(error)}"
             hint = "ask with `dig`; check nameservers or /etc/resolv.conf"
-            raise SourceUnreachable(f"{name}: {type(error).__name__} from the nameservers", hint=hint) from None
+            raise SourceUnreachable(f"{name}: the nameservers {what}", hint=hint) from None
 
     def _resolver(self) -> Any:
         import dns.resolver
@@ -122,6 +123,15 @@ class DnsSource:
 
     def close(self) -> None:
         self._closed = True
+
+
+def _failure(error: BaseException) -> str:
+    """The answer of a nameserver that did answer, such as SERVFAIL."""
+    import dns.rcode
+
+    errors = getattr(error, "kwargs", {}).get("errors", ())
+    codes = {dns.rcode.to_text(one[4].rcode()) for one in errors if len(one) > 4 and one[4] is not None}
+    return f" with {', '.join(sorted(codes))}" if codes else ""
 
 
 def _place(text: str) -> tuple[str, int]:

@@ -13,9 +13,10 @@ from urllib.parse import urlsplit
 
 from agent.credentials import read_secret
 from agent.errors import SourceDenied, SourceError, SourceInvalid, SourceUnreachable
-from agent.httpclient import TlsOptions, check_url
+from agent.httpclient import MAX_BODY_BYTES, TlsOptions, check_url, shown
 from agent.model import Layer, Snapshot
 from agent.schema import setting
+from agent.sockets import why
 from agent.sources import SourceContext, extras, keys
 
 T = TypeVar("T")
@@ -50,14 +51,18 @@ class RedisSource:
         self._context = context
         self._client: Any = None
         self._pubsub: Any = None
+        self._budget: Any = None
         self._closed = threading.Event()
+        self._place = f"redis at {shown(options.url).partition('://')[2]}"
         options.warn()
 
     def fetch(self, layers: Sequence[str]) -> Snapshot:
         seconds = self._context.timeout_seconds
-        return extras.within(seconds, lambda: self._retried(lambda: self._fetch(layers)), "redis", self._drop)
+        return extras.within(seconds, lambda: self._retried(lambda: self._fetch(layers)), self._place, self._drop)
 
     def _fetch(self, layers: Sequence[str]) -> Snapshot:
+        self._connected()
+        self._budget.left = MAX_BODY_BYTES
         prefixes = {layer: self._prefix(layer) for layer in layers}
         apart = {layer: keys.below(layer, layers) for layer in layers}
         names = {layer: self._names(prefixes[layer], apart[layer]) for layer in layers}
@@ -66,6 +71,7 @@ class RedisSource:
             pipe.hgetall(self._hash(layer))
             for start in range(0, len(names[layer]), _PAGE):
                 pipe.mget(names[layer][start : start + _PAGE])
+        self._budget.left = MAX_BODY_BYTES
         answers = iter(pipe.execute(raise_on_error=False))
         read = []
         for layer in layers:
@@ -130,10 +136,10 @@ class RedisSource:
         layers = [layer.name for layer in seen.layers]
         deadline = time.monotonic() + timeout_seconds
         if self._pubsub is None:
-            if not self._notifies():
+            begin: Callable[[], bool] = lambda: self._notifies() and self._subscribe(layers)  # noqa: E731
+            if not extras.within(self._context.timeout_seconds, begin, self._place, self._drop):
                 self._closed.wait(min(timeout_seconds, self._context.poll_seconds))
                 return not self._closed.is_set()
-            self._subscribe(layers)
             if self.fetch(layers) != seen:  # what changed before the subscription
                 return True
         while not self._closed.is_set() and (left := deadline - time.monotonic()) > 0:
@@ -150,7 +156,7 @@ class RedisSource:
         flags = "".join(value if isinstance(value, str) else value.decode() for value in found.values())
         return "K" in flags and ("A" in flags or set("g$hx") <= set(flags))
 
-    def _subscribe(self, layers: Sequence[str]) -> None:
+    def _subscribe(self, layers: Sequence[str]) -> bool:
         pubsub = self._connected().pubsub()
         patterns = []
         for layer in layers:
@@ -160,6 +166,7 @@ class RedisSource:
             patterns += [f"__keyspace@*__:{quoted}*", f"__keyspace@*__:{quoted.removesuffix(mark)}"]
         pubsub.psubscribe(*patterns)
         self._pubsub = pubsub
+        return True
 
     def _retried(self, call: Callable[[], T]) -> T:
         """Once more over a new connection: an idle one may have died with a server that is back."""
@@ -175,7 +182,7 @@ class RedisSource:
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
         library = self._library()
-        place = f"redis at {urlsplit(self._options.url).hostname or self._options.url}"
+        place = self._place
         try:
             yield
         except (library.AuthenticationError, library.NoPermissionError) as error:
@@ -186,7 +193,10 @@ class RedisSource:
             self._drop()
             if "NOAUTH" in str(error) or "WRONGPASS" in str(error):
                 raise SourceDenied(f"{place}: it wants a password", hint="check password_file") from None
-            raise SourceUnreachable(f"{place}: {type(error).__name__}") from None
+            late = isinstance(error, library.TimeoutError)
+            otherwise = "no answer in time" if late else "the connection broke off, or is not Redis's"
+            known = why(error) or (otherwise, None)
+            raise SourceUnreachable(f"{place}: {known[0]}", hint=known[1]) from None
         except library.ResponseError as error:
             word = str(error).split(" ", 1)[0]
             if word in ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "BUSY", "TRYAGAIN"):
@@ -195,6 +205,9 @@ class RedisSource:
                 self._drop()
                 raise SourceDenied(f"{place}: {word}", hint="check username, password_file and the ACL") from None
             raise SourceInvalid(f"{place} refuses a command: {word}") from None
+        except library.RedisError as error:
+            self._drop()
+            raise SourceInvalid(f"{place}: {type(error).__name__}", hint="is it Redis that answers there?") from None
 
     def _library(self) -> Any:
         import redis.exceptions
@@ -205,10 +218,11 @@ class RedisSource:
         if self._closed.is_set():
             raise SourceUnreachable("redis: closed")
         if self._client is None:
-            from agent.sources.redisconnection import client
+            from agent.sources.redisconnection import Budget, client
 
             password = self._options.password_file and read_secret(self._options.password_file, self._context.places)
-            self._client = client(self._options, self._context, password or None)
+            self._budget = Budget()
+            self._client = client(self._options, self._context, password or None, self._budget)
         return self._client
 
     def _drop(self) -> None:

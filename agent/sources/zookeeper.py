@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from agent.schema import setting
 from agent.sources import SourceContext, extras, keys
 
 _DEEPEST = 32
+_MOST_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,7 @@ class ZookeeperSource:
         self._changed = threading.Event()
         self._seen = ""
         self._closed = False
+        self._troubles = _Troubles()
 
     def fetch(self, layers: Sequence[str]) -> Snapshot:
         with self._lock:
@@ -84,7 +87,7 @@ class ZookeeperSource:
         from kazoo.exceptions import NoNodeError
 
         found: dict[str, bytes] = {}
-        newest, level = 0, [top]
+        newest, size, level = 0, 0, [top]
         for _ in range(_DEEPEST):
             calls = [
                 (path, client.get_async(path, watch=self._wake), client.get_children_async(path, watch=self._wake))
@@ -96,8 +99,11 @@ class ZookeeperSource:
                     content, stat = value.get(timeout=_left(deadline))
                     names = children.get(timeout=_left(deadline))
                     found[path] = content or b""
+                    size += len(found[path])
                     newest = max(newest, stat.mzxid, stat.pzxid)
                     level += [f"{path.rstrip('/')}/{name}" for name in sorted(names)]
+            if size > _MOST_BYTES:
+                raise SourceInvalid(f"{top} holds more than {_MOST_BYTES} bytes")
             if not level:
                 return found, newest
         raise SourceInvalid(f"{top} is nested deeper than {_DEEPEST}")
@@ -131,13 +137,15 @@ class ZookeeperSource:
             if options.cert_file:
                 settings["certfile"] = str(locate(options.cert_file, places))
                 settings["keyfile"] = str(locate(options.key_file, places))
-            client = KazooClient(hosts=",".join(options.hosts), timeout=10.0, **settings)
+            client = KazooClient(hosts=",".join(options.hosts), timeout=10.0, logger=self._troubles.logger, **settings)
+            self._troubles.last = ""
             client.add_listener(self._session)
             self._client = client
             client.start_async()
         while not self._client.connected:
             if _left(deadline) <= 0.01 or self._closed:
-                raise SourceUnreachable(f"zookeeper at {', '.join(self._options.hosts)}: no session in time")
+                why = f" ({self._troubles.last})" if self._troubles.last else ""
+                raise SourceUnreachable(f"zookeeper at {', '.join(self._options.hosts)}: no session in time{why}")
             time.sleep(0.02)
         return self._client
 
@@ -170,6 +178,25 @@ class ZookeeperSource:
         self._closed = True
         self._changed.set()
         self._drop()
+
+
+class _Troubles(logging.Handler):
+    """What kazoo last said of a connection that failed: it tries again in a thread of its own, and only its log tells.
+
+    The log ends here, since kazoo writes a line for every attempt.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.last = ""
+        self.logger = logging.Logger("kazoo", logging.WARNING)
+        self.logger.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if str(record.msg).startswith("Cannot resolve"):
+            self.last = "a name does not resolve"
+        elif str(record.msg).startswith("Connection "):
+            self.last = record.getMessage().partition(": ")[2].lower()
 
 
 def _end(client: Any) -> None:
