@@ -19,6 +19,7 @@ from agent.runner import run as run_program
 from agent.settings.tables import Settings
 from agent.settings.tables import Source as SourceSettings
 from agent.sources import BACKENDS, Source, SourceContext
+from agent.sources.patient import patient
 from agent.state import State
 from agent.units import NoUnits, Systemd, Units, systemd_runs
 
@@ -115,7 +116,8 @@ def open_source(world: World, settings: SourceSettings, facts: Facts) -> Source:
     if known is not None:
         known[1].close()
     factory = plugins.load(BACKENDS, settings.backend, "backend")
-    source: Source = factory(options, SourceContext(settings.name, world.places, settings.timeout, poll_seconds=settings.poll))
+    context = SourceContext(settings.name, world.places, settings.timeout, poll_seconds=settings.poll)
+    source = patient(factory(options, context), options, world.places)
     world.sources[settings.name] = (options, source)
     return source
 
