@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from agent.model import Layer, Secret, Snapshot, leaves
 from agent.places import Places
 from agent.sealing import Sealer
 
+log = logging.getLogger("parbake.state")
 _INDEX = "last-good.index"
 _KEPT = ("last-good.sealed", "last-good.json")
 
@@ -62,11 +64,13 @@ class LastGoodStore:
         self._directory = places.state
         self._cache = cache
         self._sealer = Sealer(places)
+        self._held = LastGood()
+        """With "none": what this run of the daemon has pulled, so that it at least is not emptied."""
 
     def load(self) -> LastGood:
-        """What is kept; empty where there is nothing, it is damaged, or nothing may be kept."""
+        """What is kept; empty where there is nothing, or it is damaged. Where nothing may be kept, what this process saved."""
         if self._cache == "none":
-            return LastGood()
+            return self._held
         index = self._files.load(_INDEX)
         try:
             sources = index["sources"] if index else {}
@@ -83,7 +87,10 @@ class LastGoodStore:
         plain, sealed = self._directory / "last-good.json", self._directory / "last-good.sealed"
         if self._cache == "none":
             self._forget(*_KEPT, _INDEX)
+            had = {name: layers_with_keys(snapshot) for name, snapshot in snapshots.items()}
+            self._held = LastGood(had, dict(fetched), lambda: snapshots)
             return None
+        secret = secret or any(snapshot.secret for snapshot in snapshots.values())
         content = _encode(snapshots)
         kept, other = (sealed, plain) if secret and self._cache == "encrypted" else (plain, sealed)
         digest = hmac.new(self._files.digest_key(), content, hashlib.sha256).hexdigest()
@@ -113,7 +120,10 @@ class LastGoodStore:
             try:
                 return _decode(self._sealer.open(content) if name.endswith(".sealed") else content)
             except (StateError, ValueError, KeyError, TypeError, AttributeError) as error:
-                self._files.set_damaged_aside(path, error)
+                if self._sealer.away:  # it may be as good as ever
+                    log.warning("%s cannot be opened: %s; it is left as it is", path, error)
+                else:
+                    self._files.set_damaged_aside(path, error)
         return {}
 
 
@@ -139,6 +149,7 @@ def _encode(snapshots: Mapping[str, Snapshot]) -> bytes:
         {
             name: {
                 "revision": snapshot.revision,
+                "secret": snapshot.secret,
                 "layers": [{"name": la.name, "revision": la.revision, "tree": la.tree} for la in snapshot.layers],
             }
             for name, snapshot in snapshots.items()
@@ -159,7 +170,9 @@ def _plain(value: Any) -> Any:
 def _decode(content: bytes) -> dict[str, Snapshot]:
     return {
         name: Snapshot(
-            tuple(Layer(str(la["name"]), la["tree"], str(la["revision"])) for la in item["layers"]), str(item["revision"])
+            tuple(Layer(str(la["name"]), la["tree"], str(la["revision"])) for la in item["layers"]),
+            str(item["revision"]),
+            item.get("secret") is True,
         )
         for name, item in json.loads(content).items()
     }

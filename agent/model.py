@@ -197,6 +197,8 @@ class Snapshot:
 
     layers: tuple[Layer, ...]
     revision: str = ""
+    secret: bool = False
+    """Whether it comes from a store of secrets: then what the contract says nothing of is one, too, when it is kept."""
 
 
 @dataclass(frozen=True, slots=True)

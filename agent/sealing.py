@@ -25,6 +25,8 @@ class Sealer:
     """Seals and opens bytes. Below --root the key is below it too, so that the host's own is never made or used."""
 
     def __init__(self, places: Places) -> None:
+        self.away = False
+        """Whether systemd-creds could not be run, or not to its end, so that it said nothing about what it was given."""
         self._environment = {"PATH": PATH, "LANG": "C.UTF-8"}
         if not places.is_host:
             secret = places.host("/var/lib/systemd/credential.secret")
@@ -52,7 +54,7 @@ class Sealer:
             pieces = json.loads(sealed)["sealed"]
             opened = [self._creds("decrypt", piece.encode()) for piece in pieces]
             if any(piece is None for piece in opened):
-                raise ValueError("systemd-creds refuses it")
+                raise ValueError("systemd-creds " + ("does not run" if self.away else "refuses it"))
             return zlib.decompress(b"".join(piece for piece in opened if piece is not None))
         except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
             raise StateError(f"sealed state cannot be opened on this machine: {error}") from None
@@ -70,5 +72,7 @@ class Sealer:
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired):
+            self.away = True
             return None
+        self.away = False
         return ran.stdout if ran.returncode == 0 else None

@@ -30,7 +30,7 @@ class SecretsManagerSource:
 
     def fetch(self, layers: Sequence[str]) -> Snapshot:
         read = self._aws.call(lambda client: [self._layer(client, layer) for layer in layers])
-        return Snapshot(tuple(read), keys.combined(read))
+        return Snapshot(tuple(read), keys.combined(read), secret=True)
 
     def _layer(self, client: Any, layer: str) -> Layer:
         from botocore.exceptions import ClientError

@@ -28,7 +28,7 @@ class SsmSource:
 
     def fetch(self, layers: Sequence[str]) -> Snapshot:
         read = self._aws.call(lambda client: [self._layer(client, layer, layers) for layer in layers])
-        return Snapshot(tuple(read), keys.combined(read))
+        return Snapshot(tuple(read), keys.combined(read), secret=True)
 
     def _layer(self, client: Any, layer: str, layers: Sequence[str]) -> Layer:
         path = "/" + keys.joined(self._prefix, layer)

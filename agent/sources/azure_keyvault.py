@@ -65,7 +65,7 @@ class AzureKeyvaultSource:
             self._metadata.forget()
             raise
         self._known = {name: known for name, known in self._known.items() if name in listed}
-        return Snapshot(tuple(read), keys.combined(read))
+        return Snapshot(tuple(read), keys.combined(read), secret=True)
 
     def _list(self, deadline: float) -> dict[str, str]:
         """The enabled secrets, with a word that changes with their value."""

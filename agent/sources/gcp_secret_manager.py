@@ -63,7 +63,7 @@ class GcpSecretManagerSource:
         except SourceDenied:
             self._metadata.forget()
             raise
-        return Snapshot(tuple(read), keys.combined(read))
+        return Snapshot(tuple(read), keys.combined(read), secret=True)
 
     def _names(self, deadline: float) -> list[str]:
         names: list[str] = []

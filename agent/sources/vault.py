@@ -58,7 +58,7 @@ class VaultSource:
             read = [self._layer(layer, deadline) for layer in layers]
             if self._options.dynamic:
                 read.append(self._dynamic(deadline))
-            return Snapshot(tuple(read), keys.combined(read))
+            return Snapshot(tuple(read), keys.combined(read), secret=True)
 
     def _layer(self, layer: str, deadline: float) -> Layer:
         path = keys.joined(self._options.prefix, layer)
