@@ -28,10 +28,7 @@ def run(arguments: Namespace, settings: Settings, places: Places) -> int:
     asked = segments(arguments.key)
     paths = sorted(path for path in prepared.config.origins if path[: len(asked)] == asked)
     if not paths:
-        declared = settings.keys.get(asked)
-        known = [dotted(path) for path in prepared.config.origins]
-        why = "is declared, and in no layer" if declared else "is in no layer and not declared"
-        raise UsageError(f"{arguments.key} {why}{closest(arguments.key, known)}")
+        raise _unknown(arguments.key, asked, prepared, settings)
     found = [_explained(path, prepared, settings) for path in paths]
     if arguments.json:
         say_json(found if len(found) > 1 else found[0])
@@ -39,6 +36,22 @@ def run(arguments: Namespace, settings: Settings, places: Places) -> int:
         for item in found:
             _show(item)
     return 0
+
+
+def _unknown(key: str, asked: KeyPath, prepared: Prepared, settings: Settings) -> UsageError:
+    origins = prepared.config.origins
+    looked = "; ".join(
+        f"{name}: {', '.join(layer.name or '(top)' for layer in snapshot.layers)}"
+        for name, snapshot in prepared.pulled.snapshots
+    )
+    hint = f"looked in {looked or 'no source'}"
+    if asked in settings.keys:
+        return UsageError(f"{key} is declared, is not required, and is in no layer", hint=hint)
+    around = next((asked[:length] for length in range(1, len(asked)) if asked[:length] in origins), None)
+    if around is not None:
+        return UsageError(f"{key} is in no layer: {dotted(around)} is a value, with nothing below it", hint=hint)
+    near = closest(key, [dotted(path) for path in origins])
+    return UsageError(f"{key} is in no layer and not declared{near if 'did you mean' in near else ''}", hint=hint)
 
 
 def _explained(path: KeyPath, prepared: Prepared, settings: Settings) -> dict[str, Any]:
@@ -55,6 +68,7 @@ def _explained(path: KeyPath, prepared: Prepared, settings: Settings) -> dict[st
         "source": origin.source,
         "layer": origin.layer,
         "revision": origin.revision,
+        "stale": next((r.error or "" for r in prepared.pulled.reports if r.name == origin.source and r.state == "stale"), None),
         "overrode": [{"source": o.source, "layer": o.layer, "revision": o.revision} for o in origin.overrode],
         "templates": names,
         "units": sorted({u.label for t in settings.templates if t.name in names for u in t.units}),
@@ -67,6 +81,8 @@ def _show(item: dict[str, Any]) -> None:
     if item["description"]:
         say(f"  {item['description']}")
     say(f"  from source {item['source']}, layer {item['layer'] or '(top)'}{_revision(item)}")
+    if item["stale"] is not None:
+        say(f"  which is stale: this is the last good value, since {item['stale']}")
     for earlier in item["overrode"]:
         say(f"  over source {earlier['source']}, layer {earlier['layer'] or '(top)'}{_revision(earlier)}")
     say(f"  read by templates: {', '.join(item['templates']) or 'none'}")
