@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -81,6 +82,11 @@ class _Server(ThreadingHTTPServer):
         self.__dict__.setdefault("wires", []).append(wire)
         return wire, address
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that a test's network cut off is no error of the fake; any other has its traceback on standard error."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
     def cut(self) -> None:
         """End the connections that are kept alive, as the end of a real process does."""
         for wire in self.__dict__.get("wires", []):
@@ -98,7 +104,10 @@ def _requests(fake: FakeHttp) -> Callable[..., BaseHTTPRequestHandler]:
             length = int(self.headers.get("Content-Length") or 0)
             query = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
             headers = {name.lower(): value for name, value in self.headers.items()}
-            asked = Asked(self.command, unquote(parts.path), query, headers, self.rfile.read(length))
+            body = self.rfile.read(length)
+            if len(body) < length:
+                raise ConnectionResetError("the request broke off")
+            asked = Asked(self.command, unquote(parts.path), query, headers, body)
             fake.asked.append(asked)
             status, value = fake.answer(asked)
             body = value if isinstance(value, bytes) else json.dumps(value).encode()

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import selectors
 import socket
 import ssl
 import struct
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from tests.servers.processes import free_port
+
 MODES = ("pass", "refuse", "reset", "hang", "drip", "500")
+Bind = Callable[[int], socket.socket]
+
+
+def _loopback(port: int) -> socket.socket:
+    return socket.create_server(("127.0.0.1", port))
 
 
 class Faulty:
-    """`with Faulty(port) as proxy: proxy.mode = "hang"`. A new mode holds for the connections there are, too."""
+    """`with Faulty(port) as proxy: proxy.mode = "hang"`. A new mode holds for the connections there are, too.
 
-    def __init__(self, server_port: int, certificate: tuple[Path, Path] | None = None) -> None:
+    `bind` makes the listening socket for a port, elsewhere than on loopback.
+    """
+
+    def __init__(self, server_port: int, certificate: tuple[Path, Path] | None = None, bind: Bind = _loopback) -> None:
+        self._bind = bind
         self.server_port = server_port
         self.certificate = certificate
         self.accepted = 0
@@ -28,9 +41,8 @@ class Faulty:
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._listener: socket.socket | None = None
-        self._listen(0)
-        assert self._listener is not None
-        self.port: int = self._listener.getsockname()[1]
+        self.port = free_port()
+        self._listen(self.port)
 
     @property
     def mode(self) -> str:
@@ -50,12 +62,11 @@ class Faulty:
     def cut(self) -> None:
         """Reset every connection."""
         with self._lock:
-            wires, self._open = self._open, set()
-        for wire in wires:
-            _reset(wire)
+            for wire in self._open:
+                _shut(wire)
 
     def _listen(self, port: int) -> None:
-        listener = socket.create_server(("127.0.0.1", port))
+        listener = self._bind(port)
         self._listener = listener
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 
@@ -96,41 +107,48 @@ class Faulty:
         with self._lock:
             self._open |= {client, server}
             self.peak = max(self.peak, len(self._open) // 2)
-        threading.Thread(target=self._pump, args=(client, server, False), daemon=True).start()
-        self._pump(server, client, True)
-
-    def _pump(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
         try:
-            while chunk := source.recv(65536):
-                while self._mode == "hang":
-                    time.sleep(0.02)
-                if answers and self._mode == "reset":
-                    target.sendall(chunk[: len(chunk) // 2])
-                    break
-                if answers and self._mode == "drip":
-                    for byte in chunk:
-                        target.sendall(bytes([byte]))
-                        time.sleep(1)
-                        if self._mode != "drip":
-                            break
-                    else:
-                        continue
-                    break
-                target.sendall(chunk)
-            else:
-                with contextlib.suppress(OSError):
-                    target.shutdown(socket.SHUT_WR)
-                self._ended(source, target)
-                return
+            self._relay(client, server)
         except OSError:
             pass
-        self._ended(source, target)
-        _reset(source)
-        _reset(target)
+        finally:
+            with self._lock:
+                self._open -= {client, server}
+            _reset(client)
+            _reset(server)
 
-    def _ended(self, *wires: socket.socket) -> None:
-        with self._lock:
-            self._open.difference_update(wires)
+    def _relay(self, client: socket.socket, server: socket.socket) -> None:
+        """Until one end has ended. One thread for both directions, as a TLS layer is nothing for two."""
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(client, selectors.EVENT_READ, server)
+            waiting.register(server, selectors.EVENT_READ, client)
+            while True:
+                ready = [(key.fileobj, key.data) for key, _ in waiting.select(0 if _held(client) else None)]
+                for source, target in ready or [(client, server)]:
+                    assert isinstance(source, socket.socket)
+                    source.settimeout(0.5)  # what came may have been the TLS layer's own
+                    with contextlib.suppress(TimeoutError):
+                        chunk = source.recv(65536)
+                        target.settimeout(None)
+                        if not chunk or not self._passed(chunk, target, target is client):
+                            return
+
+    def _passed(self, chunk: bytes, target: socket.socket, answers: bool) -> bool:
+        """Whether the connection goes on after what the mode does to a chunk."""
+        while self._mode == "hang":
+            time.sleep(0.02)
+        if answers and self._mode == "reset":
+            target.sendall(chunk[: len(chunk) // 2])
+            return False
+        if answers and self._mode == "drip":
+            for byte in chunk:
+                target.sendall(bytes([byte]))
+                time.sleep(1)
+                if self._mode != "drip":
+                    return False
+            return True
+        target.sendall(chunk)
+        return True
 
     def __enter__(self) -> Faulty:
         return self
@@ -141,10 +159,22 @@ class Faulty:
         self.cut()
 
 
+def _held(wire: socket.socket) -> int:
+    """How many bytes the TLS layer has read and not given out: no selector knows of them."""
+    return wire.pending() if isinstance(wire, ssl.SSLSocket) else 0
+
+
+def _shut(wire: socket.socket) -> None:
+    """End what another thread does with it. That one closes it: a TLS layer goes on using the number of a closed socket, which
+    may by then be another's. Not SSLSocket.shutdown, which takes the TLS layer away from under a reader."""
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(wire, socket.SHUT_RDWR)
+
+
 def _reset(wire: socket.socket) -> None:
     with contextlib.suppress(OSError):
         socket.socket.setsockopt(wire, socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        socket.socket.shutdown(wire, socket.SHUT_RDWR)
+    _shut(wire)
     with contextlib.suppress(OSError):
         wire.close()
 
@@ -153,12 +183,13 @@ class Certificates:
     """A CA and server certificates of it, made by openssl: `good` for 127.0.0.1 and localhost, `expired`,
     `elsewhere` (another name), and `stranger` of another CA."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, also: str = "") -> None:
+        """`also`: further names of the good certificate, such as "DNS:store.test,IP:10.0.0.1"."""
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         self.ca = self._authority("ca")
         self._authority("other")
-        here = "IP:127.0.0.1,DNS:localhost"
+        here = f"IP:127.0.0.1,DNS:localhost,{also}".rstrip(",")
         self.good = self._server("good", "ca", here, 2)
         self.expired = self._server("expired", "ca", here, -1)
         self.elsewhere = self._server("elsewhere", "ca", "DNS:elsewhere.example", 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import signal
 import socket
 import subprocess
@@ -25,11 +26,20 @@ def wait_until(check: Callable[[], bool], timeout_seconds: float, what: str, int
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """A TCP port of `address` that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """A TCP port of `address` that nobody listened on a moment ago, and that this process has not given out before.
+
+    Below the range that the kernel takes for outgoing connections, so that none of those has it when it is needed.
+    """
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((address, port))
+            if port not in _given:
+                _given.add(port)
+                return port
+
+
+_given: set[int] = set()
 
 
 class Child:

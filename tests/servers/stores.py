@@ -40,6 +40,9 @@ class Server:
             return True
 
     def start(self) -> None:
+        """Start it and wait until it serves; nothing where it runs already."""
+        if self._child is not None:
+            return
         self._child = Child(self.argv(), self.directory / "log")
 
         def ready() -> bool:

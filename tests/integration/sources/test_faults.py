@@ -50,7 +50,7 @@ def test_a_fault_is_an_error_in_time_and_passes_with_its_cause(bench: Bench, fau
     assert bench.port is not None
     with Faulty(bench.port) as proxy:
         source = bench.open(proxy.port)
-        good = source.fetch(LAYERS)
+        good = fetch_again(source)
         proxy.mode = fault
         begun = time.monotonic()
         with pytest.raises(SourceUnreachable) as caught:

@@ -1,0 +1,56 @@
+"""One bench a backend: its store on loopback, and how a test writes to it. The contract and fault suites run over all."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.integration.sources.benches.base import Bench
+from tests.integration.sources.benches.clouds import (
+    AppConfigBench,
+    AwsBench,
+    AzureBench,
+    DynamodbBench,
+    GcpBench,
+    S3Bench,
+    SecretsManagerBench,
+    SsmBench,
+)
+from tests.integration.sources.benches.local import EnvBench, ExecBench, FileBench, FileKeysBench
+from tests.integration.sources.benches.stores import (
+    ConsulBench,
+    DnsBench,
+    EtcdBench,
+    HttpBench,
+    RedisBench,
+    VaultBench,
+    VaultOneBench,
+    ZookeeperBench,
+)
+
+__all__ = [
+    "BENCHES", "OVER_NETWORK", "AppConfigBench", "AwsBench", "AzureBench", "Bench", "ConsulBench", "DynamodbBench",
+    "EtcdBench", "FileBench", "GcpBench", "HttpBench", "RedisBench", "S3Bench", "SsmBench", "VaultBench", "ZookeeperBench",
+    "running",
+]  # fmt: skip
+
+BENCHES: tuple[type[Bench], ...] = (
+    FileBench, FileKeysBench, EnvBench, ExecBench, HttpBench, ConsulBench, EtcdBench, RedisBench, ZookeeperBench, VaultBench,
+    VaultOneBench, GcpBench, AzureBench, SsmBench, SecretsManagerBench, S3Bench, DynamodbBench, AppConfigBench,
+)  # fmt: skip
+
+OVER_NETWORK: tuple[type[Bench], ...] = (
+    HttpBench, ConsulBench, EtcdBench, RedisBench, ZookeeperBench, DnsBench, VaultBench, GcpBench, AzureBench, SsmBench,
+    SecretsManagerBench, S3Bench, DynamodbBench, AppConfigBench,
+)  # fmt: skip
+"""One bench for each backend that asks somebody over the network."""
+
+
+def running(kind: type[Bench], directory: Path) -> Iterator[Bench]:
+    """The bench with its store up, and gone at the end."""
+    bench = kind(directory)
+    with bench.held:
+        bench.begin()
+        yield bench
+    shutil.rmtree(directory, ignore_errors=True)
