@@ -18,11 +18,11 @@ def clean(batch: Batch, masker: Masker, line_max: int, mark: str = "") -> Batch:
     carry our own mark, because a receiver on this host has logged them."""
     texts = [text for text in set().union(*batch.columns.values()) if text is not None]
     masked = masker.mask_all(texts)
+    longest = max(map(len, texts), default=0)
     # what the reader cut may end in the head of a secret, and masking what is before it brings that nearer
     read_max = line_max + OVERLAP_BYTES - _NAME_BYTES
-    if max(map(len, texts), default=0) >= read_max:
+    if longest >= read_max:
         masked = [masker.mask_cut(text) if len(text) >= read_max else new for text, new in zip(texts, masked, strict=True)]
-    longest = max(map(len, masked), default=0)
     if masked is not texts or longest > line_max:
         new = {old: _cut(text, line_max) for old, text in zip(texts, masked, strict=True)}
         batch = replace(batch, columns={name: _replaced(column, new) for name, column in batch.columns.items()})
@@ -39,6 +39,6 @@ def _replaced(column: Column, new: Mapping[bytes, bytes]) -> Sequence[bytes | No
 
 def _without_echoes(batch: Batch, mark: bytes) -> Batch:
     messages = batch.columns.get("MESSAGE", ())
-    if not any(mark in text for text in messages if text):
+    if mark not in b"\n".join(filter(None, messages)):
         return batch
     return batch.pick([i for i, text in enumerate(messages) if not text or mark not in text])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 from agent.shipping import Batch
@@ -17,40 +16,43 @@ _ENTRY_BYTES = 300
 
 
 class Rows:
-    """Entries as they come, for one batch."""
+    """Entries as they come, for one batch. A value longer than `threshold` is cut there."""
 
-    def __init__(self, fields: Sequence[str]) -> None:
-        self._fields = tuple(fields)
+    def __init__(self, fields: Sequence[str], threshold: int) -> None:
         self._all = "*" in fields
+        self._threshold = threshold
         self._times: list[int] = []
-        self._rows: list[Any] = []
         self._ids: list[str] = []
+        self._columns: dict[str, list[bytes | None]] = {} if self._all else {name: [] for name in fields}
         self.cursor = ""
 
     def add(self, times: Sequence[int], rows: Sequence[Mapping[str, Any]], ids: Sequence[str]) -> int:
         """Keep some entries; about how many bytes they weigh."""
+        if self._all:
+            for name in dict.fromkeys(name for row in rows for name in row if name not in _NOISE):
+                if name not in self._columns:
+                    self._columns[name] = [None] * len(self._times)
         self._times += times
         self._ids += ids
-        if self._all:
-            self._rows += rows
-            return sum(sum(map(len, row.values())) for row in rows) + _ENTRY_BYTES * len(rows)
-        names = self._fields
-        picked = [tuple(map(row.get, names)) for row in rows]
-        self._rows += picked
-        return sum(map(len, filter(None, chain.from_iterable(picked)))) + _ENTRY_BYTES * len(rows)
+        size = _ENTRY_BYTES * len(rows)
+        for name, column in self._columns.items():
+            values = [row.get(name) for row in rows]
+            try:
+                weight = len(b"".join(filter(None, values)))
+            except TypeError:  # a field that an entry has several times is a list
+                values = [b"\n".join(value) if type(value) is list else value for value in values]
+                weight = len(b"".join(filter(None, values)))
+            if weight > self._threshold:
+                # libsystemd cuts long fields where they are compressed, and leaves others whole
+                values = [value and value[: self._threshold] for value in values]
+            column += values
+            size += weight
+        return size
 
     def end(self, cursor: str) -> None:
         """The position after all that was looked at, kept or not."""
         self.cursor = cursor
 
     def batch(self, position: Mapping[str, Any], *, full: bool, lost: int, skipped: int) -> Batch:
-        names = self._fields
-        if self._all:
-            names = tuple(dict.fromkeys(name for row in self._rows for name in row if name not in _NOISE))
-            self._rows = [tuple(map(row.get, names)) for row in self._rows]
-        columns = dict(zip(names, zip(*self._rows, strict=True), strict=False))
-        for name, column in columns.items():
-            if list in set(map(type, column)):
-                columns[name] = tuple(b"\n".join(value) if type(value) is list else value for value in column)
-        kept = {name: column for name, column in columns.items() if any(value is not None for value in column)}
+        kept = {name: column for name, column in self._columns.items() if column.count(None) < len(column)}
         return Batch(self._times, kept, position, self._ids, full=full, lost=lost, skipped=skipped)

@@ -66,7 +66,7 @@ class JournalReader:
         skipped = self._notice_changes()
         lost = self._lost_before() if self._unseen else 0
         tail = self._tail() if self._sparse else ""
-        rows = Rows(self._fields)
+        rows = Rows(self._fields, self._threshold)
         try:
             full, bad = self._fill(rows, max_entries, max_bytes)
             skipped += bad
@@ -104,8 +104,7 @@ class JournalReader:
         """The next entries, less the shipper's own. How many were looked at, and how many could not be read."""
         journal = self._journal
         step, get_all, realtime, cursor = journal._next, journal._get_all, journal._get_realtime, journal._get_cursor
-        own_pid, wants_ids, looked, skipped = self._own_pid, self._wants_ids, 0, 0
-        threshold, everything = self._threshold, "*" in self._fields
+        looked, skipped = 0, 0
         while looked < most and step():
             try:
                 fields = get_all()
@@ -116,15 +115,21 @@ class JournalReader:
                     raise
                 continue
             looked += 1
-            if fields.get("_SYSTEMD_UNIT") == OWN_UNIT or fields.get("_PID") == own_pid:
-                continue
-            if len(fields.get("MESSAGE", b"")) > threshold or (everything and max(map(len, fields.values())) > threshold):
-                fields = {name: value[:threshold] for name, value in fields.items()}
             times.append(time_us)
             found.append(fields)
-            if wants_ids:
+            if self._wants_ids:
                 ids.append(cursor())
+        self._leave_out_own(times, found, ids)
         return looked, skipped
+
+    def _leave_out_own(self, times: list[int], found: list[Mapping[str, Any]], ids: list[str]) -> None:
+        own_pid = self._own_pid
+        if OWN_UNIT not in [row.get("_SYSTEMD_UNIT") for row in found] and own_pid not in [row.get("_PID") for row in found]:
+            return
+        kept = [i for i, row in enumerate(found) if row.get("_SYSTEMD_UNIT") != OWN_UNIT and row.get("_PID") != own_pid]
+        times[:], found[:] = [times[i] for i in kept], [found[i] for i in kept]
+        if ids:
+            ids[:] = [ids[i] for i in kept]
 
     def wait(self, timeout_seconds: float, stop: Stop) -> None:
         if self._journal is None:
