@@ -13,7 +13,7 @@ from agent import masking
 from agent.errors import RenderError
 from agent.model import Facts, KeyPath, Rendering, RunConfig, dotted, lookup, same
 from agent.places import Places
-from agent.settings.tables import Component, Template
+from agent.settings.tables import Component, Flavour, Template
 from agent.templating import Compiled, Sandbox, TemplateFiles
 from agent.views import Reads, View
 
@@ -30,8 +30,8 @@ class Renderer:
         self._build = {"component": component.name, "version": component.version}
         self._absolute = frozenset(t.source for t in templates if t.source.startswith("/"))
         self._baking = baking
-        self._environments: dict[tuple[bool, bool], Sandbox] = {}
-        self._compiled: dict[tuple[bool, bool], Compiled] = {}
+        self._environments: dict[Flavour, Sandbox] = {}
+        self._compiled: dict[Flavour, Compiled] = {}
 
     def render(self, template: Template, config: RunConfig, facts: Facts) -> Rendering:
         """The rendering. Raises RenderError naming the template, the line and every key that is missing."""
@@ -71,12 +71,12 @@ class Renderer:
         return sorted(str(path) for cache in self._compiled.values() for path in cache.written)
 
     def _environment(self, template: Template) -> Sandbox:
-        flavour = (template.trim_blocks, template.lstrip_blocks)
+        flavour = template.flavour
         if flavour not in self._environments:
-            cache = Compiled(self._places.compiled, f"{flavour[0]}{flavour[1]}", writable=self._baking)
+            cache = Compiled(self._places.compiled, " ".join(map(str, flavour)), writable=self._baking)
             self._compiled[flavour] = cache
             loader = TemplateFiles(self._places, self._absolute)
-            self._environments[flavour] = Sandbox(loader, cache, trim_blocks=flavour[0], lstrip_blocks=flavour[1])
+            self._environments[flavour] = Sandbox(loader, cache, flavour)
         return self._environments[flavour]
 
     def _spaces(self, config: RunConfig, facts: Facts, reads: Reads) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from jinja2.utils import Cycler, Joiner, Namespace
 
 from agent.filters import FILTERS
 from agent.places import Places
+from agent.settings.tables import Flavour
 from agent.views import Missing, View
 
 _CLOCK = ("now", "today", "utcnow", "fromtimestamp", "astimezone")
@@ -26,13 +27,19 @@ _METHODS = ("items", "keys", "values", "get")
 class Sandbox(ImmutableSandboxedEnvironment):
     """Strict, without globals that hold data, without HTML escaping, without `random`."""
 
-    def __init__(self, loader: BaseLoader, cache: BytecodeCache | None, *, trim_blocks: bool, lstrip_blocks: bool) -> None:
+    def __init__(self, loader: BaseLoader, cache: BytecodeCache | None, flavour: Flavour) -> None:
         super().__init__(
             loader=loader,
             bytecode_cache=cache,
             undefined=Missing,
-            trim_blocks=trim_blocks,
-            lstrip_blocks=lstrip_blocks,
+            trim_blocks=flavour.trim_blocks,
+            lstrip_blocks=flavour.lstrip_blocks,
+            variable_start_string=flavour.variable_start,
+            variable_end_string=flavour.variable_end,
+            block_start_string=flavour.block_start,
+            block_end_string=flavour.block_end,
+            comment_start_string=flavour.comment_start,
+            comment_end_string=flavour.comment_end,
             keep_trailing_newline=True,
             autoescape=False,
             auto_reload=False,

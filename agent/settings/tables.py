@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from agent.schema import Mode, Seconds, Size, setting
 
@@ -92,6 +92,19 @@ class TemplateUnit:
             raise ValueError(f'unit "{self.name}" cannot be acted on by a template')
 
 
+class Flavour(NamedTuple):
+    """What of a template's settings decides how its text is compiled."""
+
+    trim_blocks: bool
+    lstrip_blocks: bool
+    variable_start: str
+    variable_end: str
+    block_start: str
+    block_end: str
+    comment_start: str
+    comment_end: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Template:
     """[[template]]"""
@@ -120,8 +133,25 @@ class Template:
     group_name: str = setting("a group is one transaction; templates with none are together one group", "")
     trim_blocks: bool = setting("Jinja2's trim_blocks", True)
     lstrip_blocks: bool = setting("Jinja2's lstrip_blocks", False)
+    variable_delimiters: tuple[str, ...] = setting(
+        "what stands around an expression, where the target's own format uses braces", ("{{", "}}")
+    )
+    block_delimiters: tuple[str, ...] = setting("what stands around a statement", ("{%", "%}"))
+    comment_delimiters: tuple[str, ...] = setting("what stands around a comment", ("{#", "#}"))
+
+    @property
+    def flavour(self) -> Flavour:
+        """How its text is to be read: templates of one flavour share a Jinja2 environment."""
+        pairs = (self.variable_delimiters, self.block_delimiters, self.comment_delimiters)
+        return Flavour(self.trim_blocks, self.lstrip_blocks, *(text for pair in pairs for text in pair))
 
     def __post_init__(self) -> None:
+        pairs = (self.variable_delimiters, self.block_delimiters, self.comment_delimiters)
+        for name, pair in zip(("variable", "block", "comment"), pairs, strict=True):
+            if len(pair) != 2 or not all(text and text == text.strip() for text in pair):
+                raise ValueError(f'{name}_delimiters must be two strings without blanks around, such as ["[[", "]]"]')
+        if len({pair[0] for pair in pairs}) < 3:
+            raise ValueError("variable_delimiters, block_delimiters and comment_delimiters must begin differently")
         if not self.target.startswith("/") or ".." in self.target.split("/") or self.target.endswith("/"):
             raise ValueError(f'target "{self.target}" must be an absolute path of a file, without ".."')
         if not self.source or "\0" in self.source + self.target:

@@ -68,6 +68,26 @@ def test_whitespace_follows_ansible(image: Image) -> None:
     assert text(image, source, trim_blocks=False) == "a\n  \nb\n\n"
 
 
+def test_delimiters_are_each_templates_own(image: Image) -> None:
+    """A target whose own format uses braces is written as it is, with other delimiters for that one template."""
+    source = "[% if true %]\n{{ $labels.instance }} is [[ config.name ]]{# theirs #}[# ours #].\n[% endif %]\n"
+    own = {
+        "variable_delimiters": ("[[", "]]"),
+        "block_delimiters": ("[%", "%]"),
+        "comment_delimiters": ("[#", "#]"),
+    }
+    assert text(image, source, **own) == "{{ $labels.instance }} is x{# theirs #}.\n"
+    assert text(image, "{{ config.name }} [[ ]]\n") == "x [[ ]]\n"
+
+
+def test_delimiters_that_cannot_be_told_apart_are_refused() -> None:
+    """Two kinds of delimiters that begin alike, or half a pair, are a problem of the settings and no template's error."""
+    wrongs: list[dict[str, Any]] = [{"variable_delimiters": ("{%", "%}")}, {"block_delimiters": ("{%",)}, {"comment_delimiters": (" ", "#}")}]
+    for wrong in wrongs:
+        with pytest.raises(ValueError, match="delimiters must"):
+            Template(source="t.j2", target="/t", **wrong)
+
+
 def test_no_escaping_anywhere(image: Image) -> None:
     """INTERFACE 4: no HTML escaping anywhere; tojson too gives plain JSON."""
     assert text(image, "{{ config.html }}") == CONFIG["html"]
