@@ -71,7 +71,7 @@ def test_whitespace_follows_ansible(image: Image) -> None:
 def test_delimiters_are_each_templates_own(image: Image) -> None:
     """A target whose own format uses braces is written as it is, with other delimiters for that one template."""
     source = "[% if true %]\n{{ $labels.instance }} is [[ config.name ]]{# theirs #}[# ours #].\n[% endif %]\n"
-    own = {
+    own: dict[str, Any] = {
         "variable_delimiters": ("[[", "]]"),
         "block_delimiters": ("[%", "%]"),
         "comment_delimiters": ("[#", "#]"),
@@ -82,7 +82,11 @@ def test_delimiters_are_each_templates_own(image: Image) -> None:
 
 def test_delimiters_that_cannot_be_told_apart_are_refused() -> None:
     """Two kinds of delimiters that begin alike, or half a pair, are a problem of the settings and no template's error."""
-    wrongs: list[dict[str, Any]] = [{"variable_delimiters": ("{%", "%}")}, {"block_delimiters": ("{%",)}, {"comment_delimiters": (" ", "#}")}]
+    wrongs: list[dict[str, Any]] = [
+        {"variable_delimiters": ("{%", "%}")},
+        {"block_delimiters": ("{%",)},
+        {"comment_delimiters": (" ", "#}")},
+    ]
     for wrong in wrongs:
         with pytest.raises(ValueError, match="delimiters must"):
             Template(source="t.j2", target="/t", **wrong)
