@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from agent.errors import SinkDenied, SinkRefused, SinkUnavailable
 from agent.schema import setting
-from agent.shipping import TAKEN, Batch, Outcome, SinkContext, SinkTooLarge
+from agent.shipping import TAKEN, Batch, Column, Outcome, SinkContext, SinkTooLarge
 from agent.shipping.encode import JsonFields, literal, seconds
 from agent.shipping.sinks.stream import Stream, check_stream_url
 from agent.shipping.sinks.web import Poster, WebOptions
@@ -52,12 +53,29 @@ class GelfSink:
         messages = [message.encode() for message in self._messages(batch)]
         if self._stream is not None:
             udp = self._stream.scheme == "udp"
-            self._stream.send([c for m in messages for c in _chunks(m)] if udp else [m + b"\0" for m in messages])
-        elif self._poster is not None:
-            # One request an entry unless bulk: an entry that is refused then fails alone, when the batch is halved.
-            for body in [b"\n".join(messages)] if self._options.bulk else messages:
-                self._poster.post(body, "application/json")
+            return self._stream.send([c for m in messages for c in _chunks(m)] if udp else [m + b"\0" for m in messages])
+        assert self._poster is not None
+        if not self._options.bulk:
+            return self._one_by_one(messages, self._poster)
+        self._poster.post(b"\n".join(messages), "application/json")
         return TAKEN
+
+    def _one_by_one(self, messages: Sequence[bytes], poster: Poster) -> Outcome:
+        """One request an entry, so that each has an answer of its own and none is repeated for another's sake."""
+        refused: list[tuple[int, str]] = []
+        for number, message in enumerate(messages):
+            try:
+                poster.post(message, "application/json")
+            except SinkRefused as error:
+                if len(messages) == 1:
+                    raise
+                refused.append((number, str(error)))
+            except (SinkUnavailable, SinkDenied) as error:
+                if not number:
+                    raise
+                after = getattr(error, "retry_after_seconds", None)
+                return Outcome(refused, range(number, len(messages)), retry_after_seconds=after)
+        return Outcome(refused)
 
     def close(self) -> None:
         for peer in (self._poster, self._stream):
@@ -67,14 +85,16 @@ class GelfSink:
     def _messages(self, batch: Batch) -> Iterator[str]:
         """GELF wants a host and a short_message that are not empty, and further fields that begin with "_"."""
         labels = "".join(f",{literal(_name(name))}:{literal(value)}" for name, value in batch.labels.items())
-        columns = {_name(name): c for name, c in batch.columns.items() if name not in _OWN_PLACE}
+        # A trusted field, with its underscore, comes after an application's own of that name, and so in its place.
+        names = sorted(batch.columns, key=lambda name: name.startswith("_"))
+        columns = {_name(name): batch.columns[name] for name in names if name not in _OWN_PLACE}
         blank = [None] * len(batch)
         more = [self._json.members(name, column) for name, column in columns.items()]
         extra = list(map("".join, zip(*more, strict=True))) if columns else [""] * len(batch)
         heads = zip(
             seconds(batch.times),
-            self._json.literals(batch.columns.get("_HOSTNAME", blank)),
-            self._json.literals(batch.columns.get("MESSAGE", blank)),
+            self._json.literals(_filled(batch.columns.get("_HOSTNAME", blank), b"unknown")),
+            self._json.literals(_filled(batch.columns.get("MESSAGE", blank), b"-")),
             batch.columns.get("PRIORITY", blank),
             extra,
             strict=False,
@@ -82,22 +102,19 @@ class GelfSink:
         for when, host, text, priority, rest in heads:
             level = priority.decode() if priority in (b"0", b"1", b"2", b"3", b"4", b"5", b"6", b"7") else "6"
             yield (
-                f'{{"version":"1.1","host":{host or _UNKNOWN},"short_message":{_filled(text)},'
+                f'{{"version":"1.1","host":{host},"short_message":{text},'
                 f'"timestamp":{when},"level":{level}{rest}{labels}}}'
             )
 
 
-_UNKNOWN = '"unknown"'
-
-
-def _filled(text: str) -> str:
-    return text if len(text) > 2 else '"-"'
+def _filled(column: Column, default: bytes) -> Column:
+    return [value if value and value.strip() else default for value in column]
 
 
 def _name(name: str) -> str:
-    """A further field's name; `_id` is Graylog's own."""
-    name = "_" + re.sub(r"[^\w.-]", "_", name, flags=re.ASCII).lstrip("_").lower()
-    return "_id_" if name == "_id" else name
+    """A further field's name, never empty; `_id` is Graylog's own."""
+    name = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII).lstrip("_").lower()
+    return f"_{name}_" if name in ("", "id") else f"_{name}"
 
 
 def _chunks(message: bytes) -> list[bytes]:

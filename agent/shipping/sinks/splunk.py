@@ -21,6 +21,8 @@ from agent.shipping.sinks.web import Poster, WebOptions
 _PATH = "/services/collector/event"
 _ACK_PATH = "/services/collector/ack"
 _HOST = ',"host":'
+_BLANK = '{"MESSAGE":""}'
+"""The collector refuses an event with nothing in it."""
 _NOT_THE_EVENT = frozenset((1, 2, 3, 4, 7, 10, 11, 14))
 """Codes of the token, the index and the channel: no event is to blame."""
 
@@ -100,7 +102,8 @@ class SplunkSink:
         hosts = self._json.literals(batch.columns.get("_HOSTNAME", [None] * len(batch)))
         rows = zip(seconds(batch.times), hosts, self._json.bodies(batch), strict=True)
         return "\n".join(
-            f'{{"time":{when}{_HOST + host if host else ""}{more},"event":{body}}}' for when, host, body in rows
+            f'{{"time":{when}{_HOST + host if host else ""}{more},"event":{body if len(body) > 2 else _BLANK}}}'
+            for when, host, body in rows
         )
 
 

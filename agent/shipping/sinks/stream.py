@@ -3,11 +3,17 @@
 TCP's own acknowledgement is waited for, and a reset after it is answered by sending again all that was sent since the
 connection was last idle. That is weaker than an answer: what a receiver had read and not stored when it died, longer ago
 than that, is lost, and what it had stored comes twice.
+
+A receiver says that a message is too large for it by hanging up (syslog-ng does), and says it again to every repeat. So
+messages beyond what each receiver should take are suspected when it hangs up again and again, and set aside.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
+import select
 import socket
 import ssl
 import struct
@@ -16,18 +22,24 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
 
-from agent.credentials import locate
 from agent.errors import SinkDenied, SinkUnavailable
-from agent.httpclient import TlsOptions
+from agent.httptls import TlsOptions
 from agent.schema import Seconds, setting
-from agent.shipping import SinkContext, SinkTooLarge
+from agent.shipping import TAKEN, Outcome, SinkContext
+from agent.sockets import Wire, why
 
 _IDLE_SECONDS = 5.0
 _KEPT_BYTES = 2 * 2**20
 _POLL_SECONDS = 0.002
+_SURE_BYTES = 8192
+"""RFC 5425, 4.3.1: what every receiver should take."""
+_HANG_UPS = 3
+_DOUBT_SECONDS = 0.25
+"""How long a receiver may take to hang up on a message that it finds too large."""
+_VERDICT_SECONDS = 1.0
+"""In TLS 1.3 a client is connected before the server has looked at its certificate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +48,7 @@ class StreamOptions(TlsOptions):
 
 
 class Stream:
-    """Connects at the first use, and again after an error. `scheme` is tcp, tls or udp. Raises SinkUnavailable."""
+    """Connects at the first use, and again after an error. `scheme` is tcp, tls or udp."""
 
     def __init__(
         self, url: str, default_port: int, tls: TlsOptions, timeout_seconds: float, context: SinkContext
@@ -44,117 +56,188 @@ class Stream:
         parts = urlsplit(url)
         self.scheme = parts.scheme
         self._host, self._port = parts.hostname or "", parts.port or default_port
+        self._shown = f"{parts.scheme}://{parts.netloc}"
         self._tls, self._timeout_seconds, self._context = tls, timeout_seconds, context
         self._socket: socket.socket | None = None
         self._sent: deque[bytes] = deque()
-        self._rested = 0.0
+        self._sent_bytes = 0
+        self._rested = self._connected = 0.0
+        self._largest = self._proven = _SURE_BYTES
+        self._hang_ups = self._given_up = 0
         tls.warn()
 
-    def send(self, frames: Sequence[bytes]) -> None:
-        """Return when the receiver's host has all of it, and has not hung up."""
+    def send(self, frames: Sequence[bytes]) -> Outcome:
+        """Return when the receiver's host has all of it, and has not hung up. Frames that it hangs up on again and again
+        are refused, the others to be sent again. Raises SinkUnavailable."""
         if self.scheme == "udp":
-            self._send_datagrams(frames)
-            return
+            return self._send_datagrams(frames)
+        connected = False
         try:
-            self._check_alive()
-            if self._socket is None:
+            self._look_after_rest()
+            new = self._socket is None
+            if new:
                 self._connect()
+            connected = True
+            if new:
                 self._write(b"".join(self._sent))
-            elif time.monotonic() - self._rested > _IDLE_SECONDS:
-                self._sent.clear()
-            body = b"".join(frames)
-            self._write(body)
-            self._remember(body)
-            self._drain()
-            self._check_alive()
-            if self._socket is None:
-                raise ConnectionResetError
+            largest = max(map(len, frames), default=0)
+            self._write(b"".join(frames))
+            self._drain(_DOUBT_SECONDS if largest > self._proven else 0.0)
+            self._look_alive()
         except OSError as error:
             self.close()
-            reason = error.strerror or (str(error.args[0]) if error.args else "the connection was reset")
-            raise SinkUnavailable(f"{self.scheme}://{self._host}:{self._port}: {reason}") from None
+            self._hang_ups += connected and not isinstance(error, TimeoutError)
+            if self._hang_ups >= _HANG_UPS and (refused := self._without_suspects(frames)):
+                return refused
+            text, hint = _meaning(error)
+            raise SinkUnavailable(f"{self._shown}: {text}", hint=hint) from None
+        self._remember(frames)
+        self._largest = max(self._largest, largest)
         self._rested = time.monotonic()
+        given_up, self._given_up = self._given_up, 0
+        return Outcome(dropped=given_up, why="the receiver hung up on these large messages later") if given_up else TAKEN
 
     def close(self) -> None:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
-    def _remember(self, body: bytes) -> None:
-        self._sent.append(body)
-        while sum(map(len, self._sent)) > _KEPT_BYTES and len(self._sent) > 1:
-            self._sent.popleft()
+    def _look_after_rest(self) -> None:
+        """Notice a receiver that has hung up since the last batch: writing to it would seem to work once more."""
+        if self._socket is None:
+            return
+        try:
+            self._look_alive()
+        except OSError:
+            self.close()
+            self._hang_ups += 1
+            if self._hang_ups >= _HANG_UPS:
+                self._without_suspects(())
+            return
+        now = time.monotonic()
+        self._proven = self._largest
+        if now - self._connected > _IDLE_SECONDS:
+            self._hang_ups = 0
+        if now - self._rested > _IDLE_SECONDS:
+            self._sent.clear()
+            self._sent_bytes = 0
+
+    def _remember(self, frames: Sequence[bytes]) -> None:
+        self._sent += frames
+        self._sent_bytes += sum(map(len, frames))
+        while self._sent_bytes > _KEPT_BYTES and len(self._sent) > len(frames):
+            self._sent_bytes -= len(self._sent.popleft())
+
+    def _without_suspects(self, frames: Sequence[bytes]) -> Outcome | None:
+        """Leave out the largest of `frames` and of what was sent before: one of them makes the receiver hang up. None where
+        there is none that a receiver need not take."""
+        self._hang_ups = 0
+        largest = max(map(len, (*self._sent, *frames)), default=0)
+        bound = max(_SURE_BYTES, largest * 3 // 4)
+        if largest <= bound:
+            return None
+        kept = deque(frame for frame in self._sent if len(frame) <= bound)
+        self._given_up += len(self._sent) - len(kept)
+        self._sent, self._sent_bytes = kept, sum(map(len, kept))
+        told = f"{self._shown} hangs up on messages as large as this: raise its limit, or lower line_max"
+        refused = [(number, f"{told} ({len(frame)} bytes)") for number, frame in enumerate(frames) if len(frame) > bound]
+        return Outcome(refused, [number for number, frame in enumerate(frames) if len(frame) <= bound])
 
     def _seconds(self) -> float:
         return max(0.5, self._context.stop.within(self._timeout_seconds))
 
     def _connect(self) -> None:
-        raw = socket.create_connection((self._host, self._port), self._seconds())
-        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self.scheme == "tls":
-            try:
-                raw = self._wrapping().wrap_socket(raw, server_hostname=self._tls.server_name or self._host)
-            except BaseException:
-                raw.close()
-                raise
-        raw.settimeout(self._seconds())
-        self._socket = raw
+        context = self._tls.ssl_context(self._context.places, SinkUnavailable, SinkDenied) if self.scheme == "tls" else None
+        made = Wire().dial(self._host, self._port, self._seconds())
+        try:
+            made.settimeout(self._seconds())
+            if context is not None:
+                made = context.wrap_socket(made, server_hostname=self._tls.server_name or self._host)
+                _await_verdict(made)
+        except BaseException:
+            made.close()
+            raise
+        self._socket = made
+        self._connected = time.monotonic()
+        self._largest = self._proven = _SURE_BYTES
 
-    def _wrapping(self) -> ssl.SSLContext:
-        options = self._tls
-        context = ssl.create_default_context(cafile=str(self._file(options.ca_file)) if options.ca_file else None)
-        if options.cert_file:
-            key = str(self._file(options.key_file)) if options.key_file else None
-            context.load_cert_chain(str(self._file(options.cert_file)), key)
-        if options.insecure:
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        return context
-
-    def _file(self, reference: str) -> Path:
-        return locate(reference, self._context.places, SinkDenied)
+    @property
+    def _open(self) -> socket.socket:
+        """The connection. Raises OSError where another thread has closed it: the shipper ends."""
+        if (wire := self._socket) is None:
+            raise ConnectionAbortedError(errno.ECONNABORTED, "closed")
+        return wire
 
     def _write(self, body: bytes) -> None:
-        assert self._socket is not None
-        self._socket.settimeout(self._seconds())
-        self._socket.sendall(body)
+        wire = self._open
+        wire.settimeout(self._seconds())
+        wire.sendall(body)
 
-    def _drain(self) -> None:
-        """Wait until the kernel at the other end has acknowledged every byte."""
-        assert self._socket is not None
-        ends = time.monotonic() + self._seconds()
-        while struct.unpack("i", fcntl.ioctl(self._socket, termios.TIOCOUTQ, b"\0\0\0\0"))[0]:
+    def _drain(self, doubt_seconds: float) -> None:
+        """Wait until the kernel at the other end has acknowledged every byte, and in doubt a moment longer."""
+        wire, ends = self._open, time.monotonic() + self._seconds()
+        while struct.unpack("i", fcntl.ioctl(wire, termios.TIOCOUTQ, b"\0\0\0\0"))[0]:
             if time.monotonic() > ends:
-                raise TimeoutError("the receiver does not read")
-            time.sleep(_POLL_SECONDS)
+                raise TimeoutError(errno.ETIMEDOUT, "the receiver does not read")
+            self._watch(_POLL_SECONDS)
+        self._watch(doubt_seconds)
 
-    def _check_alive(self) -> None:
-        """Notice a receiver that has hung up: writing to it would seem to work once more."""
-        if self._socket is None:
-            return
-        self._socket.setblocking(False)
-        try:
-            ended = self._socket.recv(4096) == b""
-        except (BlockingIOError, ssl.SSLWantReadError):
-            ended = False
-        except OSError:
-            ended = True
-        if ended:
-            self.close()
+    def _watch(self, seconds: float) -> None:
+        """Wait, and raise ConnectionResetError as soon as the receiver hangs up."""
+        poll = select.poll()
+        poll.register(self._open, select.POLLRDHUP)
+        if poll.poll(seconds * 1000):
+            raise ConnectionResetError
 
-    def _send_datagrams(self, frames: Sequence[bytes]) -> None:
+    def _look_alive(self) -> None:
+        """Raises OSError where the receiver has hung up. What it says is read and of no interest."""
+        wire = self._open
+        wire.setblocking(False)
+        with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError):
+            if wire.recv(4096) == b"":
+                raise ConnectionResetError
+
+    def _send_datagrams(self, frames: Sequence[bytes]) -> Outcome:
+        refused = []
         try:
             if self._socket is None:
                 family, kind, protocol, _, address = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_DGRAM)[0]
                 self._socket = socket.socket(family, kind, protocol)
                 self._socket.settimeout(self._seconds())
                 self._socket.connect(address)
-            for frame in frames:
-                self._socket.send(frame)
+            for number, frame in enumerate(frames):
+                try:
+                    self._socket.send(frame)
+                except OSError as error:
+                    if error.errno != errno.EMSGSIZE:
+                        raise
+                    refused.append((number, f"{len(frame)} bytes are more than a datagram holds"))
         except OSError as error:
             self.close()
-            if error.errno == 90:  # EMSGSIZE
-                raise SinkTooLarge(f"udp://{self._host}: an entry is larger than a datagram") from None
-            raise SinkUnavailable(f"udp://{self._host}:{self._port}: {error.strerror or error}") from None
+            text, hint = _meaning(error)
+            raise SinkUnavailable(f"{self._shown}: {text}", hint=hint) from None
+        return Outcome(refused)
+
+
+def _await_verdict(wire: ssl.SSLSocket) -> None:
+    """Raises ssl.SSLError where the server refuses our certificate. It may say nothing where it does not."""
+    if wire.version() != "TLSv1.3":
+        return
+    poll = select.poll()
+    poll.register(wire, select.POLLIN)
+    if poll.poll(_VERDICT_SECONDS * 1000):
+        wire.setblocking(False)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            if wire.recv(4096) == b"":
+                raise ConnectionResetError
+
+
+def _meaning(error: OSError) -> tuple[str, str | None]:
+    """What an error says to an operator, and a hint."""
+    if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
+        alert = str(error.reason).rpartition("ALERT_")[2].lower().replace("_", " ")
+        return f"it ends TLS: {alert}", "see its log, and whether cert_file and key_file are what it asks for"
+    return why(error) or (str(error.args[0]) if error.args else "it hung up", None)
 
 
 def check_stream_url(url: str, schemes: Sequence[str]) -> None:

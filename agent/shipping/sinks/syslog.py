@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from agent.schema import setting
-from agent.shipping import TAKEN, Batch, Outcome, SinkContext
+from agent.shipping import Batch, Outcome, SinkContext
 from agent.shipping.encode import timestamps
 from agent.shipping.sinks.stream import Stream, StreamOptions, check_stream_url
 
@@ -17,6 +17,8 @@ _ID = "parbake@32473"
 _PORTS = {"tcp": 601, "tls": 6514, "udp": 514}
 _HEAD_FIELDS = frozenset(("MESSAGE", "PRIORITY", "SYSLOG_FACILITY", "_HOSTNAME", "SYSLOG_IDENTIFIER", "_PID", "MESSAGE_ID"))
 _UNPRINTABLE = re.compile(r"[^\x21-\x7e]")
+_SEVERITIES = frozenset("01234567")
+_FACILITY_NUMBERS = frozenset(map(str, range(24)))
 _FACILITIES = ("kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp")
 FacilityName = Literal[
     "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp",
@@ -51,16 +53,15 @@ class SyslogSink:
         labels = "".join(_parameter(name, value) for name, value in batch.labels.items())
         labels += _parameter("origin", self._mark) if self._mark else ""
         messages = [self._message(stamp, row, labels) for stamp, row in zip(timestamps(batch.times), batch.rows(), strict=True)]
-        self._stream.send([b"%d %b" % (len(m), m) for m in messages] if self._counted else messages)
-        return TAKEN
+        return self._stream.send([b"%d %b" % (len(m), m) for m in messages] if self._counted else messages)
 
     def close(self) -> None:
         self._stream.close()
 
     def _message(self, stamp: str, row: Mapping[str, str], labels: str) -> bytes:
         priority, facility = row.get("PRIORITY", "6"), row.get("SYSLOG_FACILITY", "")
-        severity = int(priority) if priority in "01234567" and priority else 6
-        number = int(facility) if facility.isdigit() and int(facility) < 24 else self._facility
+        severity = int(priority) if priority in _SEVERITIES else 6
+        number = int(facility) if facility in _FACILITY_NUMBERS else self._facility
         head = " ".join(
             (
                 f"<{number * 8 + severity}>1",

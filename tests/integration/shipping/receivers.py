@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,10 @@ from typing import Any
 from agent import plugins
 from agent.places import Places
 from agent.schema import Problems, read
-from agent.shipping import Sink, SinkContext
+from agent.shipping import Batch, Column, Sink, SinkContext
+from agent.shipping.deadletter import DeadLetters
+from agent.shipping.delivery import Delivery
+from agent.shipping.progress import Progress
 from agent.shipping.sinks import SINKS
 from agent.shipping.stop import Stop
 from tests.servers import log_receivers as fakes
@@ -235,3 +239,24 @@ def arrived(target: Target, count: int) -> list[str]:
     wait_until(lambda: len(target.messages()) >= count or bool(target.complaints), 10, f"{count} messages")
     assert not target.complaints
     return target.messages()
+
+
+def row(message: str, **fields: str) -> Batch:
+    """A batch of one entry of this moment with these fields, and no label."""
+    columns: dict[str, Column] = {name: [value.encode()] for name, value in {"MESSAGE": message, **fields}.items()}
+    return Batch([time.time_ns() // 1000], columns, {}, ["id-0"], {})
+
+
+def deliver(sink: Any, root: Path, *batches: Batch, stop: Stop | None = None) -> Progress:
+    """Ship as a lane does, with its repeats; what became of it."""
+    progress = Progress("s", "kind", "journal")
+    delivery = Delivery(sink, DeadLetters(root / "dead", "s"), progress, stop or Stop(), patience_seconds=60)
+    for each in batches:
+        delivery.deliver(each)
+    return progress
+
+
+def letters(root: Path) -> list[dict[str, str]]:
+    """What was set aside."""
+    path = root / "dead/s.ndjson"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
