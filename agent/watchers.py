@@ -25,6 +25,7 @@ class Watchers:
         self._changed, self._touched, self._noticed = changed, touched, noticed
         self._sources: dict[str, Watcher] = {}
         self._facts: FactsWatcher | None = None
+        self._told: Mapping[str, FactValue | None] = {}
         self._targets: drift.Watch | None = None
         self._places: frozenset[str] = frozenset()
 
@@ -34,15 +35,15 @@ class Watchers:
 
     @property
     def notices(self) -> Mapping[str, FactValue | None]:
-        """What the platform has told since the start."""
-        return self._facts.platform.notices if self._facts is not None else {}
+        """What the platform has told since the start, also before the settings were read anew."""
+        return self._facts.platform.notices if self._facts is not None else self._told
 
     def saw(self, world: World) -> None:
         """What was pulled and found out last. Every source is watched from the first convergence on, so that one that comes
         back is seen at once."""
         if world.facts is not None:
             if self._facts is None:
-                platform = PlatformWatcher(world.settings.discovery, world.places)
+                platform = PlatformWatcher(world.settings.discovery, world.places, self._told)
                 self._facts = FactsWatcher(platform, lambda: self._noticed(platform.notices))
             self._facts.saw(world.facts)
         pulled = dict(world.pulled.snapshots) if world.pulled else {}
@@ -78,7 +79,7 @@ class Watchers:
         self._sources.clear()
         if self._facts is not None:
             self._facts.stop()
-            self._facts = None
+            self._told, self._facts = self.notices, None
 
     def stop(self) -> None:
         self.stop_sources()

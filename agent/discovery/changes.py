@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from agent import plugins
@@ -26,22 +27,23 @@ REST_SECONDS = 1.0
 """After a change was reported, before the next look: a service that says something else each time costs no more than that."""
 
 log = logging.getLogger("parbake.discovery")
+_NONE: Mapping[str, FactValue | None] = MappingProxyType({})
 
 
 class Watcher:
     """Watches the platform that the facts name. `wait` is called in one thread, `close` from any.
 
     `notices` is what was seen last, None where the platform says that a fact is no more; `discover` takes it, because
-    a provider such as cloud-init only knows what was so at boot.
+    a provider such as cloud-init only knows what was so at boot. A watcher begins with what the one before it saw.
     """
 
-    def __init__(self, settings: Discovery, places: Places) -> None:
+    def __init__(self, settings: Discovery, places: Places, notices: Mapping[str, FactValue | None] = _NONE) -> None:
         self._settings, self._places = settings, places
         self._stopping = threading.Event()
         self._cloud: Any = None
         self._name = ""
         self._reported = False
-        self.notices: Mapping[str, FactValue | None] = {}
+        self.notices = notices
 
     def watches(self, facts: Facts) -> bool:
         """Whether the platform has anything to watch; if not, there is no need for a thread."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ name = "web"
 
 [discovery]
 providers = ["imds"]
-imds = "ec2"
+imds = "{platform}"
 imds_url = "{url}"
 
 [watch]
@@ -54,19 +55,20 @@ def eventually(what: Callable[[], bool], how: str) -> None:
 
 
 @pytest.fixture
-def ready(image: Image) -> Callable[[str, str], Image]:
-    def bake(url: str, splay: str) -> Image:
-        image.write("/etc/parbake/parbake.toml", SETTINGS.format(url=url, splay=splay))
+def ready(image: Image) -> Callable[[Metadata, str], Image]:
+    def bake(service: Metadata, splay: str) -> Image:
+        text = SETTINGS.format(platform=service.platform, url=service.url, splay=splay)
+        image.write("/etc/parbake/parbake.toml", text)
         image.template("a.j2", "{{ facts.terminating | default('serving') }}\n")
         return image
 
     return bake
 
 
-def test_a_notice_is_config_until_it_is_called_off(ready: Callable[[str, str], Image]) -> None:
+def test_a_notice_is_config_until_it_is_called_off(ready: Callable[[Metadata, str], Image]) -> None:
     """A spot notice is a fact in status.json and a convergence; called off, both are as before."""
     with Metadata("ec2") as service:
-        image = ready(service.url, "0s")
+        image = ready(service, "0s")
         with daemon(image):
             eventually(lambda: image.read("/etc/a") == "serving\n", "the first convergence")
             service.options["spot"] = "terminate"
@@ -78,10 +80,10 @@ def test_a_notice_is_config_until_it_is_called_off(ready: Callable[[str, str], I
     assert service.violations == []
 
 
-def test_a_notice_does_not_wait_for_the_splay(ready: Callable[[str, str], Image]) -> None:
+def test_a_notice_does_not_wait_for_the_splay(ready: Callable[[Metadata, str], Image]) -> None:
     """The fact is published at once, for the shipper to hurry, though the convergence takes its turn in the swarm."""
     with Metadata("ec2") as service:
-        image = ready(service.url, "10h")
+        image = ready(service, "10h")
         with daemon(image):
             eventually(lambda: image.read("/etc/a") == "serving\n", "the first convergence")
             service.options["spot"] = "terminate"
@@ -89,3 +91,17 @@ def test_a_notice_does_not_wait_for_the_splay(ready: Callable[[str, str], Image]
             time.sleep(1)
             assert image.read("/etc/a") == "serving\n"
             assert image.status()["generation"] == 1
+
+
+def test_a_notice_outlives_a_reload_of_the_settings(ready: Callable[[Metadata, str], Image]) -> None:
+    """Azure tells its events to the watcher alone: after SIGHUP the fact stays, though the new watcher gets no answer yet."""
+    with Metadata("azure", options={"events": "Preempt"}) as service:
+        image = ready(service, "0s")
+        with daemon(image) as process:
+            eventually(lambda: image.read("/etc/a") == "spot\n", "the notice")
+            service.on, service.fault = "/scheduledevents", "500"
+            image.write("/etc/parbake/conf.d/more.toml", '[facts]\nenvironment = "prod"\n')
+            process.send_signal(signal.SIGHUP)
+            eventually(lambda: image.status()["facts"].get("environment") == "prod", "the new settings")
+            assert image.status()["facts"]["terminating"] == "spot"
+            assert image.read("/etc/a") == "spot\n"
