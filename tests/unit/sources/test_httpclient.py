@@ -18,6 +18,7 @@ from agent.errors import SinkDenied, SinkRefused, SinkUnavailable, SourceDenied,
 from agent.httpclient import Client, Family, TlsOptions, check_url, json_body, shown
 from agent.model import Secret
 from agent.places import Places
+from tests.servers.processes import free_port
 from tests.servers.scripted import Scripted, answer
 
 PASSWORD = "hunter2-in-the-url"
@@ -338,3 +339,9 @@ def test_the_client_costs_no_import_before_its_first_request() -> None:
         "print([m for m in ('requests', 'urllib3', 'tenacity') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_port_that_nobody_listens_on_is_said_to_be_so(client: Client) -> None:
+    """The plainest cause is told, and not what a library made of it: nothing has answered, so no answer has broken off."""
+    with pytest.raises(SourceUnreachable, match="connection refused"):
+        client.request("GET", f"http://127.0.0.1:{free_port()}/", timeout_seconds=2)

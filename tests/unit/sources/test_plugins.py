@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +18,45 @@ from agent.sources.env import EnvOptions, EnvSource
 from agent.sources.exec import ExecOptions, ExecSource
 
 PAGE = Path(__file__).parents[3] / "docs/reference/backends.md"
+
+
+INI = """
+[component]
+name = "web"
+[discovery]
+providers = []
+[[source]]
+name = "site"
+backend = "{backend}"
+path = "/site.ini"
+layers = ["common"]
+[[template]]
+source = "a.j2"
+target = "/a.conf"
+"""
+
+
+@pytest.mark.parametrize("backend", ["tests.unit.sources.thirdparty:IniSource", "ini"])
+def test_a_backend_of_ones_own_renders_a_target(tmp_path: Path, backend: str) -> None:
+    """Issue 4: somebody else's is named by its path; parbake's own is one file and one line of the table, and no more."""
+    repository = Path(__file__).parents[3]
+    shutil.copytree(repository / "agent", tmp_path / "agent", ignore=shutil.ignore_patterns("__pycache__"))
+    if backend == "ini":
+        shutil.copy(Path(__file__).with_name("thirdparty.py"), tmp_path / "agent/sources/ini.py")
+        table = tmp_path / "agent/sources/__init__.py"
+        line = "BACKENDS: dict[str, str] = {\n"
+        table.write_text(table.read_text("utf-8").replace(line, f'{line}    "ini": "agent.sources.ini:IniSource",\n'), "utf-8")
+    else:
+        shutil.copytree(repository / "tests/unit/sources", tmp_path / "tests/unit/sources")
+    settings = tmp_path / "root/etc/parbake/parbake.toml"
+    (settings.parent / "templates").mkdir(parents=True)
+    settings.write_text(INI.replace("{backend}", backend))
+    (settings.parent / "templates/a.j2").write_text("{{ config.name }}\n")
+    (tmp_path / "root/site.ini").write_text("[common]\nname = x\n")
+    argv = [sys.executable, "-m", "agent", "--root", str(tmp_path / "root"), "once"]
+    ran = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert (tmp_path / "root/a.conf").read_text() == "x\n"
 
 
 def test_the_third_partys_backend_of_the_page_works_by_its_dotted_path(tmp_path: Path) -> None:
