@@ -25,6 +25,7 @@ class Rows:
         self._ids: list[str] = []
         self._columns: dict[str, list[bytes | None]] = {} if self._all else {name: [] for name in fields}
         self.cursor = ""
+        self.missing = 0
 
     def add(self, times: Sequence[int], rows: Sequence[Mapping[str, Any]], ids: Sequence[str]) -> int:
         """Keep some entries; about how many bytes they weigh."""
@@ -49,9 +50,10 @@ class Rows:
             size += weight
         return size
 
-    def end(self, cursor: str) -> None:
-        """The position after all that was looked at, kept or not."""
+    def end(self, cursor: str, missing: int) -> None:
+        """The position after all that was looked at, kept or not, and how many entries are gone on the way there."""
         self.cursor = cursor
+        self.missing += missing
 
     def batch(self, position: Mapping[str, Any], *, full: bool, lost: int, skipped: int) -> Batch:
         kept = {name: column for name, column in self._columns.items() if column.count(None) < len(column)}

@@ -23,6 +23,8 @@ def damaged_files(directories: Iterable[Path]) -> set[str]:
                     length = file.seek(0, 2)
             except OSError:
                 continue
+            if not length:
+                continue  # it is being made
             if head.startswith(_SIGNATURE) and len(head) == _SIZES_AT + _SIZES.size:
                 header, arena = _SIZES.unpack_from(head, _SIZES_AT)
                 if header + arena <= length:

@@ -65,6 +65,8 @@ class JournalReader:
             return Batch((), {})
         skipped = self._notice_changes()
         lost = self._lost_before() if self._unseen else 0
+        if lost:
+            self._tail_due = 0.0  # or the same gap would be counted again before a seldom match moves the position
         tail = self._tail() if self._sparse else ""
         rows = Rows(self._fields, self._threshold)
         try:
@@ -78,11 +80,12 @@ class JournalReader:
         elif tail and not full:
             self._cursor = tail
         position = {"cursor": self._cursor} if self._cursor else {}
-        return rows.batch(position, full=full, lost=lost, skipped=skipped)
+        return rows.batch(position, full=full, lost=max(lost, rows.missing), skipped=skipped)
 
     def _fill(self, rows: Rows, max_entries: int, max_bytes: int) -> tuple[bool, int]:
         """Up to `max_entries` into `rows`. Whether there may be more, and how many entries could not be read."""
         skipped, count, size = 0, 0, 0
+        before = None if self._sparse else Cursor.parse(self._cursor)
         while count < max_entries and size < max_bytes:
             times: list[int] = []
             found: list[Mapping[str, Any]] = []
@@ -93,7 +96,10 @@ class JournalReader:
             count += looked
             skipped += bad
             if looked:
-                rows.end(self._journal._get_cursor())
+                cursor = self._journal._get_cursor()
+                here = None if self._sparse else Cursor.parse(cursor)
+                rows.end(cursor, _gone(before, here, looked + bad))
+                before = here
             if looked < most:
                 return False, skipped
         return True, skipped
@@ -273,3 +279,9 @@ class JournalReader:
             return str(probe._get_cursor()) if probe._previous() else ""
         finally:
             probe.close()
+
+
+def _gone(before: Cursor | None, here: Cursor | None, looked: int) -> int:
+    """How many entries libsystemd has left out in silence between two looks, because the file they were in is damaged."""
+    missing = before.missing_before(here) if before and here else None
+    return max(0, missing + 1 - looked) if missing is not None else 0

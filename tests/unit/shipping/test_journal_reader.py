@@ -18,7 +18,7 @@ from agent.shipping.lane import with_loss
 from agent.shipping.readers.cursor import Cursor
 from agent.shipping.readers.journal import JournalReader
 from tests.servers import journal_directory
-from tests.servers.journal_directory import FIRST_US, JournalWriter, entry, write_journal
+from tests.servers.journal_directory import FIRST_US, JournalWriter, entry, rotate_journal, write_journal
 
 pytestmark = pytest.mark.skipif(not journal_directory.available, reason="systemd-journal-remote is not installed")
 FIELDS = ("MESSAGE", "PRIORITY", "_SYSTEMD_UNIT", "_PID")
@@ -206,6 +206,34 @@ def test_a_corrupt_journal_file_is_skipped_and_counted(tmp_path: Path) -> None:
     batches = drain(reader(tmp_path))
     assert messages(batches) == ["a", "b"]
     assert sum(batch.skipped for batch in batches) == 2
+
+
+@pytest.mark.parametrize("junk", [b"\0", b"\xa5"])
+def test_entries_in_the_damaged_middle_of_a_journal_file_are_counted(tmp_path: Path, junk: bytes) -> None:
+    """What libsystemd leaves out in silence is missed in the numbers of the entries; what is behind it is shipped."""
+    directory = journal_of(tmp_path)
+    write_journal(directory, [f"m{i} {'x' * 50}" for i in range(3000)] + ["rotated"])
+    shutil.copytree(directory, whole := tmp_path / "whole")
+    rotate_journal(directory)
+    _follow_on(directory, whole, 3001)
+    damaged = next(directory.glob("system@*"))
+    raw = bytearray(damaged.read_bytes())
+    middle = int.from_bytes(raw[136:144], "little") - 300_000
+    raw[middle : middle + 65536] = junk * 65536
+    damaged.write_bytes(raw)
+    batches = drain(reader(tmp_path))
+    found = messages(batches)
+    assert found[0].startswith("m0 ")
+    assert found[-1] == "n4"
+    assert 2000 < len(found) < 3000
+    assert sum(batch.lost for batch in batches) + len(found) == 3006
+
+
+def _follow_on(directory: Path, whole: Path, number: int) -> None:
+    """The next journal file of the same family, as a rotation begins it."""
+    write_journal(directory, [f"n{i}" for i in range(5)], first=number)
+    family = (whole / "system.journal").read_bytes()[72:88]
+    _renumber(directory / "system.journal", family, number)
 
 
 def test_no_journal_yet_is_an_empty_stream(tmp_path: Path) -> None:
