@@ -148,7 +148,7 @@ def test_a_spot_instance_gets_its_last_lines_away(machine: Machine, cloud: Cloud
     cloud.say(spot="terminate")
     assert until(lambda: terminating(machine) == "spot", 45), status(machine)
     assert until(lambda: "STATE=spot" in machine.read("/etc/worker.env"))
-    assert status(machine)["generation"] == 2
+    assert until(lambda: status(machine)["generation"] == 2)
     (probe,) = receiver.wait_for(1, 20, SYSLOG_IDENTIFIER="probe")
     assert probe["instance"] == "i-0123456789abcdef0"
     receiver.wait_for(1, 20, MESSAGE="started: serving")
@@ -174,7 +174,8 @@ def test_a_notice_that_is_called_off_brings_the_usual_pace_back(machine: Machine
     receiver.wait_for(1, 20, MESSAGE="reloaded: spot")
     cloud.say(spot=None)
     assert until(lambda: terminating(machine) is None, 45), status(machine)
-    receiver.wait_for(1, 20, MESSAGE="reloaded: serving")
+    assert until(lambda: "STATE=serving" in machine.read("/etc/worker.env"))
+    assert until(lambda: status(machine)["generation"] == 3)
     time.sleep(3)
     machine.run(["logger", "-t", "probe", "afterwards"])
     time.sleep(3)
