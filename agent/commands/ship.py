@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import resource
 import signal
 import sys
 import time
@@ -48,6 +49,7 @@ def run(arguments: Namespace, settings: Settings, places: Places) -> int:
     if not settings.sinks:
         log.warning("no [[sink]] is configured: nothing is shipped")
         return 0
+    _allow_open_files()
     notify("READY=1")
     if not wishes.once:
         Termination(Spaces(settings, places), stop).start()
@@ -58,6 +60,12 @@ def run(arguments: Namespace, settings: Settings, places: Places) -> int:
     for name in behind:
         log.warning("sink %s: what is left is shipped after the next start", name)
     return 0
+
+
+def _allow_open_files() -> None:
+    """Every log file stays open: as many as the machine lets us, not the 1024 that are for programs that use select()."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def since(text: str, now: float) -> int:

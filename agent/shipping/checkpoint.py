@@ -32,7 +32,7 @@ class Checkpoint:
                 raise ValueError("no position in it")
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             log.warning("the checkpoint %s is damaged; shipping starts again from the oldest entry", self._path.name)
             return None
         except OSError as error:

@@ -67,6 +67,7 @@ class FilesReader:
                     break
             else:
                 full = True
+                self._following.postpone(tail)
                 break
         lost, skipped = self._following.take_counts()
         now = time.time_ns() // 1000

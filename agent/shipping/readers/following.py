@@ -73,6 +73,12 @@ class Following:
         self.tails.sort(key=lambda tail: (not tail.rotated, tail.modified_ns if tail.rotated else 0))
         return list(self.tails)
 
+    def postpone(self, tail: Tail) -> None:
+        """Let the others have their turn first: a log that grows faster than it is shipped must not hold them up for ever.
+        Rotated files still come before what follows them."""
+        self.tails.remove(tail)
+        self.tails.append(tail)
+
     def done(self, tail: Tail) -> bool:
         """Whether the last line of a rotated file will not be ended any more."""
         return tail.rotated and tail.idle_seconds > _GRACE_SECONDS

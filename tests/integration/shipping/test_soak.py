@@ -259,3 +259,15 @@ def test_a_stop_at_any_moment_of_the_start_ends_it(image: Image) -> None:
     receiver.close()
     assert ended.code == 0, ended.err
     assert list(dict.fromkeys(counting.file)) == list(range(10))
+
+
+def test_more_log_files_than_a_process_may_usually_open(image: Image) -> None:
+    """Every log file stays open, as many as the machine lets us: none is left out for the default of a shell or of systemd."""
+    image.settings('[ship]\nfiles = ["/var/log/app/*.log"]\n[[sink]]\ntype = "file"\npath = "/out.ndjson"\n', site=False)
+    for number in range(200):
+        image.write(f"/var/log/app/{number}.log", f"line {number}\n")
+    limited = ["prlimit", "--nofile=64:4096", "--", *image.command("ship", "--once")]
+    ended = subprocess.run(limited, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stderr
+    messages = [json.loads(line)["MESSAGE"] for line in image.read("/out.ndjson").splitlines()]
+    assert sorted(messages) == sorted(f"line {number}" for number in range(200))

@@ -389,3 +389,12 @@ def test_a_position_that_is_damaged_inside_is_read_from_the_beginning(tmp_path: 
     shipped.position = {"files": files}
     shipped.restart()
     assert shipped.look() == ["a", "b"]
+
+
+def test_a_log_that_grows_without_end_does_not_hold_up_the_others(shipped: Shipped, log: Path) -> None:
+    """Files take turns: a few lines of one log arrive although another one always has more than a batch."""
+    write(log.with_name("z.log"), "audit")
+    for _ in range(3):
+        write(log, *("flood" for _ in range(50)))
+        shipped.look(20, batches=1)
+    assert "audit" in shipped.lines
