@@ -15,6 +15,7 @@ from agent import contract, disk, merge, placeholders, plan, pull, rejections, r
 from agent.discovery import discover, identity, values
 from agent.effect import execute
 from agent.errors import ApplyError, ContractError, DataError, RenderError, SourceMissing
+from agent.last_good import LastGood
 from agent.model import Change, Facts, Merged, Rendering, RunConfig
 from agent.outcome import recover
 from agent.pull import Pulled
@@ -42,11 +43,7 @@ def converge(world: World, *, cause: str, before_ready: bool = False, wait: bool
 
 def adopt_identity(world: World, facts: Facts) -> None:
     """Set aside what another instance left, before anything of it is read: an image may be captured from a running one."""
-    now = identity.identify(facts, world.places)
-    record = world.state.load("instance")
-    before = identity.Identity(
-        str(record.get("instance_id", "")), str(record.get("product_uuid", "")), str(record.get("machine_id", ""))
-    )
+    record, before, now = _identities(world, facts)
     if record and identity.changed(before, now):
         aside = world.state.set_aside()
         log.warning("this is another instance (%s, was %s): its earlier state is set aside in %s", now, before, aside)
@@ -55,6 +52,19 @@ def adopt_identity(world: World, facts: Facts) -> None:
     fields = {"instance_id": now.instance_id, "product_uuid": now.product_uuid, "machine_id": now.machine_id}
     if fields != record:
         world.state.save("instance", fields)
+
+
+def _identities(world: World, facts: Facts) -> tuple[dict[str, Any], identity.Identity, identity.Identity]:
+    """What is remembered, as it is and as an identity, and the identity that this instance has."""
+    record = world.state.load("instance")
+    names = ("instance_id", "product_uuid", "machine_id")
+    return record, identity.Identity(*(str(record.get(name, "")) for name in names)), identity.identify(facts, world.places)
+
+
+def _last_good(world: World, facts: Facts) -> LastGood:
+    """The last good run config, where it is not another instance's: `plan` on a clone comes before it is set aside."""
+    _, before, now = _identities(world, facts)
+    return LastGood() if identity.changed(before, now) else world.state.last_good.load()
 
 
 def prepare(world: World, facts: Facts) -> Prepared:
@@ -121,7 +131,7 @@ def _vet(source: Source, facts: Facts) -> None:
 
 
 def _pull(world: World, facts: Facts) -> Pulled:
-    good = world.state.last_good.load()
+    good = _last_good(world, facts)
     with timed(world, "pull") as said:
         opened = [(settings, open_source(world, settings, facts)) for settings in world.settings.sources]
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from agent import urls
 from agent.schema import Mode, Seconds, Size, setting
 
 ActionName = Literal["none", "start", "reload", "reload-or-restart", "restart"]
@@ -35,7 +36,11 @@ class Discovery:
     )
     timeout: Seconds = setting("the whole of discovery", Seconds(5.0))
     imds: str = setting('the metadata service: "auto" chooses by DMI and never probes blindly, "off" asks none', "auto")
-    imds_url: str = setting("another address for the metadata service", "")
+    imds_url: str = setting("another address for the metadata service, http://ADDRESS[:PORT][/PATH]", "")
+
+    def __post_init__(self) -> None:
+        if self.imds_url:
+            urls.check_url(self.imds_url, "imds_url", schemes=("http",))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

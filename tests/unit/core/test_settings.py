@@ -104,6 +104,7 @@ def test_ten_mistakes_ten_findings(image: Image) -> None:
         ("[discovry]\n", 3, 'unknown table "discovry"; did you mean "discovery"?'),
         ("[discovery]\ntimout = 5\n", 4, 'unknown key "timout"; did you mean "timeout"?'),
         ('[discovery]\nproviders = ["kernal"]\n', None, 'no provider "kernal"; did you mean "kernel"?'),
+        ('[discovery]\nimds_url = "10.0.0.1:80"\n', None, "imds_url must begin with http://"),
         ('[units]\ntimeout = "90 parsecs"\n', 4, 'found "90 parsecs", expected a duration'),
         ("[units]\nretries = true\n", 4, "expected an integer, found a boolean"),
         ('[state]\ncache = "encrypt"\n', 4, 'did you mean "encrypted"?'),

@@ -56,6 +56,7 @@ def test_the_same_instance_boots_on_what_it_remembers(captured: Image) -> None:
 def test_another_instance_reads_nothing_of_the_first(captured: Image) -> None:
     """With another id the first run config, history and checkpoints are set aside, and nothing falls back to them."""
     be(captured, "i-2")
+    assert captured.run("plan").code == 69, "a plan comes before the earlier instance's run config is set aside"
     ended = captured.run("once")
     assert ended.code == 69
     assert "this is another instance (i-2, was i-1)" in ended.err
