@@ -21,6 +21,7 @@ from tests.servers.processes import Child
 
 T = TypeVar("T")
 SERVERS = "10.213.2.2"
+_ALWAYS = "the-resolver"
 _CLONE_NEWNET = 0x40000000
 
 
@@ -130,13 +131,15 @@ class Resolver:
         known = [f"--host-record={self.name},{self._network.address}"] if knowing else []
         argv = [
             "dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--user=root", "--pid-file=",
-            "--bind-interfaces", "--listen-address=127.0.0.1", "--local=//", "--local-ttl=0", *known,
+            "--bind-interfaces", "--listen-address=127.0.0.1", "--local=//", "--local-ttl=0",
+            f"--host-record={_ALWAYS},127.0.0.1", *known,
         ]  # fmt: skip
         self._child = Child(argv, self._directory / "dnsmasq.log", prefix=self._network.prefix)
-        self._child.wait_ready(lambda: self._answers() == knowing, 20, "dnsmasq")
+        self._child.wait_ready(lambda: self._knows(_ALWAYS), 20, "dnsmasq")
+        assert self._knows(self.name) == knowing
 
-    def _answers(self) -> bool:
-        return call([*self.prefix, "getent", "ahostsv4", self.name], check=False).returncode == 0
+    def _knows(self, name: str) -> bool:
+        return call([*self.prefix, "getent", "ahostsv4", name], check=False).returncode == 0
 
     def stop(self) -> None:
         """No DNS server any more."""

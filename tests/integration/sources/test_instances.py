@@ -159,6 +159,8 @@ def test_a_network_that_is_gone_for_a_minute(tmp_path: Path) -> None:
             one.proxy.cut()
         stale_and_untouched(fleet, named, "no name server", before)
         resolver.start(knowing=False)
+        now = time.time()
+        fleet.wait(lambda one: one.looked_since(now), "look for a name that does not exist", named)
         stale_and_untouched(fleet, named, "no such name", before)
         resolver.start()
         fleet.wait(showing("10.0.0.3"), "converge once the name resolves", named)
