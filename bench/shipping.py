@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tests.servers.journal_directory import WRITER, JournalWriter, entry
 from tests.servers.processes import Child, free_port, wait_until
+from tests.servers.syslog_daemons import unpacked
 
 ROUNDS = 5
 FIELDS = ["MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", "_SYSTEMD_UNIT", "_PID", "_UID", "_COMM", "_HOSTNAME"]
@@ -110,7 +111,11 @@ def rsyslog(root: Path, scratch: Path, entries: int) -> float:
         f'*.* action(type="omfwd" target="127.0.0.1" port="{drain.port}" protocol="tcp"\n'
         f'  template="RSYSLOG_SyslogProtocol23Format")\n'
     )
-    mount = f"mount --bind {root}/var/log/journal /var/log/journal && exec rsyslogd -n -f {config} -i {scratch}/pid"
+    own = unpacked("rsyslog")
+    libraries = ":".join(map(str, (*own.glob("usr/lib/*-linux-gnu"), *own.glob("lib/*-linux-gnu"))))
+    modules = next(own.glob("usr/lib/*-linux-gnu/rsyslog"))
+    run = f"LD_LIBRARY_PATH={libraries} {own}/usr/sbin/rsyslogd -M {modules} -n -f {config} -i {scratch}/pid"
+    mount = f"mount --bind {root}/var/log/journal /var/log/journal && exec env {run}"
     return watched(["unshare", "-m", "sh", "-c", mount], scratch, lambda: drain.lines >= entries)
 
 
