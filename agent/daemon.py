@@ -25,7 +25,7 @@ from agent.watchers import Watchers
 from agent.world import World
 
 log = logging.getLogger("parbake")
-_RETRY_FIRST, _RETRY_LAST = 1.0, 60.0
+_RETRY_FIRST, _RETRY_LAST, _RETRY_STALE = 1.0, 60.0, 300.0
 _TICK_SECONDS = 5.0
 STOP, CONVERGE, CHANGED, TOUCHED = "stop", "converge", "changed", "touched"
 
@@ -181,8 +181,8 @@ class Daemon:
                 # the application runs on the earlier generation's config rather than not at all
                 self._become_ready()
         self._publish()
-        self._plan_retry(code)
         self.watchers.saw(self.world)
+        self._plan_retry(code)
         if self.ready:
             self.watchers.watch_targets(self.world)
 
@@ -258,11 +258,16 @@ class Daemon:
         self.said = (found.state, found.generation)
 
     def _plan_retry(self, code: int) -> None:
-        """Try again what waiting may cure. Wrong data (65) is cured by a change, which the watchers report."""
+        """Try again what waiting may cure. Wrong data (65) is cured by a change, which the watchers report; and a source that
+        is away (75) is asked by its own watcher, so that what is well is left alone."""
         if code == 0 or (code == 65 and self.watchers.any_source) or self.world.report.state == "rolled-back":
             self.retry_seconds, self.retry_at = 0.0, float("inf")
             return
-        self.retry_seconds = min(_RETRY_LAST, self.retry_seconds * 2 or _RETRY_FIRST)
+        stale = [source.name for source in self.world.report.sources if source.state == "stale"]
+        if code == 75 and self.watchers.watch_all(stale):
+            self.retry_seconds = _RETRY_STALE
+        else:
+            self.retry_seconds = min(_RETRY_LAST, self.retry_seconds * 2 or _RETRY_FIRST)
         self.retry_at = time.monotonic() + random.uniform(0.5, 1.0) * self.retry_seconds  # noqa: S311 - jitter
 
     def _noticed(self, notices: Mapping[str, FactValue | None]) -> None:

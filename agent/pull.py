@@ -20,12 +20,14 @@ log = logging.getLogger("parbake.sources")
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """What all sources gave. `snapshots` in overlay order; `fresh` names the sources that answered and were believed."""
+    """What all sources gave. `snapshots` in overlay order; `fresh` names the sources that answered and were believed,
+    `disbelieved` those that answered and were not."""
 
     snapshots: tuple[tuple[str, Snapshot], ...]
     reports: tuple[SourceReport, ...]
     fresh: frozenset[str]
     missing: tuple[str, ...] = ()
+    disbelieved: frozenset[str] = frozenset()
 
     @property
     def stale(self) -> bool:
@@ -57,6 +59,7 @@ def pull(
     reports: list[SourceReport] = []
     fresh: set[str] = set()
     missing: list[str] = []
+    disbelieved: set[str] = set()
     for settings, source in sources:
         name = settings.name
         layers: tuple[str, ...] | None = None
@@ -67,6 +70,8 @@ def pull(
             _believe(settings, snapshot, good.had.get(name, frozenset()))
         except (SourceError, DiscoveryError) as error:
             last = _fitting(good.snapshots.get(name), layers)
+            if isinstance(error, SourceMissing):
+                disbelieved.add(name)
             said = f"{error}; {error.hint}" if error.hint else str(error)
             reports.append(_without(settings, last, good.fetched.get(name), said))
             if last is not None:
@@ -77,7 +82,7 @@ def pull(
         fresh.add(name)
         snapshots.append((name, snapshot))
         reports.append(SourceReport(name, settings.backend, "ok", snapshot.revision, now()))
-    return Pulled(tuple(snapshots), tuple(reports), frozenset(fresh), tuple(missing))
+    return Pulled(tuple(snapshots), tuple(reports), frozenset(fresh), tuple(missing), frozenset(disbelieved))
 
 
 def _believe(settings: SourceSettings, snapshot: Snapshot, had: frozenset[str]) -> None:

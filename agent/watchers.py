@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from agent import drift
 from agent.discovery.changes import Watcher as PlatformWatcher
+from agent.errors import DiscoveryError
 from agent.model import FactValue
+from agent.pull import layer_names
+from agent.settings.tables import Source
 from agent.watching import FactsWatcher, Watcher
 from agent.world import World
 
@@ -29,6 +32,10 @@ class Watchers:
         self._targets: drift.Watch | None = None
         self._places: frozenset[str] = frozenset()
 
+    def watch_all(self, names: Iterable[str]) -> bool:
+        """Whether each of these sources is watched."""
+        return self._sources.keys() >= set(names)
+
     @property
     def any_source(self) -> bool:
         return bool(self._sources)
@@ -48,6 +55,7 @@ class Watchers:
             self._facts.saw(world.facts)
         pulled = dict(world.pulled.snapshots) if world.pulled else {}
         fresh = world.pulled.fresh if world.pulled else frozenset()
+        disbelieved = world.pulled.disbelieved if world.pulled else frozenset()
         for settings in world.settings.sources:
             opened = world.sources.get(settings.name)
             if opened is None:
@@ -59,7 +67,8 @@ class Watchers:
                 told = lambda name: self._changed(f"source {name}")  # noqa: E731 - one line, and the same for all
                 watcher = Watcher(settings.name, opened[1], settings.poll, told, world.settings.watch)
                 self._sources[settings.name] = watcher
-            watcher.saw(pulled.get(settings.name) if settings.name in fresh else None)
+            seen = pulled.get(settings.name) if settings.name in fresh else None
+            watcher.saw(seen, _layers(settings, world), believed=settings.name not in disbelieved)
 
     def watch_targets(self, world: World) -> None:
         """A target's place may have come into being with a convergence."""
@@ -85,3 +94,11 @@ class Watchers:
         self.stop_sources()
         if self._targets is not None:
             self._targets.stop()
+
+
+def _layers(settings: Source, world: World) -> tuple[str, ...] | None:
+    """What a source is asked for; None where a fact for it is not known."""
+    try:
+        return layer_names(settings, world.facts, world.build) if world.facts else None
+    except DiscoveryError:
+        return None

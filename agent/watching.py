@@ -6,7 +6,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from agent.discovery.changes import Watcher as PlatformWatcher
 from agent.errors import DiscoveryError, SourceError
@@ -20,7 +20,8 @@ _FIRST_DELAY, _LAST_DELAY = 0.5, 30.0
 
 
 class Watcher:
-    """Waits on one source; calls `changed` when it may hold something new, and when it is back after an absence.
+    """Waits on one source; calls `changed` when it may hold something new, and when it is back after an absence: it asks
+    that source alone until then, since a convergence asks all the others too.
 
     After calling `changed` it waits until the loop has pulled (`saw`), so that a source that always claims to have
     changed costs a back-off and no storm. While the loop lets changes settle, it looks whether there are more, and says so.
@@ -36,14 +37,18 @@ class Watcher:
         self._changed = changed
         self._stopping = threading.Event()
         self._seen: Snapshot | None = None
+        self._layers: Sequence[str] | None = None
+        self._disbelieved: Snapshot | None = None
         self._version = 0
         self._told = threading.Condition()
         self._thread = threading.Thread(target=self._work, name=f"watch {name}", daemon=True)
 
-    def saw(self, snapshot: Snapshot | None) -> None:
-        """What the loop pulled last; None where the source did not answer."""
+    def saw(self, snapshot: Snapshot | None, layers: Sequence[str] | None = None, *, believed: bool = True) -> None:
+        """What the loop pulled last; None where the source did not answer, or what it said was not `believed`. `layers` are
+        those that it is asked for, None where that is not known."""
         with self._told:
-            self._seen = snapshot
+            self._seen, self._layers = snapshot, layers
+            self._disbelieved = None if believed else self._disbelieved
             self._version += 1
             self._told.notify_all()
         if not self._thread.is_alive() and not self._stopping.is_set():
@@ -74,7 +79,7 @@ class Watcher:
     def _wait(self, seen: Snapshot | None) -> tuple[bool, bool]:
         """(whether to pull, whether the source is well)."""
         if seen is None:
-            return True, False  # it did not answer: the loop tries again, after the back-off
+            return self._is_back(), False
         if not isinstance(self.source, Watching):
             self._stopping.wait(self._poll * random.uniform(0.9, 1.1))  # noqa: S311 - jitter, not a secret
             return True, True
@@ -83,6 +88,18 @@ class Watcher:
         except SourceError as error:
             log.info("source %s: its watch ended: %s", self._name, error, extra={"PARBAKE_SOURCE": self._name})
             return True, False
+
+    def _is_back(self) -> bool:
+        """Whether a source that did not answer, or was not believed, now says something else."""
+        if self._layers is None:
+            return True  # the loop tries again: what it lacks is not the source's
+        try:
+            found = self.source.fetch(self._layers)
+        except SourceError:
+            self._disbelieved = None
+            return False
+        known, self._disbelieved = self._disbelieved, found
+        return found != known
 
     def _follow(self, seen: Snapshot, version: int) -> None:
         """Say `changed` again as long as the source goes on changing, so that the loop waits until it is calm; for no

@@ -93,8 +93,11 @@ class TemplateUnit:
             raise ValueError("it needs a name, or a command")
         if "." not in self.name:
             raise ValueError(f'unit "{self.name}" has no suffix; write "{self.name}.service"')
-        if self.name.startswith("-") or "/" in self.name or self.name.split(".")[0] == "parbake":
+        if not _UNIT.fullmatch(self.name) or self.name.split(".")[0] == "parbake":
             raise ValueError(f'unit "{self.name}" cannot be acted on by a template')
+
+
+_UNIT = re.compile(r"[A-Za-z0-9:_.\\@][A-Za-z0-9:_.\\@-]*")  # systemd.unit(5)
 
 
 class Flavour(NamedTuple):

@@ -45,7 +45,7 @@ class Patient:
         """As the source's. Raises what it raised last while it is left alone."""
         refused = isinstance(self._error, SourceDenied)
         if self._error is not None and self._clock() < self._until and not (refused and self._files != self._credentials()):
-            raise self._error
+            raise self._error.with_traceback(None)  # or each time would add to the trace of the one before
         files = self._credentials()
         try:
             found = self.source.fetch(layers)
