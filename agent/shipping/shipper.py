@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from agent import placeholders, plugins
+from agent import plugins
 from agent.errors import BusyError, SettingsError, StateError
 from agent.places import Places
 from agent.settings.tables import Journal, Settings
@@ -27,6 +27,7 @@ from agent.shipping.deadletter import DeadLetters
 from agent.shipping.delivery import Delivery
 from agent.shipping.dryrun import DryRun
 from agent.shipping.lane import Lane
+from agent.shipping.placed import PlacedSink
 from agent.shipping.progress import Progress, StatusFile
 from agent.shipping.readers.files import FilesReader
 from agent.shipping.readers.journal import JournalReader
@@ -135,9 +136,10 @@ class Shipper:
         directory = self._places.ship
         checkpoint = Checkpoint(directory, sink.name, kind)
         position = checkpoint.load() if self._wishes.since_us is None else None
-        made = self._sink(sink)
+        plugin: Any = DryRun if self._wishes.dry_run else plugins.load(SINKS, sink.type, "type")
+        made = self._sink(sink, plugin)
         self._sinks.append(made)
-        reader = self._reader(sink, journal, position, made.wants_ids)
+        reader = self._reader(sink, journal, position, plugin.wants_ids)
         patience = self._settings.ship.drain if self._wishes.once else float("inf")
         letters = DeadLetters(directory / "dead-letter", sink.name, mask=self._mask)
         delivery = Delivery(made, letters, progress, self._stop, patience_seconds=patience)
@@ -169,13 +171,11 @@ class Shipper:
             ending=lambda: self._ending,
         )
 
-    def _sink(self, sink: SinkSettings) -> Sink:
+    def _sink(self, sink: SinkSettings, plugin: Any) -> Sink:
         if self._wishes.dry_run is not None:
             return DryRun(sink.name, self._wishes.dry_run)
-        options = placeholders.fill_options(sink.options, self._spaces.current())
         context = SinkContext(sink.name, self._places, self._stop, self._mark)
-        made: Sink = plugins.load(SINKS, sink.type, "type")(options, context)
-        return made
+        return PlacedSink(plugin, sink.options, context, self._spaces.current)
 
     @property
     def _ending(self) -> bool:

@@ -141,3 +141,19 @@ def test_times_are_understood_as_people_write_them() -> None:
     for wrong in ("", "soon", "1700000000", "12:30"):
         with pytest.raises(UsageError, match="is not a time"):
             since(wrong, now)
+
+
+def test_a_sink_that_waits_for_a_fact_keeps_no_other_waiting(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An address with an unknown fact in it is a sink that is not there yet: the others ship, and it does once it is known."""
+    settings = root / "etc/parbake/parbake.toml"
+    later = '[[sink]]\nname = "later"\ntype = "file"\npath = "/out/{{ facts.region }}.ndjson"\n'
+    head, _, _ = settings.read_text().partition('[[sink]]\nname = "out"')
+    settings.write_text(head.replace("[ship]", '[ship]\ndrain = "1s"') + later)
+    assert ship(root, "--once") == 74
+    assert "later" in capsys.readouterr().err
+    assert len(shipped(root)) == 80
+    (root / "run/parbake").mkdir(parents=True, exist_ok=True)
+    (root / "run/parbake/status.json").write_text(json.dumps({"schema": 1, "facts": {"region": "eu-1"}}))
+    assert ship(root, "--once") == 0
+    assert len((root / "out/eu-1.ndjson").read_text().splitlines()) == 80
+    assert len(shipped(root)) == 80
