@@ -6,6 +6,8 @@ VENV_DEBIAN := .venv-debian
 PYTEST := $(VENV)/bin/python -m pytest
 # Booted machines and real servers on two busy cores: a test that fails is tried again, and the summary says so.
 AGAIN := --reruns 2
+# Real servers are waited for more than they work, and those of one file share what they start.
+BESIDE := -n 3 --dist loadscope
 
 .PHONY: demo test unit unit-debian integration image lint setup deb bench clean
 
@@ -34,14 +36,14 @@ lint: setup
 	$(VENV)/bin/mypy
 
 unit: setup
-	$(PYTEST) $(AGAIN) tests/unit
+	$(PYTEST) -n 2 tests/unit
 
 # the same tests on the oldest versions that are supported: those of Debian 12
 unit-debian: setup
-	$(VENV_DEBIAN)/bin/python -m pytest $(AGAIN) tests/unit
+	$(VENV_DEBIAN)/bin/python -m pytest -n 2 tests/unit
 
 integration: setup
-	$(PYTEST) $(AGAIN) tests/integration tests/servers
+	$(PYTEST) $(AGAIN) $(BESIDE) tests/integration tests/servers
 
 image: setup deb
 	$(PYTEST) $(AGAIN) tests/image
