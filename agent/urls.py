@@ -38,3 +38,11 @@ def check_url(url: str, option: str, *, schemes: tuple[str, ...] = ("http", "htt
         raise ValueError(f"{option} names no host")
     if "@" in parts.netloc:
         raise ValueError(f"{option} must not hold credentials; they come from a file or a systemd credential")
+
+
+def check_metadata_url(url: str) -> None:
+    """For `imds_url`: raises ValueError where it is neither empty nor the address of a metadata service."""
+    if url:
+        check_url(url, "imds_url", schemes=("http",))
+        if set(url) & set("?#"):
+            raise ValueError("imds_url must be http://ADDRESS[:PORT][/PATH]")

@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from http.client import HTTPException
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 from agent.discovery import Context, documents
 from agent.discovery.guarded import MAX_BODY, Connection, Reply, TooLong
@@ -41,8 +40,6 @@ class Service:
         self._retried = retried
         self._aborted = False
         addresses = (context.settings.imds_url,) if context.settings.imds_url else bases
-        for address in addresses:
-            _check(address)
         self._connections = [Connection(base, unix_socket=unix_socket, privileged_port=privileged_port) for base in addresses]
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> bytes | None:
@@ -157,14 +154,6 @@ class Service:
                 hint="the service may be switched off, or something between it and this instance changes requests",
             )
         return DiscoveryError(what)
-
-
-def _check(base: str) -> None:
-    url = urlsplit(base)
-    if url.scheme != "http" or not url.netloc or url.username or url.query or url.fragment:
-        raise DiscoveryError(
-            "the address of the metadata service must be http://ADDRESS[:PORT][/PATH]", hint="see [discovery] imds_url"
-        )
 
 
 def _reason(error: Exception) -> str:

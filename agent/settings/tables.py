@@ -39,8 +39,7 @@ class Discovery:
     imds_url: str = setting("another address for the metadata service, http://ADDRESS[:PORT][/PATH]", "")
 
     def __post_init__(self) -> None:
-        if self.imds_url:
-            urls.check_url(self.imds_url, "imds_url", schemes=("http",))
+        urls.check_metadata_url(self.imds_url)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

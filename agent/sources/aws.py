@@ -14,6 +14,7 @@ from agent.schema import setting
 from agent.sockets import why
 from agent.sources import SourceContext, extras
 from agent.sources.metadata import Metadata
+from agent.urls import check_metadata_url
 
 T = TypeVar("T")
 _DENIED = (
@@ -33,6 +34,7 @@ class AwsOptions(TlsFiles):
     imds_url: str = setting("another address of the metadata service that gives the instance's role", "")
 
     def __post_init__(self) -> None:
+        check_metadata_url(self.imds_url)
         if self.endpoint_url:
             check_url(self.endpoint_url, "endpoint_url")
         if not self.region:

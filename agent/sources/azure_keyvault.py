@@ -15,6 +15,7 @@ from agent.model import Layer, Secret, Snapshot
 from agent.schema import setting
 from agent.sources import SourceContext, keys
 from agent.sources.metadata import Metadata
+from agent.urls import check_metadata_url
 
 _VERSION = "api-version=7.4"
 _MOST_PAGES = 10_000
@@ -31,6 +32,7 @@ class AzureKeyvaultOptions(TlsOptions):
     imds_url: str = setting("another address of the metadata service", "")
 
     def __post_init__(self) -> None:
+        check_metadata_url(self.imds_url)
         check_url(self.vault_url, "vault_url")
         if not self.separator:
             raise ValueError("separator must not be empty")

@@ -17,6 +17,7 @@ from agent.model import Layer, Secret, Snapshot
 from agent.schema import setting
 from agent.sources import SourceContext, keys
 from agent.sources.metadata import Metadata
+from agent.urls import check_metadata_url
 
 _MOST_PAGES = 1000
 
@@ -31,6 +32,7 @@ class GcpSecretManagerOptions(TlsOptions):
     imds_url: str = setting("another address of the metadata service", "")
 
     def __post_init__(self) -> None:
+        check_metadata_url(self.imds_url)
         check_url(self.endpoint_url, "endpoint_url")
         if not self.project or not self.separator:
             raise ValueError("project and separator must not be empty")

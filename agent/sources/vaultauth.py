@@ -14,6 +14,7 @@ from agent.httpclient import TlsOptions, check_url
 from agent.schema import setting
 from agent.sources import SourceContext, extras
 from agent.sources.metadata import Metadata
+from agent.urls import check_metadata_url
 
 Method = Literal["token", "approle", "aws", "gcp", "azure", "kubernetes", "cert", "jwt"]
 _NEEDS = {"token": "token_file", "approle": "role_id", "jwt": "jwt_file"}
@@ -37,6 +38,7 @@ class VaultOptions(TlsOptions):
     dynamic: tuple[str, ...] = setting("paths with leases, such as database/creds/web, as config.dynamic.database...", ())
 
     def __post_init__(self) -> None:
+        check_metadata_url(self.imds_url)
         check_url(self.address, "address")
         needed = _NEEDS.get(self.auth, "")
         if needed and not getattr(self, needed):
