@@ -56,6 +56,7 @@ class Watchers:
         pulled = dict(world.pulled.snapshots) if world.pulled else {}
         fresh = world.pulled.fresh if world.pulled else frozenset()
         disbelieved = world.pulled.disbelieved if world.pulled else frozenset()
+        errors = {report.name: report.error for report in world.pulled.reports} if world.pulled else {}
         for settings in world.settings.sources:
             opened = world.sources.get(settings.name)
             if opened is None:
@@ -68,7 +69,8 @@ class Watchers:
                 watcher = Watcher(settings.name, opened[1], settings.poll, told, world.settings.watch)
                 self._sources[settings.name] = watcher
             seen = pulled.get(settings.name) if settings.name in fresh else None
-            watcher.saw(seen, _layers(settings, world), believed=settings.name not in disbelieved)
+            believed = settings.name not in disbelieved
+            watcher.saw(seen, _layers(settings, world), believed=believed, error=errors.get(settings.name))
 
     def watch_targets(self, world: World) -> None:
         """A target's place may have come into being with a convergence."""

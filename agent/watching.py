@@ -39,15 +39,23 @@ class Watcher:
         self._seen: Snapshot | None = None
         self._layers: Sequence[str] | None = None
         self._disbelieved: Snapshot | None = None
+        self._error = ""
         self._version = 0
         self._told = threading.Condition()
         self._thread = threading.Thread(target=self._work, name=f"watch {name}", daemon=True)
 
-    def saw(self, snapshot: Snapshot | None, layers: Sequence[str] | None = None, *, believed: bool = True) -> None:
-        """What the loop pulled last; None where the source did not answer, or what it said was not `believed`. `layers` are
-        those that it is asked for, None where that is not known."""
+    def saw(
+        self,
+        snapshot: Snapshot | None,
+        layers: Sequence[str] | None = None,
+        *,
+        believed: bool = True,
+        error: str | None = None,
+    ) -> None:
+        """What the loop pulled last; None where the source did not answer, which the `error` says, or what it said was not
+        `believed`. `layers` are those that it is asked for, None where that is not known."""
         with self._told:
-            self._seen, self._layers = snapshot, layers
+            self._seen, self._layers, self._error = snapshot, layers, error or ""
             self._disbelieved = None if believed else self._disbelieved
             self._version += 1
             self._told.notify_all()
@@ -90,14 +98,15 @@ class Watcher:
             return True, False
 
     def _is_back(self) -> bool:
-        """Whether a source that did not answer, or was not believed, now says something else."""
+        """Whether a source that did not answer, or was not believed, now says something else, or is away for another reason,
+        which status is to tell."""
         if self._layers is None:
             return True  # the loop tries again: what it lacks is not the source's
         try:
             found = self.source.fetch(self._layers)
-        except SourceError:
+        except SourceError as error:
             self._disbelieved = None
-            return False
+            return not self._error.startswith(str(error))
         known, self._disbelieved = self._disbelieved, found
         return found != known
 

@@ -62,7 +62,7 @@ def until(what: Callable[[], bool], seconds: float = 20.0) -> bool:
 
 def test_a_source_that_is_away_is_asked_alone(store: Store, changed: threading.Event, watcher: Watcher) -> None:
     """Until it answers nothing converges, which would ask every other source too; then it does at once."""
-    watcher.saw(None, ["common"])
+    watcher.saw(None, ["common"], error="away; look after it")
     assert until(lambda: len(store.asked) >= 3)
     assert not changed.is_set()
     assert set(store.asked) == {("common",)}
@@ -100,3 +100,9 @@ def test_without_known_layers_the_loop_tries(store: Store, changed: threading.Ev
     watcher.saw(None, None)
     assert changed.wait(20)
     assert store.asked == []
+
+
+def test_another_reason_is_news(store: Store, changed: threading.Event, watcher: Watcher) -> None:
+    """A source that is away for another reason than before has the loop converge, so that status tells the reason."""
+    watcher.saw(None, ["common"], error="its name does not resolve")
+    assert changed.wait(20)
