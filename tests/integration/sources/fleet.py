@@ -80,10 +80,6 @@ class Instance:
     def shows(self, value: str) -> bool:
         return self.is_("converged") and self.image.read(TARGET) == value + "\n"
 
-    def looked_since(self, moment: float) -> bool:
-        """Whether it has converged, well or not, since a moment of time.time()."""
-        return self.image.path("/run/parbake/status.json").stat().st_mtime > moment
-
     def target(self) -> tuple[int, str]:
         """The target's inode and content."""
         return os.stat(self.image.path(TARGET)).st_ino, self.image.read(TARGET)
