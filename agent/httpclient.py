@@ -208,7 +208,7 @@ class Client:
         """An open answer, cut off when `ends` is reached. Foreign exceptions become Trouble here and nowhere else."""
         from agent import httptransport
 
-        late = threading.Event()
+        late, too_late = threading.Event(), f"{shown(url)}: no whole answer in time"
         thread = threading.get_ident()
 
         def cut() -> None:
@@ -222,10 +222,18 @@ class Client:
         try:
             response = self._send(method, url, headers, body, ends)
             yield response
+            if late.is_set():  # the end of an answer without a length may be the cut
+                raise Trouble("unreachable", too_late, again=True)
+        except Trouble as trouble:
+            if late.is_set() and trouble.kind == "unreachable" and not self.closed:
+                raise Trouble("unreachable", too_late, again=True) from None
+            raise
         except httptransport.ERRORS as error:
             if self.closed:
                 raise Trouble("unreachable", f"{shown(url)}: closed") from None
-            text, hint = ("no whole answer in time", None) if late.is_set() else httptransport.reason(error)
+            if late.is_set():
+                raise Trouble("unreachable", too_late, again=True) from None
+            text, hint = httptransport.reason(error)
             raise Trouble("unreachable", f"{shown(url)}: {text}", hint, again=True) from None
         finally:
             timer.cancel()
