@@ -6,8 +6,9 @@ VENV_DEBIAN := .venv-debian
 PYTEST := $(VENV)/bin/python -m pytest
 # Booted machines and real servers on two busy cores: a test that fails is tried again, and the summary says so.
 AGAIN := --reruns 2
-# Real servers are waited for more than they work, and those of one file share what they start.
-BESIDE := -n 3 --dist loadscope
+# Real servers are waited for more than they work, and those of one file share what they start; the longest begin.
+BESIDE := -n 3 --dist loadscope --no-loadscope-reorder
+LONGEST := tests/integration/sources/test_instances.py tests/integration/sources/test_network_gone.py
 
 .PHONY: demo test unit unit-debian integration image lint setup deb bench clean
 
@@ -43,7 +44,7 @@ unit-debian: setup
 	$(VENV_DEBIAN)/bin/python -m pytest -n 2 tests/unit
 
 integration: setup
-	$(PYTEST) $(AGAIN) $(BESIDE) tests/integration tests/servers
+	$(PYTEST) $(AGAIN) $(BESIDE) $(LONGEST) tests/integration tests/servers
 
 image: setup deb
 	$(PYTEST) $(AGAIN) tests/image

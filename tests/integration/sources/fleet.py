@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -16,6 +17,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import pytest
 
 from tests.conftest import REPOSITORY, Image
 from tests.integration.sources.benches import OVER_NETWORK, AwsBench, Bench
@@ -199,3 +202,43 @@ def _toml(value: Any) -> str:
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{name} = {_toml(item)}" for name, item in value.items()) + " }"
     return json.dumps(list(value) if isinstance(value, tuple) else value)
+
+
+def needs_all() -> None:
+    if reasons := [reason for kind in OVER_NETWORK if (reason := kind.missing())]:
+        pytest.skip("; ".join(reasons))
+
+
+REASONS = {
+    "refuse": "refused|in time",
+    "reset": "reset|broke off|closed|connection broken|in time",
+    "hang": "in time",
+    "drip": "in time",
+    "500": "500|SERVFAIL",
+    "expired": "expired",
+    "elsewhere": "mismatch|not valid for|doesn't match|does not match",
+    "stranger": "issuer|not trusted",
+    "no name server": "not resolve",
+    "no such name": "not resolve",
+}
+
+
+def stale_and_untouched(fleet: Fleet, hit: Sequence[Instance], fault: str, before: dict[str, tuple[int, str]]) -> None:
+    """Each of `hit` says stale and why, and its target is the very file that it was."""
+    why = re.compile(REASONS.get(fault, "."))
+    fleet.wait(lambda one: one.is_("stale") and bool(why.search(one.error)), f"say stale because of {fault}", hit)
+    changed = [one.bench.backend for one in hit if one.target() != before[one.bench.backend]]
+    assert not changed, f"{fault}: these wrote a target: {changed}"
+
+
+def targets(fleet: Fleet) -> dict[str, tuple[int, str]]:
+    return {one.bench.backend: one.target() for one in fleet.instances}
+
+
+def put(fleet: Fleet, value: str) -> None:
+    for one in fleet.instances:
+        one.put(value)
+
+
+def showing(value: str) -> Callable[[Instance], bool]:
+    return lambda one: one.shows(value)
