@@ -8,7 +8,6 @@ PYTEST := $(VENV)/bin/python -m pytest
 AGAIN := --reruns 2
 # Real servers are waited for more than they work, and those of one file share what they start; the longest begin.
 BESIDE := -n 3 --dist loadscope --no-loadscope-reorder
-LONGEST := tests/integration/sources/test_instances.py tests/integration/sources/test_network_gone.py
 
 .PHONY: demo test unit unit-debian integration image lint setup deb bench clean
 
@@ -44,7 +43,7 @@ unit-debian: setup
 	$(VENV_DEBIAN)/bin/python -m pytest -n 2 tests/unit
 
 integration: setup
-	$(PYTEST) $(AGAIN) $(BESIDE) $(LONGEST) tests/integration tests/servers
+	$(PYTEST) $(AGAIN) $(BESIDE) tests/integration tests/servers
 
 image: setup deb
 	$(PYTEST) $(AGAIN) tests/image

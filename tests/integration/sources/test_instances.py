@@ -10,7 +10,7 @@ import pytest
 from tests.integration.sources.fleet import Fleet, needs_all, put, showing, stale_and_untouched, targets
 from tests.servers.faulty import Certificates, Faulty
 
-pytestmark = pytest.mark.usefixtures("aws_credentials")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("aws_credentials")]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from tests.integration.sources.fleet import Fleet, needs_all, put, showing, stal
 from tests.servers.farnetwork import FarNetwork, Resolver
 from tests.servers.faulty import Certificates
 
-pytestmark = pytest.mark.usefixtures("aws_credentials")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("aws_credentials")]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces")
