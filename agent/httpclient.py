@@ -166,6 +166,12 @@ class Client:
                 raise self._error(trouble) from None
 
     def _again(self, attempt: Callable[[], Reply], tries: int, ends: float) -> Reply:
+        try:
+            return attempt() if tries == 1 else self._retried(attempt, tries, ends)
+        except Trouble as trouble:
+            raise self._error(trouble) from None
+
+    def _retried(self, attempt: Callable[[], Reply], tries: int, ends: float) -> Reply:
         import tenacity
 
         def after(state: tenacity.RetryCallState) -> float:
@@ -187,10 +193,7 @@ class Client:
             sleep=self._sleep,
             reraise=True,
         )
-        try:
-            return retrying(attempt)
-        except Trouble as trouble:
-            raise self._error(trouble) from None
+        return retrying(attempt)
 
     def _sleep(self, seconds: float) -> None:
         self._stopping.wait(seconds)

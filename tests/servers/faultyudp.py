@@ -53,6 +53,8 @@ class FaultyUdp:
         with contextlib.suppress(OSError):
             while True:
                 question, client = wire.recvfrom(65536)
+                if len(question) < 12:
+                    return  # woken up to end: no header is so short
                 if self._mode == "500":
                     # RFC 1035, 4.1.1: the header's third byte is QR|opcode|AA|TC|RD, the fourth ends in the RCODE
                     wire.sendto(question[:2] + bytes([question[2] | 0x80, 2]) + question[4:], client)
