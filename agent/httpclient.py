@@ -89,6 +89,7 @@ class Client:
         self._wire = Wire()
         self._lock = threading.Lock()
         self._session: requests.Session | None = None
+        self._proxies: dict[tuple[str, str], dict[str, str]] = {}
         self._tls.warn()
 
     @property
@@ -265,10 +266,7 @@ class Client:
         raise Trouble("invalid", f"{shown(url)} redirects without end")
 
     def _send_once(self, method: str, url: str, headers: dict[str, str], body: bytes | None, ends: float) -> requests.Response:
-        from agent import httptransport
-
         left = max(0.05, ends - time.monotonic())
-        direct = self._guarded or self._unix_socket is not None
         return self._opened().request(
             method,
             url,
@@ -277,8 +275,19 @@ class Client:
             timeout=(left, left),
             stream=True,
             allow_redirects=False,
-            proxies={} if direct else httptransport.proxies(url),
+            proxies=self._proxies_for(url),
         )
+
+    def _proxies_for(self, url: str) -> dict[str, str]:
+        """Looked up once for each peer: it takes as long as half the rest of a request."""
+        from agent import httptransport
+
+        if self._guarded or self._unix_socket is not None:
+            return {}
+        peer = urlsplit(url)[:2]
+        if peer not in self._proxies:
+            self._proxies[peer] = httptransport.proxies(url)
+        return self._proxies[peer]
 
     def _opened(self) -> requests.Session:
         from agent import httptransport

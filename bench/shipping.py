@@ -141,7 +141,7 @@ def _uploaded(state: Path, entries: int) -> bool:
 
 
 def main() -> None:
-    entries = int(sys.argv[1]) if len(sys.argv) > 1 else 200_000
+    entries = int(sys.argv[1]) if len(sys.argv) > 1 else 400_000
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         # imjournal reads the local machine's directory only

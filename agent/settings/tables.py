@@ -269,7 +269,7 @@ class Sink:
             "FILE",
         ),
     )
-    batch_entries: int = setting("the most entries that go at once", 1000)
+    batch_entries: int = setting("the most entries that go at once", 2000)
     batch_bytes: Size = setting("about the most bytes that go at once, before compression", Size(1024 * 1024))
     batch_age: Seconds = setting("how long an entry may wait for others to go with", Seconds(1.0))
     options: Any = None

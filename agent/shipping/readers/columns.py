@@ -24,6 +24,7 @@ class Rows:
         self._times: list[int] = []
         self._ids: list[str] = []
         self._columns: dict[str, list[bytes | None]] = {} if self._all else {name: [] for name in fields}
+        self._same: dict[bytes | None, bytes | None] = {}
         self.cursor = ""
         self.missing = 0
 
@@ -35,20 +36,30 @@ class Rows:
                     self._columns[name] = [None] * len(self._times)
         self._times += times
         self._ids += ids
-        size = _ENTRY_BYTES * len(rows)
-        for name, column in self._columns.items():
-            values = [row.get(name) for row in rows]
-            try:
-                weight = len(b"".join(filter(None, values)))
-            except TypeError:  # a field that an entry has several times is a list
-                values = [b"\n".join(value) if type(value) is list else value for value in values]
-                weight = len(b"".join(filter(None, values)))
-            if weight > self._threshold:
-                # libsystemd cuts long fields where they are compressed, and leaves others whole
-                values = [value and value[: self._threshold] for value in values]
-            column += values
-            size += weight
-        return size
+        return _ENTRY_BYTES * len(rows) + (sum(self._gather(name, rows) for name in self._columns) if rows else 0)
+
+    def _gather(self, name: str, rows: Sequence[Mapping[str, Any]]) -> int:
+        """One field of all `rows` to the end of its column; how many bytes. Equal values are one object: what comes after
+        looks at each only once, and a batch of them stays in the processor's cache."""
+        values = [row.get(name) for row in rows]
+        if values[0] == values[-1] and values.count(values[0]) == len(values):
+            value = self._cut(values[0])
+            self._columns[name] += [self._same.setdefault(value, value)] * len(values)
+            return len(value or b"") * len(values)
+        try:
+            weight = len(b"".join(filter(None, values)))
+        except TypeError:  # a field that an entry has several times is a list
+            weight = self._threshold + 1
+        if weight > self._threshold:
+            values = [self._cut(value) for value in values]
+            weight = len(b"".join(filter(None, values)))
+        self._columns[name] += map(self._same.setdefault, values, values)
+        return weight
+
+    def _cut(self, value: bytes | list[bytes] | None) -> bytes | None:
+        """libsystemd cuts long fields where they are compressed, and leaves others whole."""
+        joined = b"\n".join(value) if isinstance(value, list) else value
+        return joined and joined[: self._threshold]
 
     def end(self, cursor: str, missing: int) -> None:
         """The position after all that was looked at, kept or not, and how many entries are gone on the way there."""
@@ -56,5 +67,5 @@ class Rows:
         self.missing += missing
 
     def batch(self, position: Mapping[str, Any], *, full: bool, lost: int, skipped: int) -> Batch:
-        kept = {name: column for name, column in self._columns.items() if column.count(None) < len(column)}
+        kept = {name: column for name, column in self._columns.items() if any(value is not None for value in column)}
         return Batch(self._times, kept, position, self._ids, full=full, lost=lost, skipped=skipped)

@@ -26,7 +26,7 @@ from tests.servers.processes import wait_until
 pytestmark = pytest.mark.skipif(not journal_directory.available, reason="systemd-journal-remote is not installed")
 ENTRIES = 200_000
 KILLS = 20
-BATCH = 1000
+BATCH = 2000
 ROTATIONS = 20
 MEMORY_MAX_KB = 120 * 1024
 SETTINGS = """
