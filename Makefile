@@ -36,11 +36,11 @@ lint: setup
 	$(VENV)/bin/mypy
 
 unit: setup
-	$(PYTEST) -n 3 tests/unit
+	$(PYTEST) -n 4 tests/unit
 
 # the same tests on the oldest versions that are supported: those of Debian 12
 unit-debian: setup
-	$(VENV_DEBIAN)/bin/python -m pytest -n 3 tests/unit
+	$(VENV_DEBIAN)/bin/python -m pytest -n 4 tests/unit
 
 integration: setup
 	$(PYTEST) $(AGAIN) $(BESIDE) tests/integration tests/servers

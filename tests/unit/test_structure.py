@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import subprocess
 import sys
@@ -55,9 +56,14 @@ def _name(path: Path) -> str:
 MODULES = {_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
+@functools.cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
 def _imports(path: Path) -> set[str]:
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -130,7 +136,7 @@ def test_no_banned_names() -> None:
     found = []
     for module, path in MODULES.items():
         names = [path.stem]
-        names += [node.name for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.ClassDef)]
+        names += [node.name for node in ast.walk(_tree(path)) if isinstance(node, ast.ClassDef)]
         for name in names:
             for theirs in THEIR_NAMES:
                 name = name.replace(theirs, "")
@@ -150,7 +156,7 @@ def test_nothing_is_swallowed() -> None:
     """HOUSE-STYLE: no bare `except:`, and no broad one whose body does nothing."""
     found = []
     for module, path in MODULES.items():
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in ast.walk(_tree(path)):
             if not isinstance(node, ast.ExceptHandler):
                 continue
             broad = node.type is None or (isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException"))
@@ -190,7 +196,7 @@ def test_other_exceptions_are_of_the_tree_or_known_here() -> None:
     for module, path in MODULES.items():
         if module == "agent.errors":
             continue
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in ast.walk(_tree(path)):
             if not isinstance(node, ast.ClassDef):
                 continue
             bases = {base.id for base in node.bases if isinstance(base, ast.Name)}
