@@ -1,6 +1,6 @@
 """In CI a skip is a failure: PARBAKE_NO_SKIPS=1 turns every one into an error that says why it would have been skipped.
 
-Property tests have no deadline for an example: on a busy machine it would say nothing about the code. They try 50
+Property tests have no deadline for an example: on a busy machine it would say nothing about the code. They try 30
 examples, since other ones are tried each time, and many more with PARBAKE_EXHAUSTIVE set.
 """
 
@@ -16,7 +16,7 @@ from pluggy import Result
 NO_SKIPS = os.environ.get("PARBAKE_NO_SKIPS") == "1"
 
 
-settings.register_profile("parbake", deadline=None, max_examples=1000 if "PARBAKE_EXHAUSTIVE" in os.environ else 50)
+settings.register_profile("parbake", deadline=None, max_examples=1000 if "PARBAKE_EXHAUSTIVE" in os.environ else 30)
 settings.load_profile("parbake")
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import yaml
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 FILES = Path(__file__).resolve().parents[3] / "packaging/cloud-init"
@@ -77,7 +76,6 @@ def test_a_key_that_is_no_settings_is_reported(given_key: Any, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-@hypothesis_settings(max_examples=50, deadline=None)
 @given(
     table=st.dictionaries(
         st.text(max_size=8),

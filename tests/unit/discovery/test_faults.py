@@ -12,7 +12,7 @@ from tests.servers.metadata import Metadata
 from tests.unit.discovery.machines import ask, machine, said, timed, write
 from tests.unit.discovery.test_platforms import EXPECTED, NETWORKED
 
-SLACK_SECONDS = 0.5
+SLACK_SECONDS = 2.0
 """What a busy machine may take besides."""
 
 

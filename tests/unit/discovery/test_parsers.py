@@ -22,7 +22,7 @@ from agent.discovery.kernel import parse
 from agent.discovery.shapes import pick, tags_of
 from agent.errors import DiscoveryError
 
-quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(suppress_health_check=[HealthCheck.too_slow])
 
 TEXT = st.text(max_size=30)
 JSON: st.SearchStrategy[Any] = st.recursive(
@@ -194,7 +194,6 @@ def test_any_firmware_is_a_platform_or_none(strings: dict[str, str]) -> None:
     assert dmi.identify(strings)[0] in ("", *(row[0] for row in dmi.TABLE))
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     raw=st.binary(max_size=200)
     | st.builds(

@@ -172,7 +172,7 @@ def outcome(image: Image, source: str, tree: dict[str, Any], facts: dict[str, An
 
 
 @given(st.sampled_from(SOURCES), TREES, TREES, FACTS, FACTS)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_rendering_that_holds_would_be_made_the_same(
     image: Image, source: str, old: dict[str, Any], new: dict[str, Any], old_facts: dict[str, Any], new_facts: dict[str, Any]
 ) -> None:
