@@ -30,7 +30,7 @@ class Watchers:
         self._facts: FactsWatcher | None = None
         self._told: Mapping[str, FactValue | None] = {}
         self._targets: drift.Watch | None = None
-        self._places: frozenset[str] = frozenset()
+        self._watched: frozenset[str] = frozenset()
 
     def watch_all(self, names: Iterable[str]) -> bool:
         """Whether each of these sources is watched."""
@@ -73,15 +73,16 @@ class Watchers:
             watcher.saw(seen, _layers(settings, world), believed=believed, error=errors.get(settings.name))
 
     def watch_targets(self, world: World) -> None:
-        """A target's place may have come into being with a convergence."""
-        targets = [template.target for template in world.settings.templates]
+        """A target's place may have come into being with a convergence, and a target with other settings."""
+        targets = frozenset(template.target for template in world.settings.templates)
         places = {str(world.places.host(target).parent) for target in targets}
-        there = frozenset(place for place in places if os.path.isdir(place))
-        if there != self._places:
+        watched = targets | {place for place in places if os.path.isdir(place)}
+        if watched != self._watched:
             if self._targets is not None:
                 self._targets.stop()
             self._targets = drift.Watch(world.places, targets, self._touched)
-            self._places = there
+            self._watched = watched
+            self._touched()  # of what was done before there was a watch
 
     def stop_sources(self) -> None:
         """Sources and facts, which other settings may have otherwise."""

@@ -179,3 +179,69 @@ def test_a_hundred_templates_of_which_fifty_share_a_unit_give_one_action_on_it(m
     assert until(lambda: status(machine)["generation"] == 3)
     time.sleep(1)
     assert (count(machine, STARTED, "app.service"), count(machine, RELOADED, "app.service")) == (1, 1)
+
+
+COMMANDS = """
+[[template]]
+source = "a.j2"
+target = "/etc/app/a"
+units = [
+  { command = ["/usr/local/bin/tell", "before"] },
+  { name = "app.service", action = "reload" },
+  { name = "index", command = ["/usr/local/bin/tell", "after"], timeout = "2s" },
+]
+[[template]]
+source = "a.j2"
+target = "/etc/app/b"
+units = [{ command = ["/usr/local/bin/tell", "before"] }]
+"""
+# says that it was called and, where it finds /run/hang, hangs once, with a child of its own
+TELL = """\
+#!/bin/sh
+echo "$1" >>/run/told
+[ "$1" = after ] && rm /run/hang 2>/dev/null && { sleep 87654 & sleep 87654; }
+exit 0
+"""
+TOLD_SERVICE = """\
+[Service]
+ExecStart=sleep infinity
+ExecReload=/usr/local/bin/tell reload
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def test_commands_and_units_run_in_the_order_given_and_one_that_hangs_is_ended_and_done_again(
+    machine: Machine, consul: Consul
+) -> None:
+    """What is no unit is told by a command: once a generation, in its place among the units, within its time-out."""
+    fill(consul)
+    files = {
+        "/etc/parbake/parbake.toml": SOURCE + COMMANDS,
+        "/etc/parbake/templates/a.j2": "{{ config.web.greeting }}\n",
+        "/usr/local/bin/tell": TELL,
+        "/etc/systemd/system/app.service": TOLD_SERVICE,
+    }
+    bake(machine, files)
+    machine.run(["systemctl", "enable", "app.service"])
+    machine.boot()
+
+    def told() -> list[str]:
+        return machine.run(["cat", "/run/told"]).stdout.split()
+
+    assert state_becomes(machine, "converged")
+    assert told() == ["before", "after"]
+    consul.put("site/common/web/greeting", "second")
+    assert until(lambda: len(told()) >= 5)
+    assert until(lambda: status(machine)["generation"] == 2 and status(machine)["state"] == "converged")
+    assert told()[2:] == ["before", "reload", "after"]
+
+    machine.run(["touch", "/run/hang"])
+    consul.put("site/common/web/greeting", "third")
+    assert until(lambda: status(machine)["generation"] == 3 and status(machine)["state"] == "converged", 60)
+    assert told()[5:] == ["before", "reload", "after", "after"]
+    assert machine.run(["pgrep", "-f", "^sleep 87654"], check=False).stdout == ""
+    results = {unit["name"]: (unit["result"], unit["detail"]) for unit in status(machine)["units"]}
+    assert results["index"] == ("ok", "at attempt 2")
+    assert results["/usr/local/bin/tell before"][0] == "ok"
+    assert machine.read("/etc/app/a") == machine.read("/etc/app/b") == "third\n"
