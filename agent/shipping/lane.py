@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import threading
 import time
@@ -109,5 +111,12 @@ def with_loss(batch: Batch) -> Batch:
     names = {*batch.columns, *told}
     columns = {name: [told.get(name), *batch.columns.get(name, [None] * len(batch))] for name in names}
     times = [batch.times[0] if len(batch) else now, *batch.times]
-    ids = [f"lost;{batch.position};{batch.lost}", *batch.ids] if batch.ids else ()
+    # A batch of this entry alone has no ids to tell by whether they are wanted; one that is not is looked at by no sink.
+    ids = [_loss_id(batch), *batch.ids] if len(batch.ids) == len(batch) else ()
     return replace(batch, times=times, columns=columns, ids=ids)
+
+
+def _loss_id(batch: Batch) -> str:
+    """Short however many files there are, and telling nothing of the position, which holds the key to the files' ids."""
+    told = json.dumps([batch.position, batch.lost], sort_keys=True)
+    return f"lost-{hashlib.sha256(told.encode()).hexdigest()[:32]}"

@@ -1,0 +1,29 @@
+"""The entry that tells of a loss: every sink can take it, also one that wants ids."""
+
+from __future__ import annotations
+
+from agent.shipping import Batch
+from agent.shipping.lane import with_loss
+
+
+def test_a_loss_without_entries_has_an_id_of_its_own() -> None:
+    """A read that found a hole and nothing behind it still gives a whole batch: one entry, one id, the same at a repeat."""
+    read = Batch((), {}, {"files": [{"path": "/var/log/a.log"}], "key": "secret"}, lost=3)
+    told = with_loss(read)
+    assert (len(told), len(told.ids)) == (1, 1)
+    assert told.ids == with_loss(read).ids
+    assert told.ids != with_loss(Batch((), {}, read.position, lost=4)).ids
+    assert "secret" not in told.ids[0]
+
+
+def test_a_loss_before_entries_keeps_ids_and_entries_side_by_side() -> None:
+    """Ids are there for all entries or, where the sink wants none, for none."""
+    columns = {"MESSAGE": [b"a", b"b"]}
+    assert list(with_loss(Batch([1, 2], columns, {}, ["x", "y"], lost=1)).ids)[1:] == ["x", "y"]
+    assert not with_loss(Batch([1, 2], columns, {}, lost=1)).ids
+
+
+def test_the_id_of_a_loss_is_short_however_many_files_there_are() -> None:
+    """Elasticsearch takes 512 bytes; a position speaks of every file."""
+    position = {"files": [{"path": f"/var/log/{number}.log"} for number in range(1000)]}
+    assert len(with_loss(Batch([1], {"MESSAGE": [b"a"]}, position, ["x"], lost=1)).ids[0]) < 100
