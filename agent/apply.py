@@ -14,10 +14,11 @@ A crash before 3 leaves candidates that the next start removes. A crash after 3 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,12 +39,14 @@ _COPIED_ATTRIBUTES = ("security.selinux", "system.posix_acl_access")
 
 @dataclass(frozen=True, slots=True)
 class Rename:
-    """One target of a commit. `created`: there was nothing in its place, so putting back means removing it."""
+    """One target of a commit. `created`: there was nothing in its place, so putting back means removing it. `sha256`: of
+    what it is to hold; empty where the target took its place in an earlier commit that this one includes."""
 
     target: str
     created: bool
     template: str = ""
     group: str = ""
+    sha256: str = ""
 
 
 def candidate_name(name: str) -> str:
@@ -55,15 +58,28 @@ def backup_name(name: str) -> str:
 
 
 def stage(
-    places: Places, changes: Iterable[Change], directories: Mapping[str, disk.NewDirectory] | None = None
+    places: Places,
+    changes: Iterable[Change],
+    directories: Mapping[str, disk.NewDirectory] | None = None,
+    kept: Collection[str] = (),
 ) -> list[Rename]:
-    """Write every candidate. Raises ApplyError after removing what was staged: nothing is left, nothing was replaced."""
+    """Write every candidate. `kept` are targets whose old files an earlier commit, not confirmed yet, has kept.
+
+    Raises ApplyError after removing what was staged: nothing is left, nothing was replaced.
+    """
+    changes = list(changes)
     staged: list[Rename] = []
     try:
         for change in changes:
             create = (directories or {}).get(change.target, disk.NewDirectory())
             with _explained(change.target, "staged"), disk.slot(places, change.target, create=create) as place:
-                staged.append(Rename(change.target, not _exists(place, place.name), change.template, change.group))
+                there = _exists(place, place.name)
+                if change.target not in kept:
+                    _unlink(place, backup_name(place.name))
+                    if there:
+                        _try_to_keep(place, change.target)
+                digest = hashlib.sha256(change.content).hexdigest()
+                staged.append(Rename(change.target, not there, change.template, change.group, digest))
                 _write_candidate(place, change, places)
     except BaseException:
         discard(places, [change.target for change in changes])
@@ -74,7 +90,6 @@ def stage(
 def _write_candidate(place: disk.Slot, change: Change, places: Places) -> None:
     name = candidate_name(place.name)
     _unlink(place, name)
-    _unlink(place, backup_name(place.name))
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with open(os.open(name, flags, 0o600, dir_fd=place.directory), "wb") as file:
         file.write(change.content)
@@ -88,6 +103,14 @@ def _write_candidate(place: disk.Slot, change: Change, places: Places) -> None:
         _copy_attributes(place, descriptor)
         os.fchmod(descriptor, change.mode)
         os.fsync(descriptor)
+
+
+def _try_to_keep(place: disk.Slot, target: str) -> None:
+    """What cannot be linked (a mount of its own, an immutable file) cannot be replaced: found out while only its own group
+    waits for it, and nothing of another has been replaced."""
+    with _explained(target, "replaced"):
+        _link(place)
+        _unlink(place, backup_name(place.name))
 
 
 def _copy_attributes(place: disk.Slot, descriptor: int) -> None:
@@ -113,18 +136,22 @@ def check(
     run: Run,
     others: Iterable[Template] = (),
 ) -> None:
-    """Run each template's check on its candidate; the same command of several templates runs once.
+    """Run each template's check on its candidate, and those that name another's; the same command runs once.
 
-    `others` are the templates without a candidate that a check may name. Raises CheckError with the check's own words,
-    secrets masked; where `secrets` is None they are not known, and the words are withheld.
+    `others` are the templates without a candidate: a check that names one has its target, and one of the same group whose
+    check names a candidate is checked as it stands. Raises CheckError with the check's own words, secrets masked; where
+    `secrets` is None they are not known, and the words are withheld.
     """
-    templates = list(templates)
-    paths = {t.name: places.host(t.target) for t in others}
-    for template in templates:
-        target = places.host(template.target)
-        paths[template.name] = target.with_name(candidate_name(target.name))
+    staged = {template.name: template for template in templates}
+    known = {template.name: template for template in others} | staged
+    paths = {name: places.host(template.target) for name, template in known.items()}
+    paths |= {name: paths[name].with_name(candidate_name(paths[name].name)) for name in staged}
+    groups = {template.group_name for template in staged.values()}
     seen: set[tuple[str, ...]] = set()
-    for template in templates:
+    for template in known.values():
+        named = {match[1] for part in template.check for match in _OTHER.finditer(part)}
+        if template.name not in staged and not (template.group_name in groups and named & staged.keys()):
+            continue
         argv = tuple(_filled(part, template.name, paths) for part in template.check)
         if not argv or argv in seen:
             continue
@@ -158,11 +185,17 @@ def _indented(text: str) -> str:
 def commit(places: Places, renames: Iterable[Rename]) -> None:
     """Rename every candidate that is still there. Safe to run again after a crash at any point of an earlier run.
 
-    Raises ApplyError half way; the caller then puts back what was replaced.
+    Raises ApplyError half way, also where a candidate is gone and the target does not hold what was in it; the caller then
+    puts back what was replaced.
     """
     for rename in renames:
         with _explained(rename.target, "replaced"), disk.slot(places, rename.target) as place:
             if not _exists(place, candidate_name(place.name)):
+                if rename.sha256 and _digest(place) != rename.sha256:
+                    raise ApplyError(
+                        f"target {rename.target} could not be replaced: the file staged beside it is gone",
+                        hint="the old file is kept; see what removes files there: a check that tidies up, another program",
+                    )
                 continue
             if not rename.created:
                 _keep_old(place)
@@ -170,15 +203,29 @@ def commit(places: Places, renames: Iterable[Rename]) -> None:
             disk.fsync_directory(place.directory)
 
 
-def _keep_old(place: disk.Slot) -> None:
-    backup = backup_name(place.name)
-    if _exists(place, backup):
-        _unlink(place, backup)
+def _digest(place: disk.Slot) -> str:
+    """Of what stands in a target's place; "" where that is no file."""
     try:
-        os.link(place.name, backup, src_dir_fd=place.directory, dst_dir_fd=place.directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return  # removed by hand since it was planned
-    disk.fsync_directory(place.directory)
+        with open(os.open(place.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.directory), "rb") as file:
+            return hashlib.sha256(file.read()).hexdigest()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP):
+            raise
+        return ""
+
+
+def _keep_old(place: disk.Slot) -> None:
+    """One that is kept already is of this commit, or of an earlier one that is not confirmed yet."""
+    if _exists(place, backup_name(place.name)):
+        return
+    with suppress(FileNotFoundError):  # removed by hand since it was planned
+        _link(place)
+        disk.fsync_directory(place.directory)
+
+
+def _link(place: disk.Slot) -> None:
+    name, directory = place.name, place.directory
+    os.link(name, backup_name(name), src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
 
 
 def put_back(places: Places, renames: Iterable[Rename]) -> list[str]:
@@ -229,7 +276,7 @@ def as_plain(renames: Iterable[Rename]) -> list[dict[str, Any]]:
 
 def from_plain(items: Iterable[dict[str, Any]]) -> list[Rename]:
     return [
-        Rename(str(item["target"]), bool(item["created"]), str(item["template"]), str(item["group"])) for item in items
+        Rename(str(i["target"]), bool(i["created"]), str(i["template"]), str(i["group"]), str(i["sha256"])) for i in items
     ]
 
 

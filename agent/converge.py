@@ -13,11 +13,11 @@ from typing import Any
 
 from agent import contract, disk, merge, placeholders, plan, pull, rejections, report
 from agent.discovery import discover, identity, values
-from agent.effect import execute
-from agent.errors import ApplyError, ContractError, DataError, RenderError, SourceMissing
+from agent.effect import execute, tell_shipper, unit_steps
+from agent.errors import ApplyError, ContractError, DataError, RenderError, SourceMissing, StateError
 from agent.last_good import LastGood
 from agent.model import Change, Facts, Merged, Rendering, RunConfig
-from agent.outcome import recover
+from agent.outcome import HOLD, recover
 from agent.pull import Pulled
 from agent.settings.tables import Source, Template
 from agent.world import Prepared, World, open_source, timed
@@ -25,8 +25,13 @@ from agent.world import Prepared, World, open_source, timed
 log = logging.getLogger("parbake.converge")
 
 
-def converge(world: World, *, cause: str, before_ready: bool = False, wait: bool = True) -> int:
-    """The whole way, once. Returns the exit code; `world.report` tells the rest, also where ParbakeError is raised."""
+def converge(
+    world: World, *, cause: str, before_ready: bool = False, wait: bool = True, let_go: bool = False
+) -> int:
+    """The whole way, once. `let_go` ends a hold, and lets what was rejected be tried once more.
+
+    Returns the exit code; `world.report` tells the rest, also where ParbakeError is raised.
+    """
     start = time.monotonic()
     world.state.prepare()
     try:
@@ -35,10 +40,29 @@ def converge(world: World, *, cause: str, before_ready: bool = False, wait: bool
             facts = find_out(world)
             adopt_identity(world, facts)
             recover(world, before_ready=before_ready)
-            return execute(world, prepare(world, facts), cause=cause, before_ready=before_ready)
+            if let_go:
+                rejections.try_again(world.state)
+                world.state.remove(HOLD)
+            world.report.hold = world.state.load(HOLD).get("generation")
+            try:
+                prepared = prepare(world, facts)
+            except ContractError:
+                _tell_shipper_of_what_holds(world)
+                raise
+            return execute(world, prepared, cause=cause, before_ready=before_ready)
     finally:
         world.report.seconds = time.monotonic() - start
         world.report.convergences += 1
+
+
+def _tell_shipper_of_what_holds(world: World) -> None:
+    """Where the contract is broken: services that run on the earlier generation log too."""
+    if world.pulled is None:
+        return
+    try:
+        tell_shipper(world, contract.what_holds(merge.merge(world.pulled.snapshots), world.settings.keys))
+    except (StateError, ContractError) as error:
+        log.error("%s", error)
 
 
 def adopt_identity(world: World, facts: Facts) -> None:
@@ -202,14 +226,21 @@ def _plan(world: World, renderings: Mapping[str, Rendering], waiting: dict[str, 
             changes.append(_change(world, template, renderings[template.name]))
         except (ApplyError, RenderError) as error:
             waiting[template.group_name] = error
-    _leave_out_rejected(world, changes, waiting)
+    rejected = rejections.load(world.state)
+    _leave_out_rejected(world, changes, waiting, rejected)
     changes = [change for change in changes if change.group not in waiting]
-    return plan.Plan(tuple(changes), plan.units(world.settings.templates, changes))
+    steps = unit_steps(world, changes, [known for name, known in rejected.items() if name not in waiting])
+    return plan.Plan(tuple(changes), steps)
 
 
-def _leave_out_rejected(world: World, changes: list[Change], waiting: dict[str, DataError | ApplyError]) -> None:
+def _leave_out_rejected(
+    world: World,
+    changes: list[Change],
+    waiting: dict[str, DataError | ApplyError],
+    rejected: Mapping[str, rejections.Rejection],
+) -> None:
     """A group whose targets would be the very ones that did not hold is left as it is."""
-    for name, known in rejections.load(world.state).items():
+    for name, known in rejected.items():
         ours = [change for change in changes if change.group == name]
         templates = [template for template in world.settings.templates if template.group_name == name]
         if name not in waiting and ours and rejections.digest_of(templates, ours) == known.digest:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from agent import converge, drift, logs, report
 from agent.errors import BusyError, ParbakeError, RolledBack
@@ -21,12 +22,17 @@ from agent.model import FactValue
 from agent.notifier import Notifier
 from agent.outcome import confirm_started
 from agent.runner import Ran
+from agent.runner import run as run_program
+from agent.units import Systemd
 from agent.watchers import Watchers
 from agent.world import World
 
 log = logging.getLogger("parbake")
 _RETRY_FIRST, _RETRY_LAST, _RETRY_STALE = 1.0, 60.0, 300.0
 _TICK_SECONDS = 5.0
+_STOP_SECONDS = 15.0
+"""How long a program that runs at SIGTERM may go on: there may be another one after it, and systemd waits for 60 s."""
+
 STOP, CONVERGE, CHANGED, TOUCHED = "stop", "converge", "changed", "touched"
 
 Reload = Callable[[World], World]
@@ -47,6 +53,7 @@ class Daemon:
     said: tuple[str, int] = ("", 0)
     said_error: str = ""
     stopping: bool = False
+    stop_by: float = float("inf")
     drifted: dict[str, str] = field(default_factory=dict)
     writing: threading.Lock = field(default_factory=threading.Lock)
     written: report.Mark = None
@@ -79,6 +86,7 @@ class Daemon:
     def _handle_signals(self) -> None:
         def stop(number: int, frame: object) -> None:
             self.stopping = True
+            self.stop_by = min(self.stop_by, time.monotonic() + _STOP_SECONDS)
             self.events.put((STOP, signal.Signals(number).name))
 
         signal.signal(signal.SIGTERM, stop)
@@ -89,6 +97,9 @@ class Daemon:
         """Let the world's own waits feed the watchdog, since they are this loop's."""
         world, run = self.world, self.world.run
 
+        if run is run_program:
+            run = partial(run_program, cut=self._out_of_time)
+
         def fed_run(argv: Sequence[str], seconds: float) -> Ran:
             self.notifier.alive_for(seconds)
             return run(argv, seconds)
@@ -98,10 +109,16 @@ class Daemon:
             log.debug("%s: %s (%.0f ms)", step, text, seconds * 1000)
 
         world.run = fed_run
+        if isinstance(world.units, Systemd):
+            world.units = Systemd(fed_run, world.settings.units.timeout)
         world.alive_for = self.notifier.alive_for
         world.narrate = narrate
         world.pause = self._pause
         world.stopping = lambda: self.stopping
+
+    def _out_of_time(self) -> bool:
+        """Whether a program that still runs is to end, so that parbake does within the time that its unit gives it."""
+        return time.monotonic() > self.stop_by
 
     def _pause(self, seconds: float) -> None:
         self.notifier.alive()
@@ -168,7 +185,7 @@ class Daemon:
         try:
             code = converge.converge(self.world, cause=cause, before_ready=not self.ready)
             # 74: a first generation that did not come up stays in place, and a unit that fails is better than one that waits
-            if not self.ready and (code in (0, 74, 75) or self._stands()):
+            if not self.ready and not self.stopping and (code in (0, 74, 75) or self._stands()):
                 self._become_ready()
                 if not confirm_started(self.world):
                     self.events.put((CHANGED, "start"))
@@ -177,7 +194,7 @@ class Daemon:
                 return
             code = error.exit_code
             self._failed(error)
-            if not self.ready and self._stands():
+            if not self.ready and not self.stopping and self._stands():
                 # the application runs on the earlier generation's config rather than not at all
                 self._become_ready()
         self._publish()

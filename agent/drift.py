@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import pwd
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -11,6 +12,8 @@ from typing import Any
 from agent import disk
 from agent.errors import ApplyError
 from agent.places import Places
+
+log = logging.getLogger("parbake")
 
 
 def of_target(places: Places, known: Mapping[str, Any]) -> str | None:
@@ -60,13 +63,15 @@ class Watch:
                     changed()
 
         self._observer = Observer()
+        self._observer.daemon = True
+        self._observer.start()  # before its places: each that cannot be watched is an error of its own then
         for directory in sorted({str(places.host(target).parent) for target in targets}):
             try:
                 self._observer.schedule(Handler(), directory)
-            except OSError:
-                continue  # not there: its target is waiting to be made
-        self._observer.daemon = True
-        self._observer.start()
+            except FileNotFoundError:
+                continue  # its target is waiting to be made
+            except OSError as error:
+                log.warning("%s cannot be watched (%s): what is edited there by hand is not noticed", directory, error.strerror)
 
     def stop(self) -> None:
         self._observer.stop()

@@ -8,15 +8,16 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from agent import apply, disk, generations, plan, rejections, report, transaction
 from agent.errors import ApplyError, CheckError, DataError, NotUp, RolledBack, StateError
 from agent.generations import Generation
-from agent.masking import write_mask_file
+from agent.masking import read_mask_file, write_mask_file
 from agent.model import Change, Rendering, RunConfig, Snapshot, UnitResult, UnitStep, dotted, leaves, lookup
-from agent.outcome import HOLD, Finished, finish, tools_of
+from agent.outcome import Finished, finish, tools_of
 from agent.world import Prepared, World, timed
 
 log = logging.getLogger("parbake.converge")
@@ -24,17 +25,20 @@ log = logging.getLogger("parbake.converge")
 
 def execute(world: World, prepared: Prepared, *, cause: str, before_ready: bool = False) -> int:
     """Put a plan into effect and record it. Returns the exit code; fills `world.report`. Raises ParbakeError."""
-    held = world.state.load(HOLD).get("generation")
-    world.report.hold = held
+    tell_shipper(world, prepared.config)
+    held = world.report.hold
     if held is not None:
         world.report.generation = int(held)
         _describe(world, prepared, {})
         world.report.enter("rolled-back", f"held at generation {held} by `parbake rollback`; `parbake resume` ends it")
         return 0
-    _tell_shipper(world, prepared)
     waiting = dict(prepared.waiting)
     changes, renames = _stage_and_check(world, prepared, waiting)
-    finished = _put_into_effect(world, prepared, changes, renames, cause, before_ready)
+    try:
+        finished = _put_into_effect(world, prepared, changes, renames, cause, before_ready)
+    except ApplyError as error:
+        _describe(world, prepared, {**waiting, **dict.fromkeys((change.group for change in changes), error)})
+        raise
     waiting |= finished.failed
     back = {name for name, error in finished.failed.items() if isinstance(error, RolledBack)}
     _remember(world, prepared, [change for change in changes if change.group not in back], waiting)
@@ -42,13 +46,18 @@ def execute(world: World, prepared: Prepared, *, cause: str, before_ready: bool 
     return _conclude(world, prepared, waiting)
 
 
-def _tell_shipper(world: World, prepared: Prepared) -> None:
-    """Which texts to mask in shipped lines, told before a service can log them. Those before a rotation stay masked."""
+def tell_shipper(world: World, config: RunConfig) -> None:
+    """Which texts to mask in shipped lines, told before a service can log them. Those before a rotation stay masked, and
+    while a generation is held, whose secrets are earlier ones, all of this boot. Raises StateError."""
     if not world.settings.sinks:
         return
     earlier = world.last.config.secret_texts() if world.last else ()
+    told: tuple[str, ...] = ()
+    if world.report.hold is not None:
+        with suppress(OSError, ValueError):  # it is written anew
+            told = read_mask_file(world.places.mask) or ()
     try:
-        write_mask_file(world.places.mask, (*prepared.config.secret_texts(), *earlier))
+        write_mask_file(world.places.mask, (*config.secret_texts(), *earlier, *told))
     except OSError as error:
         raise StateError(
             f"{world.places.mask} cannot be written: {error.strerror}",
@@ -62,6 +71,8 @@ def _stage_and_check(
     """Candidates of every group that passed its checks, and how they are put in place; a group that did not pass leaves
     nothing behind."""
     templates = {template.name: template for template in world.settings.templates}
+    unconfirmed = transaction.load(world.state)
+    kept = {rename.target for rename in unconfirmed.renames} if unconfirmed else set()
     groups: dict[str, list[Change]] = {}
     for change in prepared.plan.changes:
         if change.pending:
@@ -71,7 +82,7 @@ def _stage_and_check(
     with timed(world, "check") as said:
         for group, changes in groups.items():
             try:
-                staged = apply.stage(world.places, changes, directories(world, changes))
+                staged = apply.stage(world.places, changes, directories(world, changes), kept)
                 ours = [templates[c.template] for c in changes]
                 secrets = prepared.config.secret_texts()
                 apply.check(world.places, ours, secrets, world.run, world.settings.templates)
@@ -106,19 +117,24 @@ def _put_into_effect(
 ) -> Finished:
     last = world.generations.last()
     rejected = rejections.load(world.state)
+    number = world.generations.next_number()
     started = transaction.Transaction(
-        world.generations.next_number(),
+        number,
         prepared.digest,
         changed_keys(world.last.config if world.last else None, prepared.config, prepared.renderings, changes),
         tuple(renames),
-        _steps(world, changes, [known for name, known in rejected.items() if name not in prepared.waiting]),
+        unit_steps(world, changes, [known for name, known in rejected.items() if name not in prepared.waiting]),
         _groups(world, prepared, changes, rejected, last),
+        since=number,
     )
     if not changes and not started.steps:
         world.report.generation = last.number if last else 0
         if _unrecorded(prepared, last):
             _record(world, prepared, changes, cause, started, last)
         return Finished(())
+    earlier = transaction.load(world.state)
+    if earlier is not None:
+        started = transaction.joined(earlier, started)
     tools = tools_of(world, prepared.config)
     with timed(world, "commit") as said:
         try:
@@ -126,7 +142,7 @@ def _put_into_effect(
         except StateError:
             apply.discard(world.places, [rename.target for rename in renames])
             raise
-        done = transaction.commit(tools, started)
+        done = transaction.commit(tools, started, earlier)
         said.append(f"{len(renames)} targets replaced, generation {started.generation}")
         for change in changes:
             log.info("target %s: %s", change.target, change.kind, extra={"PARBAKE_TARGET": change.target})
@@ -145,7 +161,7 @@ def _unrecorded(prepared: Prepared, last: Generation | None) -> bool:
     if last is None:
         return not prepared.waiting
     known = {name: target["sha256"] for name, target in last.targets.items()}
-    return any(known.get(c.template) != hashlib.sha256(c.content).hexdigest() for c in prepared.plan.changes)
+    return any(known.get(c.template) != hashlib.sha256(c.content).hexdigest() for c in _as_it_stands(prepared, []))
 
 
 def _groups(
@@ -172,7 +188,7 @@ def group_of(
     return transaction.Group(name, digest, not any(name in before for name in names), names)
 
 
-def _steps(world: World, changes: list[Change], rejected: Iterable[rejections.Rejection]) -> tuple[UnitStep, ...]:
+def unit_steps(world: World, changes: Iterable[Change], rejected: Iterable[rejections.Rejection]) -> tuple[UnitStep, ...]:
     """The actions. A unit that was stopped because its first config failed is started with the new one, or with the same
     where that is to be tried again."""
     rejected = list(rejected)

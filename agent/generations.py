@@ -21,6 +21,7 @@ from agent.model import Change, UnitResult
 from agent.places import Places
 from agent.sealing import Sealer
 
+_OF_A_TARGET = {"target", "mode", "uid", "gid", "sha256", "secret", "generation"}
 PENDING, APPLIED, REJECTED, FAILED = "pending", "applied", "rejected", "failed"
 
 
@@ -191,6 +192,8 @@ def _read(path: Path) -> Generation | None:
         record = json.loads(path.read_bytes())
         known = {name: record[name] for name in Generation.__dataclass_fields__ if name in record}
         known["keys"], known["units"] = tuple(known.get("keys", ())), tuple(known.get("units", ()))
+        if not all(target.keys() >= _OF_A_TARGET for target in known.get("targets", {}).values()):
+            return None
         return Generation(**known)
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None

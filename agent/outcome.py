@@ -38,20 +38,20 @@ def finish(world: World, tools: Tools, done: Transaction, *, before_ready: bool)
     Raises NotUp where no group holds: RolledBack where the earlier targets are in place again, ApplyError where one could
     not be put back.
     """
+    world.report.units = tuple(done.results.values())
     with timed(world, "verify") as said:
         problems = verification.verify(tools, done)
         acted = any(result.result == "ok" for result in done.results.values())
         said.append(_words(problems) or ("the units are up" if acted else "no unit to wait for"))
-    world.report.units = tuple(done.results.values())
+    if world.stopping() or (problems and shutting_down(world.units)):
+        log.warning("generation %d is not judged while parbake stops; the next start verifies it", done.generation)
+        return Finished(world.report.units)
     if not problems:
         if done.hold is not None:
             world.state.save(HOLD, {"generation": done.hold})
         rejections.forget(world.state, {group.name for group in done.groups})
         transaction.confirm(tools, done)
         world.generations.prune()
-        return Finished(world.report.units)
-    if world.stopping() or shutting_down(world.units):
-        log.warning("generation %d is not judged while the machine shuts down; the next start verifies it", done.generation)
         return Finished(world.report.units)
     names = {group.name for group in done.groups}
     broken = names if done.hold is not None else {name for problem in problems for name in problem.groups or names}
@@ -138,13 +138,15 @@ def _reject(
                 known[group.name] = Rejection(group.digest, done.generation, errors[group.name], group.first, theirs)
         rejections.save(world.state, known)
         if state is not None:
-            world.generations.judge(done.generation, state, error=next(iter(errors.values())))
+            for number in range(done.since, done.generation + 1):
+                world.generations.judge(number, state, error=next(iter(errors.values())))
             world.generations.prune()
         else:
             _leave_out(world, done, errors)
     except (StateError, ApplyError) as failure:
         log.error("generation %d cannot be marked as %s: %s", done.generation, state or "partly taken back", failure)
-        world.generations.drop(done.generation)
+        for number in range(done.since, done.generation + 1):
+            world.generations.drop(number)
         return False
     return True
 
@@ -158,7 +160,7 @@ def _leave_out(world: World, done: Transaction, errors: Mapping[str, str]) -> No
     now = known.pop(done.generation, None)
     if now is None:
         return
-    applied = [g for g in known.values() if g.state == generations.APPLIED and g.number < done.generation]
+    applied = [g for g in known.values() if g.state == generations.APPLIED and g.number < done.since]
     before = applied[-1].targets if applied else {}
     out = {name for group in done.groups if group.name in errors for name in group.templates}
     targets = {name: target for name, target in now.targets.items() if name not in out}
@@ -187,6 +189,8 @@ def resume(world: World, *, before_ready: bool) -> Mapping[str, NotUp]:
 
     Raises ApplyError as `finish` does.
     """
+    tools = tools_of(world, None)
+    transaction.clear(tools)
     left = transaction.load(world.state)
     if left is None:
         transaction.sweep(world.places, world.settings.templates)
@@ -197,7 +201,8 @@ def resume(world: World, *, before_ready: bool) -> Mapping[str, NotUp]:
         return {}
     if not left.deferred:
         log.warning("finishing generation %d, which an earlier run was stopped in", left.generation)
-    tools = tools_of(world, world.last.config if world.last else None)
+    if world.last and world.last.digest == left.digest:  # else the secrets in what its programs print are not known
+        tools = tools_of(world, world.last.config)
     if left.failed:
         units = [step.unit for step in left.steps if not step.command]
         return _some_fail(world, tools, left, units, before_ready=before_ready).failed

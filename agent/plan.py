@@ -86,7 +86,10 @@ def units(templates: Iterable[Template], changes: Iterable[Change]) -> tuple[Uni
         if wishes and label in commands:
             steps.append(UnitStep(label, "command", names, commands[label].command, commands[label].timeout))
         elif wishes:
-            steps.append(UnitStep(label, max((action for action, _ in wishes), key=ACTIONS.index), names))
+            asked_for = {action for action, _ in wishes}
+            # a reload alone starts nothing
+            strongest = "reload-or-restart" if asked_for == {"start", "reload"} else max(asked_for, key=ACTIONS.index)
+            steps.append(UnitStep(label, strongest, names))
     return tuple(steps)
 
 

@@ -93,7 +93,8 @@ def _put_in_place(world: World, wanted: Generation, changes: list[Change], pendi
     templates: dict[str, Any] = {template.name: template for template in world.settings.templates}
     try:
         renames = apply.stage(world.places, pending, directories(world, pending))
-        apply.check(world.places, [templates[c.template] for c in pending if c.template in templates], None, world.run)
+        ours = [templates[c.template] for c in pending if c.template in templates]
+        apply.check(world.places, ours, None, world.run, world.settings.templates)
     except BaseException:
         apply.discard(world.places, [c.target for c in pending])
         raise
@@ -106,6 +107,7 @@ def _put_in_place(world: World, wanted: Generation, changes: list[Change], pendi
         plan.units(world.settings.templates, pending),
         tuple(group_of(world, name, changes, wanted.targets) for name in sorted({c.group for c in pending})),
         hold=wanted.number,
+        since=number,
     )
     tools = tools_of(world, None)
     record = replace(

@@ -8,11 +8,14 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OUTPUT_BYTES = 64 * 1024
+_CUT_SECONDS = 1.0
+"""How often `cut` is asked."""
+
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +32,9 @@ class Ran:
         return self.code == 0
 
 
-def run(argv: Sequence[str], timeout_seconds: float) -> Ran:
-    """Run `argv` without a shell, until it ends or its time is up. Its whole process group is killed then: what a check
-    left in the background neither outlives it nor holds it up."""
+def run(argv: Sequence[str], timeout_seconds: float, cut: Callable[[], bool] = lambda: False) -> Ran:
+    """Run `argv` without a shell, until it ends, its time is up, or `cut` says so. Its whole process group is killed then:
+    what a check left in the background neither outlives it nor holds it up."""
     environment = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/root"}
     try:
         process = subprocess.Popen(
@@ -50,7 +53,7 @@ def run(argv: Sequence[str], timeout_seconds: float) -> Ran:
     with process.stdout as pipe:
         os.set_blocking(pipe.fileno(), False)
         try:
-            ended, output = _follow(process.pid, pipe.fileno(), time.monotonic() + timeout_seconds)
+            ended, output = _follow(process.pid, pipe.fileno(), time.monotonic() + timeout_seconds, cut)
         finally:
             # before it is waited for, so that the number of the group cannot be another's yet
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -62,16 +65,16 @@ def run(argv: Sequence[str], timeout_seconds: float) -> Ran:
     return Ran(process.returncode, output.decode("utf-8", "replace").strip())
 
 
-def _follow(pid: int, pipe: int, deadline: float) -> tuple[bool, bytes]:
-    """Read until the program ends: (True, the end of its output), or until the deadline: (False, ...)."""
+def _follow(pid: int, pipe: int, deadline: float, cut: Callable[[], bool]) -> tuple[bool, bytes]:
+    """Read until the program ends: (True, the end of its output), or until the deadline or `cut`: (False, ...)."""
     output = b""
     ended = os.pidfd_open(pid)
     try:
         poll = select.poll()
         poll.register(ended, select.POLLIN)
         poll.register(pipe, select.POLLIN)
-        while (left := deadline - time.monotonic()) > 0:
-            ready = dict(poll.poll(left * 1000))
+        while (left := deadline - time.monotonic()) > 0 and not cut():
+            ready = dict(poll.poll(min(left, _CUT_SECONDS) * 1000))
             if ended in ready:
                 return True, output
             if pipe in ready:

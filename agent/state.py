@@ -15,7 +15,8 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class State:
     def __init__(self, places: Places, cache: str = "encrypted") -> None:
         self._places = places
         self.last_good = LastGoodStore(self, places, cache)
+        self._prepared = False
 
     def prepare(self) -> None:
         """Make the directories. Raises StateError where that is not possible."""
@@ -50,6 +52,7 @@ class State:
                 f"the state directory {self._places.state} cannot be used: {error.strerror}",
                 hint="parbake needs to write there; as no root user, give --root DIR",
             ) from None
+        self._prepared = True
 
     def sweep(self) -> None:
         """Remove what a run that was killed had half written: it may hold secrets. Call it with the lock held.
@@ -94,11 +97,17 @@ class State:
     # -- plain records
 
     def load(self, name: str) -> dict[str, Any]:
-        """A JSON record by file name; {} where there is none."""
+        """A JSON record by file name; {} where there is none, and for who may not look. Raises StateError where there may be
+        one that cannot be read: a commit under way, or a hold, is not to be passed over."""
         path = self._places.state / name
-        content = self.read(path)
-        if content is None:
+        try:
+            content = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
             return {}
+        except OSError as error:
+            raise StateError(
+                f"{path} cannot be read: {error.strerror}", hint="nothing was changed; see whether the disk is well"
+            ) from None
         try:
             record = json.loads(content)
             if isinstance(record, dict):
@@ -137,18 +146,24 @@ class State:
     def set_aside(self) -> Path:
         """Move everything that an earlier instance left (generations, last good run config, checkpoints) out of the way.
 
-        Its run config is removed: it is of no use here and may hold that instance's secrets.
+        Its run config is removed: it is of no use here and may hold that instance's secrets. Raises StateError.
         """
-        aside = self._places.state / f"earlier-{int(time.time())}"
-        (aside / "ship").mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path in self._places.state.iterdir():
-            if path.name != "ship" and not path.name.startswith("earlier-"):
-                os.rename(path, aside / path.name)
-        # the directory itself belongs to the shipper and may be mounted into its sandbox
-        for path in self._places.ship.iterdir() if self._places.ship.is_dir() else ():
-            os.rename(path, aside / "ship" / path.name)
-        for secret in (*aside.glob("last-good.*"), *(aside / "generations").glob("*.content")):
-            secret.unlink()
+        state, now = self._places.state, int(time.time())
+        aside = next(path for n in count(now) if not (path := state / f"earlier-{n}").exists())
+        try:
+            for secret in (*state.glob("last-good.*"), *(state / "generations").glob("*.content")):
+                secret.unlink()
+            (aside / "ship").mkdir(mode=0o700, parents=True, exist_ok=True)
+            # the directory itself belongs to the shipper and may be mounted into its sandbox
+            for path in self._places.ship.iterdir() if self._places.ship.is_dir() else ():
+                with suppress(FileNotFoundError):  # the shipper replaces its files
+                    os.rename(path, aside / "ship" / path.name)
+            names = {path.name for path in state.iterdir() if not path.name.startswith("earlier-")} - {"ship"}
+            # the identity last: until it is gone, whoever is stopped in here begins again
+            for name in sorted(names, key=lambda name: name == "instance"):
+                os.rename(state / name, aside / name)
+        except OSError as error:
+            raise StateError(f"what another instance left in {state} cannot be set aside: {error.strerror}") from None
         self.prepare()
         return aside
 
@@ -171,12 +186,13 @@ class State:
         return "sha256:" + hashlib.sha256(plain.encode("utf-8", "surrogatepass")).hexdigest()
 
     def digest_key(self) -> bytes:
-        """This instance's own key, so that a digest of a secret helps nobody to guess it."""
+        """This instance's own key, so that a digest of a secret helps nobody to guess it. A command that changes nothing, or
+        may not read it, makes one of its own."""
         path = self._places.state / "digest.key"
-        key = self.read(path)
+        key = self.read(path) if os.access(self._places.state, os.R_OK | os.X_OK) else None
         if key is None or len(key) != 32:
             key = os.urandom(32)
-            if os.path.isdir(self._places.state):
+            if self._prepared:
                 self.write(path, key)
         return key
 

@@ -1,8 +1,9 @@
 """One generation put into effect: commit, act on units, and go back where a group's services do not come up.
 
 The journal (`transaction` in the state directory) is written before the first rename and removed when everything is
-confirmed. Whoever starts next and finds one finishes it: renames that are missing are made, units whose action has no
-recorded result are acted on, what was not verified is verified.
+confirmed and the old files are gone: its last name, `transaction.done`, says that none of them is needed any more. Whoever
+starts next and finds one finishes it: renames that are missing are made, units whose action has no recorded result are
+acted on, what was not verified is verified.
 
 Each group stands or falls alone. Where some of a generation's groups go back, the journal first says which. Where all do,
 that begins with the journal's new name (`transaction.undo`), which needs no space on the disk. From then on every start goes
@@ -25,7 +26,7 @@ from agent.state import State
 from agent.units import Units
 
 log = logging.getLogger("parbake.apply")
-JOURNAL, UNDO = "transaction", "transaction.undo"
+JOURNAL, UNDO, DONE = "transaction", "transaction.undo", "transaction.done"
 _RETRY_SECONDS = 0.5
 
 Pause = Callable[[float], None]
@@ -46,6 +47,7 @@ class Transaction:
     """A commit under way. `results` by unit, as far as known; `failed`: the groups that do not hold, with the reason.
 
     `hold`: the generation that is held once this is confirmed (`parbake rollback`). `undoing`: all of it is taken back.
+    `since`: the first generation that it includes; an earlier one than its own where that was not confirmed yet.
     """
 
     generation: int
@@ -59,6 +61,7 @@ class Transaction:
     hold: int | None = None
     failed: Mapping[str, str] = field(default_factory=dict)
     undoing: bool = False
+    since: int = 0
 
     @property
     def deferred(self) -> bool:
@@ -105,15 +108,20 @@ def save(state: State, transaction: Transaction) -> None:
             "committed": transaction.committed,
             "hold": transaction.hold,
             "failed": dict(transaction.failed),
+            "since": transaction.since,
             "results": {u: [r.action, r.result, r.detail] for u, r in transaction.results.items()},
         },
     )
 
 
 def load(state: State) -> Transaction | None:
-    """The transaction that an earlier run left, or None."""
-    undo = state.load(UNDO)
-    record = undo or state.load(JOURNAL)
+    """The transaction that an earlier run left, or None. Raises StateError where that cannot be read."""
+    undoing = _parsed(state, UNDO)
+    return replace(undoing, undoing=True) if undoing else _parsed(state, JOURNAL)
+
+
+def _parsed(state: State, name: str) -> Transaction | None:
+    record = state.load(name)
     if not record:
         return None
     try:
@@ -128,11 +136,11 @@ def load(state: State) -> Transaction | None:
             {unit: UnitResult(unit, *said) for unit, said in record["results"].items()},
             record["hold"],
             {str(name): str(why) for name, why in record["failed"].items()},
-            bool(undo),
+            since=int(record["since"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         log.warning("the journal of an earlier commit is damaged (%s); its targets are compared afresh", error)
-        state.remove(UNDO if undo else JOURNAL)
+        state.remove(name)
         return None
 
 
@@ -142,12 +150,44 @@ def _step(item: Mapping[str, Any]) -> UnitStep:
     )
 
 
-def commit(tools: Tools, transaction: Transaction) -> Transaction:
-    """Journal and rename. Raises ApplyError after putting back what was replaced, StateError before replacing anything."""
+def joined(earlier: Transaction, started: Transaction) -> Transaction:
+    """`started`, with an earlier one in it that waits for READY to be verified: what does not hold then goes back to what
+    was there before both."""
+    mine = {rename.target for rename in started.renames}
+    created = {rename.target: rename.created for rename in earlier.renames}
+    renames = [replace(rename, sha256="") for rename in earlier.renames if rename.target not in mine]
+    renames += [replace(rename, created=created.get(rename.target, rename.created)) for rename in started.renames]
+    first = {group.name: group.first for group in earlier.groups}
+    groups = {group.name: group for group in earlier.groups}
+    groups |= {group.name: replace(group, first=first.get(group.name, group.first)) for group in started.groups}
+    asked = {step.unit: step.templates for step in earlier.steps}
+    steps = {step.unit: step for step in earlier.steps}
+    for step in started.steps:
+        names = tuple(dict.fromkeys((*asked.get(step.unit, ()), *step.templates)))
+        steps[step.unit] = replace(step, templates=names)
+    again = {step.unit for step in started.steps}
+    return replace(
+        started,
+        keys=tuple(sorted({*earlier.keys, *started.keys})),
+        renames=tuple(renames),
+        steps=tuple(steps.values()),
+        groups=tuple(groups.values()),
+        results={unit: result for unit, result in earlier.results.items() if unit not in again},
+        since=earlier.since,
+    )
+
+
+def commit(tools: Tools, transaction: Transaction, earlier: Transaction | None = None) -> Transaction:
+    """Journal and rename. `earlier` is in the journal, and in `transaction`. Raises ApplyError after putting back what was
+    replaced, StateError before replacing anything."""
     try:
         save(tools.state, transaction)
     except StateError:
-        tools.state.remove(JOURNAL)  # it may be there and only not durable; without it the candidates mean nothing
+        # it may be there and only not durable; without it the candidates mean nothing
+        if earlier is None:
+            tools.state.remove(JOURNAL)
+        else:
+            save(tools.state, earlier)
         apply.discard(tools.places, [rename.target for rename in transaction.renames])
         raise
     return complete(tools, transaction)
@@ -167,11 +207,14 @@ def complete(tools: Tools, transaction: Transaction) -> Transaction:
 
 
 def act(tools: Tools, transaction: Transaction, *, before_ready: bool) -> Transaction:
-    """Act on every unit that has no result yet, each once, in order; journaled after each."""
+    """Act on every unit that has no result yet, each once, in order; journaled after each. What fails while parbake is to
+    stop was perhaps cut short: it is left for the next start."""
     for step in transaction.steps:
         if step.unit in transaction.results:
             continue
         result = _act_with_retries(tools, step, before_ready)
+        if result.result == "failed" and tools.stopping():
+            return transaction
         log.log(
             logging.INFO if result.result != "failed" else logging.ERROR,
             "unit %s: %s %s%s",
@@ -192,7 +235,7 @@ def _act_with_retries(tools: Tools, step: UnitStep, before_ready: bool) -> UnitR
     result = tools.units.act(step, before_ready=before_ready)
     for attempt in range(tools.settings.units.retries):
         again = step.action == "command" or tools.units.state(step.unit).running
-        if result.result != "failed" or not again:
+        if result.result != "failed" or not again or tools.stopping():
             return result
         log.warning("unit %s: %s failed, again in %g s (%s)", step.unit, step.action, delay, result.detail)
         tools.pause(delay)
@@ -204,9 +247,21 @@ def _act_with_retries(tools: Tools, step: UnitStep, before_ready: bool) -> UnitR
 
 
 def confirm(tools: Tools, transaction: Transaction) -> None:
-    """Everything holds: the kept old files and the journal go."""
+    """Everything holds: the kept old files and the journal go. Raises StateError."""
+    tools.state.rename(JOURNAL, DONE)
+    _clear(tools, transaction)
+
+
+def clear(tools: Tools) -> None:
+    """Remove the old files that a confirmed transaction has left, because it was stopped there. Raises StateError."""
+    left = _parsed(tools.state, DONE)
+    if left is not None:
+        _clear(tools, left)
+
+
+def _clear(tools: Tools, transaction: Transaction) -> None:
     apply.discard(tools.places, [rename.target for rename in transaction.renames], backups=True)
-    tools.state.remove(JOURNAL)
+    tools.state.remove(DONE)
 
 
 def undo(tools: Tools, transaction: Transaction) -> Transaction:

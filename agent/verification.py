@@ -10,6 +10,7 @@ from agent import apply
 from agent.model import UnitResult
 from agent.settings.tables import Template
 from agent.transaction import Tools, Transaction
+from agent.units import UnitState
 
 _POLL_SECONDS = 0.2
 _COME_UP_SECONDS = 90.0
@@ -27,7 +28,7 @@ class Problem:
 
 
 def verify(tools: Tools, transaction: Transaction) -> tuple[Problem, ...]:
-    """Every reason why a group does not hold; none where all do."""
+    """Every reason why a group does not hold; none where all do. Cut short, and no judgement, where parbake is to stop."""
     found = [_failed(transaction, result) for result in transaction.results.values() if result.result == "failed"]
     acted = [result for result in transaction.results.values() if result.result == "ok" and result.action != "command"]
     for result, text in _that_go_down(tools, acted):
@@ -52,17 +53,15 @@ def _failed(transaction: Transaction, result: UnitResult) -> Problem:
 
 
 def _that_go_down(tools: Tools, results: Iterable[UnitResult]) -> list[tuple[UnitResult, str]]:
-    """The units that do not stay up for `settle_active`, all watched at the same time."""
+    """The units that do not stay up for `settle_active`, or are not up at its end, all watched at the same time."""
     watched = {result: tools.units.state(result.unit).restarts for result in results}
     down: list[tuple[UnitResult, str]] = []
     waited, settle = 0.0, tools.settings.units.settle_active
-    while watched:
+    while watched and not tools.stopping():
         for result, restarts in list(watched.items()):
-            state = tools.units.state(result.unit)
-            restarted = state.restarts > restarts
-            if restarted or state.active == "failed" or (state.active == "inactive" and not state.oneshot):
-                ended = "was restarted by systemd" if restarted else f"is {state.active}"
-                down.append((result, f"unit {result.unit} {ended} within {settle:g} s after its {result.action}"))
+            said = _went_down(tools.units.state(result.unit), restarts, at_the_end=waited >= settle)
+            if said:
+                down.append((result, f"unit {result.unit} {said} within {settle:g} s after its {result.action}"))
                 del watched[result]
         if waited >= settle:
             break
@@ -71,11 +70,22 @@ def _that_go_down(tools: Tools, results: Iterable[UnitResult]) -> list[tuple[Uni
     return down
 
 
+def _went_down(state: UnitState, restarts: int, *, at_the_end: bool) -> str:
+    """What a unit that does not stay up has done; "" for one that is up, and until the end for one that may come up."""
+    if state.restarts > restarts:
+        return "was restarted by systemd"
+    if state.down:
+        return "failed" if state.active == "failed" else "ended, and waits to be restarted by systemd"
+    if state.running or (state.oneshot and state.active == "inactive"):
+        return ""
+    return f"is {state.active}" if at_the_end or state.active == "inactive" else ""
+
+
 def _verify_command(tools: Tools, template: Template) -> str | None:
     """Tried until it passes or its time is up: a service that is active may still be warming up."""
     argv = [part.replace("{target}", str(tools.places.host(template.target))) for part in template.verify]
     end = time.monotonic() + template.verify_timeout
-    while True:
+    while not tools.stopping():
         ran = tools.run(argv, max(0.1, end - time.monotonic()))
         if ran.ok:
             return None
@@ -83,6 +93,7 @@ def _verify_command(tools: Tools, template: Template) -> str | None:
             words = " ".join(apply.words_of(ran, tools.secrets).split())[:500]
             return f"template {template.name}: verify failed ({'time-out' if ran.code is None else ran.code}): {words}"
         tools.pause(_VERIFY_PAUSE_SECONDS)
+    return None
 
 
 def not_started_yet(tools: Tools, transaction: Transaction) -> Transaction:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from agent import drift
 from agent.discovery.changes import Watcher as PlatformWatcher
@@ -30,7 +31,7 @@ class Watchers:
         self._facts: FactsWatcher | None = None
         self._told: Mapping[str, FactValue | None] = {}
         self._targets: drift.Watch | None = None
-        self._watched: frozenset[str] = frozenset()
+        self._watched: frozenset[tuple[str, int]] = frozenset()
 
     def watch_all(self, names: Iterable[str]) -> bool:
         """Whether each of these sources is watched."""
@@ -76,7 +77,7 @@ class Watchers:
         """A target's place may have come into being with a convergence, and a target with other settings."""
         targets = frozenset(template.target for template in world.settings.templates)
         places = {str(world.places.host(target).parent) for target in targets}
-        watched = targets | {place for place in places if os.path.isdir(place)}
+        watched = frozenset((*((target, 0) for target in targets), *_there(places)))
         if watched != self._watched:
             if self._targets is not None:
                 self._targets.stop()
@@ -97,6 +98,13 @@ class Watchers:
         self.stop_sources()
         if self._targets is not None:
             self._targets.stop()
+
+
+def _there(places: Iterable[str]) -> Iterator[tuple[str, int]]:
+    """Those directories that exist, each with its inode: one that was made anew is watched anew."""
+    for place in places:
+        with contextlib.suppress(OSError):
+            yield place, os.stat(place).st_ino
 
 
 def _layers(settings: Source, world: World) -> tuple[str, ...] | None:

@@ -28,10 +28,12 @@ def run(arguments: Namespace, settings: Settings, places: Places) -> int:
     return code
 
 
-def converge_and_publish(world: World, *, cause: str, before_ready: bool, wait: bool = True) -> int:
+def converge_and_publish(
+    world: World, *, cause: str, before_ready: bool, wait: bool = True, let_go: bool = False
+) -> int:
     """Converge, and write status.json whatever becomes of it. Raises ParbakeError."""
     try:
-        code = converge.converge(world, cause=cause, before_ready=before_ready, wait=wait)
+        code = converge.converge(world, cause=cause, before_ready=before_ready, wait=wait, let_go=let_go)
     except BusyError:
         raise  # the other one writes what is to be said
     except ParbakeError as error:

@@ -20,13 +20,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace, settings: Settings, places: Places) -> int:
     world = open_world(places, settings)
-    held = bool(world.state.load(HOLD))
-    if not rejections.try_again(world.state) and not held:
+    world.state.prepare()
+    if not world.state.load(HOLD) and not rejections.load(world.state):
         say("nothing is held, and nothing was rejected")
         return 0
-    world.state.remove(HOLD)
     try:
-        code = converge_and_publish(world, cause="resume", before_ready=booting(world.units), wait=not arguments.no_wait)
+        code = converge_and_publish(
+            world, cause="resume", before_ready=booting(world.units), wait=not arguments.no_wait, let_go=True
+        )
     finally:
         world.close()
     show(world, arguments.json)

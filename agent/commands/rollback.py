@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from argparse import ArgumentParser, Namespace
 
-from agent import rollback
+from agent import logs, rollback
 from agent.commands.once import show
+from agent.errors import ApplyError, RolledBack
 from agent.places import Places
 from agent.settings.tables import Settings
 from agent.world import open_world
@@ -18,6 +20,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace, settings: Settings, places: Places) -> int:
     world = open_world(places, settings)
-    rollback.roll_back(world, arguments.generation, wait=not arguments.no_wait)
+    try:
+        rollback.roll_back(world, arguments.generation, wait=not arguments.no_wait)
+    except ApplyError as error:
+        message_id = logs.ROLLED_BACK if isinstance(error, RolledBack) else logs.FAILED
+        if places.is_host:
+            logs.announce(logging.ERROR, f"parbake rollback: {error}", message_id, world.report.generation)
+        raise
     show(world, arguments.json)
     return 0

@@ -5,13 +5,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Image, ended
+from tests.conftest import Ended, Image, ended
 
 SECRET = "hunter2-very-secret"
 TEMPLATE = """
@@ -237,12 +238,65 @@ def test_rollback_and_resume(web: Image) -> None:
         assert web.run("once").code == 0
     assert web.run("rollback", "1").code == 0
     assert "motto = one" in web.read("/etc/app.conf")
+    planned = web.run("plan", "--exit-code")
+    assert (planned.code, "held at generation 1" in planned.out) == (0, True), "a plan of what is not done"
+    assert web.run("plan", "--json").json()["changes"] is False
+    with open(web.path("/run/parbake/lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert web.run("resume", "--no-wait").code == 75
+    assert "held at generation 1" in web.run("status").out, "let go by a command that did nothing"
     assert web.run("once").code == 0
     assert "motto = one" in web.read("/etc/app.conf")
     assert "held at generation 1" in web.run("status").out
     assert web.run("resume").code == 0
     assert "motto = three" in web.read("/etc/app.conf")
     assert web.run("rollback", "99").code == 64
+
+
+def test_what_a_held_instance_masks(web: Image) -> None:
+    """Promise 5: after a reboot into a hold, and into a broken contract, the shipper is told the secrets all the same."""
+    web.write("/etc/parbake/conf.d/sink.toml", '[[sink]]\ntype = "file"\npath = "/var/log/parbake/out"\n')
+    mask = web.path("/run/parbake/mask")
+    for motto in ("one", "two"):
+        web.site("common", f'motto = "{motto}"\n[db]\npassword = "{SECRET}"\n')
+        assert web.run("once").code == 0
+    assert web.run("rollback").code == 0
+    shutil.rmtree(web.path("/run/parbake"))
+    assert web.run("once").code == 0
+    assert SECRET in mask.read_text()
+    assert web.run("resume").code == 0
+    web.site("common", f'[db]\npassword = "{SECRET}"\n')
+    shutil.rmtree(web.path("/run/parbake"))
+    assert web.run("once").code == 65
+    assert SECRET in mask.read_text()
+
+
+def test_looking_needs_no_root(web: Image) -> None:
+    """INTERFACE 5: `debug` needs no root, also where parbake has run as root; nor do `plan` and `explain`. What would change
+    something says that it may not."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become nobody")
+    assert web.run("once").code == 0
+    for parent in web.root.parents:
+        if parent.stat().st_mode & 0o777 == 0o700 and "pytest" in str(parent):
+            parent.chmod(0o755)
+    before = web.path("/var/lib/parbake/digest.key").read_bytes()
+    for words in (("plan",), ("debug",), ("explain", "motto")):
+        ran = as_nobody(web, *words)
+        assert ran.code in (0, 74), ran.err  # 74: a target that only root may read cannot be compared
+        assert "motto" in ran.out
+        assert "digest" not in ran.err
+    refused = as_nobody(web, "resume")
+    assert (refused.code, "state directory" in refused.err) == (74, True)
+    assert web.path("/var/lib/parbake/digest.key").read_bytes() == before
+
+
+def as_nobody(web: Image, *words: str) -> Ended:
+    command = web.command(*words)
+    readable = os.stat("/root").st_mode & 0o005 == 0o005
+    if not readable and os.path.realpath(command[0]).startswith("/root"):
+        command[0] = "/usr/bin/python3"
+    return ended(["setpriv", "--reuid=nobody", "--clear-groups", *command])
 
 
 def test_verify_sees_drift(web: Image) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,24 @@ def test_a_target_that_is_gone_comes_back(converged: Image, name: str) -> None:
         eventually(lambda: is_converged(converged))
         target.unlink()
         eventually(lambda: target.exists() and target.read_text() == GOOD and is_converged(converged))
+
+
+def test_a_place_that_is_not_there_yet_is_no_end(converged: Image) -> None:
+    """A group that waits for its keys may have a target in a directory that only its first commit makes."""
+    later = '[[template]]\nsource = "later.j2"\ntarget = "/srv/later/b"\ngroup_name = "later"\ndrift = "repair"\n'
+    converged.write("/etc/parbake/conf.d/later.toml", later)
+    converged.template("later.j2", "{{ config.later }}\n")
+    target = converged.path("/srv/later/b")
+    with daemon(converged) as process:
+        eventually(lambda: converged.status()["state"] == "failed")
+        converged.site("common", 'v = "one"\nlater = "there"\n')
+        eventually(lambda: target.exists() and is_converged(converged))
+        for _ in range(2):
+            target.write_text("by hand\n")
+            eventually(lambda: target.read_text() == "there\n" and is_converged(converged))
+            shutil.rmtree(target.parent)
+            eventually(lambda: target.exists() and is_converged(converged))
+        assert process.poll() is None
 
 
 def _replace(target: Path) -> None:

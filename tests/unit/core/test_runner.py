@@ -44,6 +44,13 @@ def test_a_time_out_kills_the_group(tmp_path: Path) -> None:
         assert _gone(int(pid))
 
 
+def test_it_can_be_cut_short(tmp_path: Path) -> None:
+    """A daemon that is to stop waits for no program longer than systemd waits for it."""
+    started = time.monotonic()
+    assert run(["sleep", "60"], 60, cut=lambda: time.monotonic() > started + 0.2).code is None
+    assert time.monotonic() - started < 20
+
+
 def test_what_stays_in_the_background_neither_outlives_nor_holds_up(tmp_path: Path) -> None:
     """A check that leaves a process behind ends when it ends, with its own exit code, and the process goes."""
     pid = tmp_path / "pid"
