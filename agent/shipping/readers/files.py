@@ -7,6 +7,7 @@ inode is told apart, and a copy is found.
 from __future__ import annotations
 
 import hashlib
+import secrets
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,11 +18,13 @@ from agent.places import Places
 from agent.settings.tables import LogFile
 from agent.shipping import Batch
 from agent.shipping.readers.arming import Arming
-from agent.shipping.readers.following import Following, known_files
+from agent.shipping.readers.following import Following
 from agent.shipping.stop import Stop
 
 _RESCAN_SECONDS = 5.0
 _ENTRY_BYTES = 300
+_KEY_BYTES = 32
+_ID_BYTES = 16
 
 
 class FilesReader:
@@ -44,11 +47,16 @@ class FilesReader:
         self._wants_ids = wants_ids
         self._ending = ending
         self._hostname = socket.gethostname().encode()
-        self._following = Following(self._logs, places, line_max, known_files(position or {}))
+        self._following = Following(self._logs, places, line_max, position or {})
+        self._key = _key_of(position or {})
         self._scanned = float("-inf")
         self._arming: Arming | None = None
 
     def read(self, max_entries: int, max_bytes: int) -> Batch:
+        if self._wants_ids and not self._key:
+            # Saved before the first line goes out, or a repeat after a kill would have other ids.
+            self._key = secrets.token_bytes(_KEY_BYTES)
+            return Batch((), {}, self._position(), full=True)
         self._scan()
         texts: list[bytes] = []
         names: list[bytes] = []
@@ -62,7 +70,8 @@ class FilesReader:
                 names += [self._places.shown(tail.path).encode()] * len(lines.texts)
                 size += sum(map(len, lines.texts)) + _ENTRY_BYTES * len(lines.texts)
                 if self._wants_ids:
-                    ids += [_id(tail.key, at, text) for at, text in zip(lines.offsets, lines.texts, strict=True)]
+                    name = tail.name.encode()
+                    ids += [self._id(name, at, text) for at, text in zip(lines.offsets, lines.texts, strict=True)]
                 if not lines.more:
                     break
             else:
@@ -72,8 +81,7 @@ class FilesReader:
         lost, skipped = self._following.take_counts()
         now = time.time_ns() // 1000
         columns = {"MESSAGE": texts, "FILE": names, "_HOSTNAME": [self._hostname] * len(texts)} if texts else {}
-        position = {"files": [tail.state() for tail in self._following.tails]}
-        return Batch([now] * len(texts), columns, position, ids, full=full, lost=lost, skipped=skipped)
+        return Batch([now] * len(texts), columns, self._position(), ids, full=full, lost=lost, skipped=skipped)
 
     def wait(self, timeout_seconds: float, stop: Stop) -> None:
         if self._arming is None:
@@ -88,6 +96,13 @@ class FilesReader:
         self._following.close()
         if self._arming is not None:
             self._arming.close()
+
+    def _position(self) -> dict[str, Any]:
+        return self._following.state() | ({"key": self._key.hex()} if self._key else {})
+
+    def _id(self, name: bytes, offset: int, text: bytes) -> str:
+        """Keyed, because an index shows it: a short secret could be guessed from a digest of the line that holds it."""
+        return hashlib.blake2b(b"%b:%d:%b" % (name, offset, text), key=self._key, digest_size=_ID_BYTES).hexdigest()
 
     def _sizes(self) -> list[int]:
         return [tail.unread for tail in self._following.tails]
@@ -107,5 +122,10 @@ class FilesReader:
             self._following.scan(self._since_us)
 
 
-def _id(key: tuple[int, int], offset: int, text: bytes) -> str:
-    return hashlib.sha256(b"%d:%d:%d:%b" % (*key, offset, text)).hexdigest()[:32]
+def _key_of(position: Mapping[str, Any]) -> bytes:
+    """Empty where the position is an earlier version's, or damaged: then another is made, and no id comes twice."""
+    try:
+        key = bytes.fromhex(position["key"])
+    except (KeyError, TypeError, ValueError):
+        return b""
+    return key if len(key) == _KEY_BYTES and type(position.get("births")) is int else b""

@@ -44,9 +44,12 @@ def _is_state(state: object) -> bool:
 class Following:
     """The tails of all configured log files."""
 
-    def __init__(self, logs: Sequence[LogFile], places: Places, line_max: int, known: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, logs: Sequence[LogFile], places: Places, line_max: int, position: Mapping[str, Any]) -> None:
         self._logs, self._places, self._line_max = logs, places, line_max
-        self._known = known
+        self._known: Sequence[Mapping[str, Any]] = known_files(position)
+        births = position.get("births")
+        self._births = births if type(births) is int and births >= 0 else 0
+        self._born = False
         self._denied: set[Path] = set()
         self._missed: dict[Path, int] = {}
         self.tails: list[Tail] = []
@@ -72,6 +75,13 @@ class Following:
             self._restart(tail)
         self.tails.sort(key=lambda tail: (not tail.rotated, tail.modified_ns if tail.rotated else 0))
         return list(self.tails)
+
+    def state(self) -> dict[str, Any]:
+        """What a later start goes on from. Called once a read: what was begun in one shares a number, so that the lines of
+        a file get the same ids again after a kill, in whatever order the files are found then."""
+        self._births += self._born
+        self._born = False
+        return {"files": [*self._known, *(tail.state() for tail in self.tails)], "births": self._births}
 
     def postpone(self, tail: Tail) -> None:
         """Let the others have their turn first: a log that grows faster than it is shipped must not hold them up for ever.
@@ -117,9 +127,15 @@ class Following:
             if found is None:
                 return
             found.rotated = rotation.is_generation(path, matched)
+            self._begin(found)
             self.tails.append(found)
             if found.rotated:
                 return
+
+    def _begin(self, tail: Tail) -> None:
+        """Name a file that is read from its beginning."""
+        self._born = True
+        tail.name = f"{tail.key[0]}:{tail.key[1]}:{self._births + 1}"
 
     def _open_already(self, key: Key | None) -> bool:
         return any(tail.key == key for tail in self.tails)
@@ -139,6 +155,7 @@ class Following:
                 continue  # a log of its own, such as app-2.log beside app.log
             if (tail := self._open_by_key(older.key, older.path, path)) is not None:
                 tail.rotated = True
+                self._begin(tail)
                 self.tails.append(tail)
 
     def _restart(self, tail: Tail) -> None:
@@ -152,6 +169,7 @@ class Following:
             self.lost += 1
             log.warning("%s was truncated; what was written since it was last read is lost", tail.path)
         tail.restart()
+        self._begin(tail)
 
     def _copy_of(self, path: Path, state: Mapping[str, Any]) -> Tail | None:
         """A file beside `path` that begins as what `state` was read from, ready to be read on."""
@@ -180,6 +198,8 @@ class Following:
                 continue
             tail = self._find(path, state)
             if tail is not None:
+                if not tail.name:  # the checkpoint is an earlier version's
+                    self._begin(tail)
                 self.tails.append(tail)
                 tail.rotated = rotation.key_of(path) != tail.key
                 continue

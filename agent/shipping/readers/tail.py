@@ -38,12 +38,14 @@ def identity(descriptor: int, offset: int) -> str:
 
 class Tail:
     """`offset` is after the last line that was given out, `seen` the end of what was seen of the file, `path` where the file
-    stands or stood before a rotation moved it."""
+    stands or stood before a rotation moved it. `name` is the file's for ever, and a copy's of it; another one's with its
+    inode, or what is written in place after a truncation, has another."""
 
     def __init__(self, path: Path, descriptor: int, line_max: int, start: str = "", pause_seconds: float = 1.0) -> None:
         self.path, self._descriptor = path, descriptor
         found = os.fstat(descriptor)
         self.key = (found.st_dev, found.st_ino)
+        self.name = ""
         self.offset = 0
         self.seen = 0
         self.rotated = False
@@ -73,12 +75,14 @@ class Tail:
             return False
         self.offset, self._identity, self._skipping = offset, known, bool(state.get("skipping"))
         self.seen = offset + max(0, state["unread"])
+        self.name = name if isinstance(name := state.get("name"), str) else ""
         return True
 
     def state(self) -> dict[str, Any]:
         found = os.fstat(self._descriptor)
         return {
             "path": str(self.path),
+            "name": self.name,
             "device": self.key[0],
             "inode": self.key[1],
             "offset": self.offset,
