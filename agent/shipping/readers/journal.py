@@ -29,6 +29,7 @@ _ERRORS_IN_A_ROW = 100
 _AT_ONCE = 50
 """So many are read between two looks at how much memory they take."""
 _TAIL_SECONDS = 10.0
+_BOOT_FILE = "/proc/sys/kernel/random/boot_id"
 
 
 class JournalReader:
@@ -58,6 +59,7 @@ class JournalReader:
         self._unseen = True
         self._tail_due = 0.0
         self._own_pid = str(os.getpid()).encode()
+        self._own_boots: frozenset[bytes] = frozenset()
         self._damaged: set[str] = set()
 
     def read(self, max_entries: int, max_bytes: int) -> Batch:
@@ -132,10 +134,18 @@ class JournalReader:
         own_pid = self._own_pid
         if OWN_UNIT not in [row.get("_SYSTEMD_UNIT") for row in found] and own_pid not in [row.get("_PID") for row in found]:
             return
-        kept = [i for i, row in enumerate(found) if row.get("_SYSTEMD_UNIT") != OWN_UNIT and row.get("_PID") != own_pid]
+        kept = [i for i, row in enumerate(found) if not self._is_own(row)]
+        if len(kept) == len(found):
+            return
         times[:], found[:] = [times[i] for i in kept], [found[i] for i in kept]
         if ids:
             ids[:] = [ids[i] for i in kept]
+
+    def _is_own(self, row: Mapping[str, Any]) -> bool:
+        """A process of an earlier boot, or of the host that an image was captured from, may have had our PID."""
+        if row.get("_SYSTEMD_UNIT") == OWN_UNIT:
+            return True
+        return row.get("_PID") == self._own_pid and row.get("_BOOT_ID") in self._own_boots
 
     def wait(self, timeout_seconds: float, stop: Stop) -> None:
         if self._journal is None:
@@ -171,6 +181,7 @@ class JournalReader:
         journal.data_threshold = self._threshold
         journal.fileno()
         self._journal = journal
+        self._own_boots = self._find_own_boots()
         self._match(journal)
         self._unseen = True
         if self._cursor and Cursor.parse(self._cursor):
@@ -207,11 +218,20 @@ class JournalReader:
         finally:
             probe.close()
 
+    def _find_own_boots(self) -> frozenset[bytes]:
+        """This boot by all of its names. Below a root the newest entry's is no boot of ours."""
+        if not self._places.is_host:
+            return frozenset(_kernel_boot(Path(_BOOT_FILE)))
+        probe = self._open_journal()
+        try:
+            return frozenset(self._boots(probe))
+        finally:
+            probe.close()
+
     def _boots(self, probe: Any) -> Iterator[bytes]:
         """The kernel's word for this boot; and the newest entry's, because the sandbox of a service in a container shows
         the id of its host."""
-        with contextlib.suppress(OSError):
-            yield self._places.host("/proc/sys/kernel/random/boot_id").read_bytes().strip().replace(b"-", b"")
+        yield from _kernel_boot(self._places.host(_BOOT_FILE))
         probe.seek_tail()
         if probe._previous() and (boot := probe._get_all().get("_BOOT_ID")):
             yield boot
@@ -279,6 +299,11 @@ class JournalReader:
             return str(probe._get_cursor()) if probe._previous() else ""
         finally:
             probe.close()
+
+
+def _kernel_boot(path: Path) -> Iterator[bytes]:
+    with contextlib.suppress(OSError):
+        yield path.read_bytes().strip().replace(b"-", b"")
 
 
 def _gone(before: Cursor | None, here: Cursor | None, looked: int) -> int:

@@ -32,6 +32,10 @@ def reader(root: Path, options: Journal | None = None, **more: Any) -> JournalRe
     return JournalReader(options or Journal(), Places(root), fields=more.pop("fields", FIELDS), **more)
 
 
+def this_boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
+
+
 def drain(found: JournalReader, entries: int = 100) -> list[Batch]:
     batches = []
     while True:
@@ -115,9 +119,18 @@ def test_the_shippers_own_entries_are_left_out(tmp_path: Path) -> None:
     """What the shipper logs of a failing sink is never shipped, whatever the settings are: it would feed on itself."""
     with JournalWriter(journal_of(tmp_path)) as journal:
         journal.add(
-            entry(0, "ours", _SYSTEMD_UNIT="parbake-ship.service"), entry(1, "ours too", _PID=str(os.getpid())), entry(2, "app")
+            entry(0, "ours", _SYSTEMD_UNIT="parbake-ship.service"),
+            entry(1, "ours too", _PID=str(os.getpid()), _BOOT_ID=this_boot()),
+            entry(2, "app"),
         )
     assert messages(drain(reader(tmp_path))) == ["app"]
+
+
+def test_another_process_that_had_our_pid_in_another_boot_is_shipped(tmp_path: Path) -> None:
+    """A captured image, or an earlier boot: the same PID there is a service's, and its last lines are the wanted ones."""
+    with JournalWriter(journal_of(tmp_path)) as journal:
+        journal.add(entry(0, "app with our pid", _PID=str(os.getpid())), entry(1, "app", _BOOT_ID=this_boot()))
+    assert messages(drain(reader(tmp_path))) == ["app with our pid", "app"]
 
 
 def test_a_field_that_is_too_long_is_not_read_whole(tmp_path: Path) -> None:
