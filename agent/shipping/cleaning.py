@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -13,9 +14,18 @@ _NAME_BYTES = 65
 """libsystemd cuts a field with its name and the equals sign, of 64 characters at most."""
 
 
-def clean(batch: Batch, masker: Masker, line_max: int, mark: str = "") -> Batch:
+def own_lines(pid: int) -> re.Pattern[bytes]:
+    """The lines of a syslog daemon's file that this process has logged: two words (ISO time, host) to four (old style, host)
+    are before their tag."""
+    return re.compile(rb"(?:\S+ +){2,4}parbake(?:-ship)?\[%d\]:" % pid)
+
+
+def clean(
+    batch: Batch, masker: Masker, line_max: int, mark: str = "", own: re.Pattern[bytes] | None = None
+) -> Batch:
     """The batch as it may leave: one masking pass over its distinct texts, then long ones cut, then entries dropped that
-    carry our own mark, because a receiver on this host has logged them."""
+    carry our own mark, because a receiver on this host has logged them, or begin with `own`: a warning for each batch that
+    fails would be shipped in a batch."""
     texts = [text for text in set().union(*batch.columns.values()) if text is not None]
     masked = masker.mask_all(texts)
     longest = max(map(len, texts), default=0)
@@ -26,7 +36,8 @@ def clean(batch: Batch, masker: Masker, line_max: int, mark: str = "") -> Batch:
     if masked is not texts or longest > line_max:
         new = {old: _cut(text, line_max) for old, text in zip(texts, masked, strict=True)}
         batch = replace(batch, columns={name: _replaced(column, new) for name, column in batch.columns.items()})
-    return _without_echoes(batch, mark.encode()) if mark else batch
+    batch = _without_echoes(batch, mark.encode()) if mark else batch
+    return _without_own(batch, own) if own is not None else batch
 
 
 def _cut(text: bytes, line_max: int) -> bytes:
@@ -42,3 +53,10 @@ def _without_echoes(batch: Batch, mark: bytes) -> Batch:
     if mark not in b"\n".join(filter(None, messages)):
         return batch
     return batch.pick([i for i, text in enumerate(messages) if not text or mark not in text])
+
+
+def _without_own(batch: Batch, own: re.Pattern[bytes]) -> Batch:
+    messages = batch.columns.get("MESSAGE", ())
+    if not any(own.match(text) for text in messages if text):
+        return batch
+    return batch.pick([i for i, text in enumerate(messages) if not text or not own.match(text)])

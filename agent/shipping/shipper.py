@@ -8,6 +8,7 @@ import os
 import secrets
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,10 +23,11 @@ from agent.settings.tables import Journal, Settings
 from agent.settings.tables import Sink as SinkSettings
 from agent.shipping import Batch, Reader, Sink, SinkContext, loops
 from agent.shipping.checkpoint import Checkpoint
-from agent.shipping.cleaning import clean
+from agent.shipping.cleaning import clean, own_lines
 from agent.shipping.deadletter import DeadLetters
 from agent.shipping.delivery import Delivery
 from agent.shipping.dryrun import DryRun
+from agent.shipping.guarded import Guarded
 from agent.shipping.lane import Lane
 from agent.shipping.placed import PlacedSink
 from agent.shipping.progress import Progress, StatusFile
@@ -62,6 +64,7 @@ class Shipper:
         self._settings, self._places, self._wishes, self._stop = settings, places, wishes, stop
         self._spaces = Spaces(settings, places)
         self._masking = Masking(settings, places)
+        self._written = loops.Written(settings, places, self._spaces.current)
         self._turn = threading.Lock()
         self._mark = ""
         self._sinks: list[Sink] = []
@@ -73,7 +76,9 @@ class Shipper:
         found = list(loops.problems(self._settings, self._places))
         if found:
             raise SettingsError("the settings would ship logs in circles", found, hint="ship to another place")
-        self._await_daemon()
+        if not self._await_daemon():
+            log.warning("stopped before the daemon has said what to mask: nothing is shipped, and all of it at the next start")
+            return ()
         with self._directory():
             lanes = [lane for sink in self._chosen() for lane in self._lanes(sink)]
             status = StatusFile(
@@ -83,37 +88,34 @@ class Shipper:
             )
             if self._wishes.keeps:
                 status.start()
-            threads = [self._thread(lane) for lane in lanes]
+            threads = [threading.Thread(target=lane.run, name=lane.progress.sink, daemon=True) for lane in lanes]
             for thread in threads:
                 thread.start()
             self._await(threads)
-            for sink in self._sinks:
-                sink.close()
+            self._close()
             if self._wishes.keeps:
                 status.end()
-        if self._crash:
-            raise self._crash[0]
-        return tuple(dict.fromkeys(self._behind))
+        for crash in (*(lane.crash for lane in lanes), *self._crash):
+            if crash is not None:
+                raise crash
+        return tuple(dict.fromkeys((*(lane.progress.sink for lane in lanes if lane.left_behind), *self._behind)))
 
     def _await(self, threads: Sequence[threading.Thread]) -> None:
         for thread in threads:
             while thread.is_alive() and not self._stop.over:
                 thread.join(0.5)
+        ends = time.monotonic() + _GRACE_SECONDS
         for thread in threads:
-            thread.join(_GRACE_SECONDS)
+            thread.join(max(0.0, ends - time.monotonic()))
             if thread.is_alive():
                 self._behind.append(thread.name)
 
-    def _thread(self, lane: Lane) -> threading.Thread:
-        return threading.Thread(target=self._guard, args=(lane,), name=lane.progress.sink, daemon=True)
-
-    def _guard(self, lane: Lane) -> None:
-        try:
-            if not lane.run():
-                self._behind.append(lane.progress.sink)
-        except BaseException as error:  # noqa: BLE001 - raised again in the main thread, which reports bugs
-            self._crash.append(error)
-            self._stop.set(0)
+    def _close(self) -> None:
+        for sink in self._sinks:
+            try:
+                sink.close()
+            except BaseException as error:  # noqa: BLE001 - a third party's may fail in any way; raised once all are closed
+                self._crash.append(error)
 
     def _chosen(self) -> Sequence[SinkSettings]:
         only = self._wishes.only
@@ -123,7 +125,7 @@ class Shipper:
             raise SettingsError(f'there is no [[sink]] called "{only}"', [], hint=f"configured: {names}")
         return chosen
 
-    def _lanes(self, sink: SinkSettings) -> Iterator[Lane]:
+    def _lanes(self, sink: SinkSettings) -> Iterator[Guarded]:
         journal, files = self._settings.ship.journal, self._settings.ship.files
         labels = partial(self._labels, Labels(sink.name, sink.labels, self._spaces))
         if journal:
@@ -131,23 +133,33 @@ class Shipper:
         if files:
             yield self._lane(sink, labels, "files", None)
 
-    def _lane(self, sink: SinkSettings, labels: Callable[[], Mapping[str, str]], kind: str, journal: Journal | None) -> Lane:
+    def _lane(
+        self, sink: SinkSettings, labels: Callable[[], Mapping[str, str]], kind: str, journal: Journal | None
+    ) -> Guarded:
         progress = Progress(sink.name, sink.type, kind, self._mask)
         directory = self._places.ship
         checkpoint = Checkpoint(directory, sink.name, kind)
-        position = checkpoint.load() if self._wishes.since_us is None else None
         plugin: Any = DryRun if self._wishes.dry_run else plugins.load(SINKS, sink.type, "type")
         made = self._sink(sink, plugin)
         self._sinks.append(made)
-        reader = self._reader(sink, journal, position, plugin.wants_ids)
         patience = self._settings.ship.drain if self._wishes.once else float("inf")
         letters = DeadLetters(directory / "dead-letter", sink.name, mask=self._mask)
         delivery = Delivery(made, letters, progress, self._stop, patience_seconds=patience)
         keeps = checkpoint if self._wishes.keeps else None
         once = self._wishes.once or self._wishes.dry_run is not None
-        return Lane(
-            reader, delivery, keeps, progress, sink, self._clean, labels, self._turn, self._stop, once
-        )
+        tidy = self._clean if journal is not None else self._clean_lines
+
+        def lane() -> Lane:
+            position = checkpoint.load() if self._wishes.since_us is None else None
+            reader = self._reader(sink, journal, position, plugin.wants_ids)
+            return Lane(reader, delivery, keeps, progress, sink, tidy, labels, self._turn, self._stop, once)
+
+        def again() -> Lane:
+            made.close()  # what it was in the middle of is not to be trusted; the next batch makes it anew
+            return lane()
+
+        pipe = sink.type == "stdout" or self._wishes.dry_run is not None
+        return Guarded(lane(), self._stop, None if once else again, pipe=pipe)
 
     def _reader(self, sink: SinkSettings, journal: Journal | None, position: Any, wants_ids: bool) -> Reader:
         ship, since_us = self._settings.ship, self._wishes.since_us
@@ -191,18 +203,25 @@ class Shipper:
     def _clean(self, batch: Batch) -> Batch:
         return clean(batch, self._masking.current(), self._settings.ship.line_max, self._mark)
 
-    def _await_daemon(self) -> None:
+    def _clean_lines(self, batch: Batch) -> Batch:
+        mine = own_lines(os.getpid())
+        return clean(self._written.left_out(batch), self._masking.current(), self._settings.ship.line_max, self._mark, mine)
+
+    def _await_daemon(self) -> bool:
         """Hold the lines until the daemon has said what to mask, and has set aside what another instance left, checkpoints
-        among it; but not for ever: the logs of an instance whose daemon does not come up are those that are wanted most."""
+        among it; but not for ever: the logs of an instance whose daemon does not come up are those that are wanted most.
+        False where a stop came first: then they stay, as nobody has waited as long as the settings ask."""
         left = 0.0 if self._wishes.once or self._wishes.dry_run else self._settings.ship.mask_wait
-        while not (self._masking.known and self._ours) and not self._stop.is_set and left > 0:
-            self._stop.wait(min(0.25, left))
+        while left > 0 and not (self._masking.known and self._ours):
+            if self._stop.wait(min(0.25, left)):
+                return False
             left -= 0.25
         if not self._masking.known:
             log.warning(
                 "%s does not exist, so that only patterns are masked: parbake has not converged since this boot",
                 self._places.run / "mask",
             )
+        return True
 
     @property
     def _ours(self) -> bool:

@@ -1,0 +1,224 @@
+"""Lines that wait for the daemon, and a stop in the middle of that; lanes that a bug ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from agent.places import Places
+from agent.schema import Seconds
+from agent.settings.tables import Component, Settings, Ship
+from agent.settings.tables import Sink as SinkSettings
+from agent.shipping import TAKEN, Batch, Outcome, SinkContext
+from agent.shipping.guarded import Guarded
+from agent.shipping.progress import Progress
+from agent.shipping.shipper import Shipper, Wishes
+from agent.shipping.sinks.file import FileOptions
+from agent.shipping.stop import Stop
+from tests.conftest import Image
+
+SECRET = '[keys."db.password"]\ntype = "string"\nsecret = true\n'
+HELD = '{keys}[ship]\njournal = false\nfiles = ["/logs/*.log"]\nmask_wait = "1d"\n[[sink]]\ntype = "file"\npath = "/out/copy"\n'
+
+
+def stopped(image: Image, after_seconds: float) -> tuple[int, str]:
+    running = image.start("ship")
+    try:
+        time.sleep(after_seconds)
+        running.send_signal(signal.SIGTERM)
+        _, err = running.communicate(timeout=20)
+    finally:
+        running.kill()
+        running.wait()
+    return running.returncode, err
+
+
+def test_a_stop_while_lines_are_held_ships_none_of_them(image: Image) -> None:
+    """Nobody has said what to mask, and mask_wait has not passed: what is held stays for the next start, unseen by a sink."""
+    image.settings(HELD.format(keys=SECRET))
+    image.write("/logs/app.log", "the password is hunter2-hunter2\n")
+    code, err = stopped(image, 1.5)
+    assert code == 0, err
+    assert "nothing is shipped" in err
+    assert not image.path("/out/copy").exists()
+    assert list(image.path("/var/lib/parbake/ship").glob("*.files.json")) == []
+    image.write("/run/parbake/mask", json.dumps(["hunter2-hunter2"]))
+    ran = image.run("ship", "--once")
+    assert ran.code == 0, ran.err
+    assert "the password is ********" in image.read("/out/copy")
+
+
+def test_a_stop_where_nothing_is_to_be_masked_ships_what_is_there(image: Image) -> None:
+    """Without a secret in the contract nothing is held, and a stop drains as it always did."""
+    image.settings(HELD.format(keys=""))
+    image.write("/logs/app.log", "line\n")
+    assert stopped(image, 1.5)[0] == 0
+    assert "line" in image.read("/out/copy")
+
+
+def test_a_stop_before_the_checkpoints_are_known_to_be_ours_ships_nothing(tmp_path: Path) -> None:
+    """They may be another instance's, of which the image was captured."""
+
+    class Strangers(Shipper):
+        _ours = False
+
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs/app.log").write_text("line\n")
+    sink = SinkSettings(type="file", name="copy", options=FileOptions(path="/out/copy"))
+    ship = Ship(journal=False, files=("/logs/*.log",), mask_wait=Seconds(86400.0))
+    stop = Stop()
+    stop.set(5.0)
+    settings = Settings(component=Component(name="web"), ship=ship, sinks=(sink,))
+    assert Strangers(settings, Places(tmp_path), Wishes(), stop).run() == ()
+    assert not (tmp_path / "out").exists()
+
+
+class Breaking:
+    """A third party's sink with a bug: it breaks as often as its class says, and takes all after that."""
+
+    options_class: ClassVar[type[Any]] = FileOptions
+    wants_ids: ClassVar[bool] = False
+    left: ClassVar[int] = 0
+    taken: ClassVar[list[str]] = []
+
+    def __init__(self, options: Any, context: SinkContext) -> None:
+        """Nothing is kept."""
+
+    def send(self, batch: Batch) -> Outcome:
+        if Breaking.left > 0:
+            Breaking.left -= 1
+            raise KeyError("value-of-an-entry")
+        Breaking.taken += [row["MESSAGE"] for row in batch.rows()]
+        return TAKEN
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> tuple[Settings, Places]:
+    """A breaking sink before a sound one, and one line for both."""
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs/app.log").write_text("line\n")
+    options = FileOptions(path="/out/copy")
+    sinks = (
+        SinkSettings(type=f"{__name__}:Breaking", name="broken", options=options, batch_age=Seconds(0.05)),
+        SinkSettings(type="file", name="sound", options=options, batch_age=Seconds(0.05)),
+    )
+    ship = Ship(journal=False, files=("/logs/*.log",), drain=Seconds(1.0))
+    Breaking.taken = []
+    return Settings(component=Component(name="web"), ship=ship, sinks=sinks), Places(tmp_path)
+
+
+def test_a_bug_in_one_sink_ends_no_other(
+    both: tuple[Settings, Places], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The sound sink gets lines written after the crash; log and status name the sink, and the command ends as a bug."""
+    Breaking.left = 1000
+    stop = Stop()
+    ended: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            Shipper(*both, Wishes(), stop).run()
+        except KeyError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        _await(lambda: "line" in _read(tmp_path / "out/copy"))
+        _await(lambda: any("sink broken: a bug" in message for message in caplog.messages))
+        with (tmp_path / "logs/app.log").open("a") as file:
+            file.write("later\n")
+        _await(lambda: "later" in _read(tmp_path / "out/copy"))
+    finally:
+        stop.set(1.0)
+        thread.join(20)
+    assert [type(error) for error in ended] == [KeyError]
+    assert not any("value-of-an-entry" in message for message in caplog.messages)
+    status = json.loads((tmp_path / "var/lib/parbake/ship/status.json").read_text())["sinks"]
+    assert status["broken"]["state"] == "failing"
+    assert "KeyError" in status["broken"]["error"]
+    assert status["sound"]["state"] == "ok"
+
+
+def test_a_lane_begins_again_after_a_bug() -> None:
+    """A bug that passes costs a pause; a lane made anew goes on from the checkpoint. That there was one is not forgotten."""
+    made: list[int] = []
+
+    class Laned:
+        progress = Progress("s", "file", "files")
+
+        def run(self) -> bool:
+            made.append(1)
+            if len(made) < 3:
+                raise KeyError("value-of-an-entry")
+            return True
+
+    first: Any = Laned()
+    lane = Guarded(first, Stop(), Laned, first_wait_seconds=0.05)  # type: ignore[arg-type]
+    lane.run()
+    assert len(made) == 3
+    assert isinstance(lane.crash, KeyError)
+    assert not lane.left_behind
+
+
+def test_a_closed_pipe_ends_the_command_and_a_bug_does_not() -> None:
+    """Whoever read standard output has gone; a sink of somebody's whose connection breaks is no reason to end the others."""
+
+    class Laned:
+        progress = Progress("s", "stdout", "files")
+
+        def run(self) -> bool:
+            raise BrokenPipeError
+
+    lane: Any = Laned()
+    stop = Stop()
+    Guarded(lane, stop, None).run()
+    assert not stop.is_set
+    Guarded(lane, stop, lambda: lane, pipe=True).run()
+    assert stop.is_set
+
+
+def test_once_with_a_bug_in_one_sink_ships_to_the_others(both: tuple[Settings, Places], tmp_path: Path) -> None:
+    """`--once` does not wait for a bug to pass; it ends with it after the other sinks have all."""
+    Breaking.left = 1000
+    with pytest.raises(KeyError):
+        Shipper(*both, Wishes(once=True), Stop()).run()
+    assert "line" in _read(tmp_path / "out/copy")
+
+
+def test_lanes_that_hang_are_waited_for_together(tmp_path: Path) -> None:
+    """At the end of the time for draining all that hang have one second, and not one each: systemd kills soon after."""
+    made = Shipper(Settings(component=Component(name="web")), Places(tmp_path), Wishes(), Stop())
+    made._stop.set(0)
+    release = threading.Event()
+    threads = [threading.Thread(target=release.wait, name=f"s{number}", daemon=True) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    began = time.monotonic()
+    made._await(threads)
+    took = time.monotonic() - began
+    release.set()
+    assert took < 3
+    assert made._behind == [f"s{number}" for number in range(6)]
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def _await(true: Any, seconds: float = 15.0) -> None:
+    ends = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < ends, "it does not come to be"
+        time.sleep(0.05)
+
+
