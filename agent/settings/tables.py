@@ -11,6 +11,8 @@ from agent.schema import Mode, Seconds, Size, setting
 
 ActionName = Literal["none", "start", "reload", "reload-or-restart", "restart"]
 PRIORITIES = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
+DRAIN_MAX_SECONDS = 75.0
+"""Below the TimeoutStopSec of parbake-ship.service."""
 PriorityName = Literal["emerg", "alert", "crit", "err", "warning", "notice", "info", "debug"]
 
 
@@ -197,7 +199,9 @@ class Journal:
     def __post_init__(self) -> None:
         for match in self.match:
             name, equals, _ = match.partition("=")
-            if not equals or not re.fullmatch(r"[A-Z0-9_]{1,64}", name):
+            if name.startswith("__"):
+                raise ValueError(f'match "{match}": fields with two underscores are the journal\'s own, and cannot be matched')
+            if not equals or not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", name):
                 raise ValueError(f'match "{match}" is not FIELD=value with an upper-case journal field')
 
 
@@ -229,7 +233,7 @@ class Ship:
     )
     mask_wait: Seconds = setting("how long lines are held at a start until it is known what to mask", Seconds(60.0))
     line_max: Size = setting("a longer line or field is cut there, with a mark", Size(100_000))
-    drain: Seconds = setting("how long a stop may take to ship what is there", Seconds(10.0))
+    drain: Seconds = setting("how long a stop may take to ship what is there, 75 s at most", Seconds(10.0))
 
     def __post_init__(self) -> None:
         for pattern in self.mask:
@@ -239,6 +243,9 @@ class Ship:
                 raise ValueError(f'mask "{pattern}" is not a regular expression: {error}') from None
         if not 256 <= self.line_max <= 16 * 2**20:
             raise ValueError("line_max must be between 256 bytes and 16 MiB")
+        if self.drain > DRAIN_MAX_SECONDS:
+            most = f"{DRAIN_MAX_SECONDS:.0f}s"
+            raise ValueError(f"drain must be {most} at most: parbake-ship.service is killed at the end of its TimeoutStopSec")
         if any(isinstance(file, str) and not file.startswith("/") for file in self.files):
             raise ValueError("files must be absolute paths")
 

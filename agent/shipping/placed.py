@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from agent import placeholders
-from agent.errors import DiscoveryError, SinkUnavailable
+from agent.errors import DiscoveryError, SinkDenied, SinkUnavailable
 from agent.shipping import Batch, Outcome, Sink, SinkContext
 
 
@@ -25,7 +25,7 @@ class PlacedSink:
         self._sink: Sink | None = None
 
     def send(self, batch: Batch) -> Outcome:
-        """As the sink's. Raises SinkUnavailable while a fact is not known."""
+        """As the sink's. Raises SinkUnavailable while a fact is not known, SinkDenied while one does not fit."""
         return self._now().send(batch)
 
     def _now(self) -> Sink:
@@ -35,13 +35,23 @@ class PlacedSink:
             if self._sink is not None:
                 return self._sink
             raise SinkUnavailable(f"[[sink]] {self._context.name} waits: {error}", hint=error.hint) from None
+        except ValueError as error:
+            raise self._misfit(error) from None
         if self._sink is None or filled != self._filled:
             self.close()
-            made: Sink = self._kind(filled, self._context)
+            try:
+                made: Sink = self._kind(filled, self._context)
+            except ValueError as error:
+                raise self._misfit(error) from None
             self._sink, self._filled = made, filled
         return self._sink
 
+    def _misfit(self, error: ValueError) -> SinkDenied:
+        """Options that were good with their placeholders in them, and are not with what came in their place."""
+        name = self._context.name
+        return SinkDenied(f"[[sink]] {name}: {error}", hint="see `parbake facts`: a fact in its options does not fit there")
+
     def close(self) -> None:
-        if self._sink is not None:
-            self._sink.close()
-            self._sink = None
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.close()

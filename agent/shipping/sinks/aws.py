@@ -84,7 +84,7 @@ class Aws:
         # Stores that speak S3 and are not Amazon's do not know the checksums that newer versions add unasked.
         checksums = "request_checksum_calculation"
         more = {checksums: "when_required"} if options.endpoint_url and checksums in Config.OPTION_DEFAULTS else {}
-        with translated(f"{self._service} of AWS"):
+        with translated(f"{self._service} of AWS"), _settings_of(self._service):
             return session.create_client(
                 self._service,
                 region_name=options.region,
@@ -102,6 +102,20 @@ class Aws:
 
     def _file(self, reference: str) -> Path:
         return locate(reference, self._context.places, SinkDenied)
+
+
+@contextmanager
+def _settings_of(service: str) -> Iterator[None]:
+    """botocore refuses an address with a ValueError that is none of its own errors."""
+    try:
+        yield
+    except ValueError as error:
+        import botocore.exceptions as boto
+
+        if isinstance(error, boto.BotoCoreError) and not isinstance(error, boto.InvalidRegionError):
+            raise
+        hint = "a host's name has letters, digits, hyphens and dots: no underscore"
+        raise SinkDenied(f"{service} of AWS: endpoint_url or region is none that boto3 takes", hint=hint) from None
 
 
 @contextmanager

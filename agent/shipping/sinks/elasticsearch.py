@@ -7,7 +7,6 @@ conflict (409) and no duplicate. The answer is 200 even where items failed: each
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import time
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from agent.errors import SinkUnavailable
 from agent.schema import setting
 from agent.shipping import Batch, Outcome, SinkContext
 from agent.shipping.encode import JsonFields, label_members, literal, timestamps
-from agent.shipping.sinks.web import Poster, WebOptions
+from agent.shipping.sinks.web import Poster, WebOptions, parsed
 
 _TAKEN = frozenset((200, 201, 409))
 _BUSY = frozenset((408, 429))
@@ -34,6 +33,11 @@ class ElasticsearchOptions(WebOptions):
     auth_scheme: Literal["ApiKey", "Bearer"] = setting("what token_file holds", "ApiKey")
     pipeline: str = setting("an ingest pipeline", "")
 
+    def __post_init__(self) -> None:
+        WebOptions.__post_init__(self)
+        if "\0" in self.index:
+            raise ValueError("index holds a NUL")
+
 
 class ElasticsearchSink:
     options_class: ClassVar[type[Any]] = ElasticsearchOptions
@@ -48,11 +52,11 @@ class ElasticsearchSink:
 
     def send(self, batch: Batch) -> Outcome:
         reply = self._poster.post(self._body(batch).encode(), "application/x-ndjson", url=self._url)
+        answer = parsed(reply)
         try:
-            answer = json.loads(reply.body)
             items = [next(iter(item.values())) for item in answer["items"]] if answer["errors"] else None
             return _outcome(items, len(batch)) if items is not None else Outcome()
-        except (ValueError, KeyError, TypeError, AttributeError, StopIteration):
+        except (ValueError, KeyError, TypeError, AttributeError, StopIteration, OverflowError, RecursionError):
             raise SinkUnavailable(f"{reply.url} answers with something that is no bulk reply") from None
 
     def close(self) -> None:

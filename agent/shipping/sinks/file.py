@@ -25,6 +25,8 @@ class FileOptions:
     def __post_init__(self) -> None:
         if not self.path.startswith("/") or self.path.endswith("/"):
             raise ValueError(f'path "{self.path}" must be the absolute path of a file')
+        if "\0" in self.path:
+            raise ValueError("path holds a NUL, which no path does")
         if not 0 <= self.keep <= 1000:
             raise ValueError("keep must be between 0 and 1000")
         if self.max_size < 4096:

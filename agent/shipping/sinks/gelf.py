@@ -35,6 +35,9 @@ class GelfOptions(WebOptions):
             WebOptions.__post_init__(self)
         else:
             check_stream_url(self.url, ("tcp", "tls", "udp"))
+            names = ("token_file", "username", "password_file", "headers_file", "bulk")
+            if given := [name for name in names if getattr(self, name)]:
+                raise ValueError(f"{', '.join(given)}: for http:// and https:// only; GELF over TCP and UDP has no such thing")
 
 
 class GelfSink:
@@ -46,6 +49,7 @@ class GelfSink:
         self._json = JsonFields()
         self._names: dict[str, str] = {}
         web = options.url.partition(":")[0] in _WEB
+        self._mark = "" if web else context.mark  # over HTTP it is in a header
         self._poster = Poster(options, context) if web else None
         self._stream = None if web else Stream(options.url, 12201, options, options.timeout, context)
 
@@ -85,6 +89,7 @@ class GelfSink:
     def _messages(self, batch: Batch) -> Iterator[str]:
         """GELF wants a host and a short_message that are not empty, and further fields that begin with "_"."""
         labels = "".join(f",{literal(_name(name))}:{literal(value)}" for name, value in batch.labels.items())
+        labels += f',"_parbake_mark":{literal(self._mark)}' if self._mark else ""
         # A trusted field, with its underscore, comes after an application's own of that name, and so in its place.
         names = sorted(batch.columns, key=lambda name: name.startswith("_"))
         columns = {_name(name): batch.columns[name] for name in names if name not in _OWN_PLACE}

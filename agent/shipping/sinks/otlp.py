@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from agent import __version__
+from agent.errors import SinkUnavailable
 from agent.schema import setting
 from agent.shipping import TAKEN, Batch, Outcome, SinkContext
 from agent.shipping.encode import literal
@@ -79,6 +80,8 @@ class OtlpSink:
             why = excerpt(str(partial.get("errorMessage") or "").encode())
         except (ValueError, AttributeError, TypeError):
             return TAKEN  # a 2xx in another language: protobuf, or a front end's page
+        except (OverflowError, RecursionError):
+            raise SinkUnavailable(f"{reply.url} answers with no valid JSON") from None
         return Outcome(dropped=min(rejected, len(batch)), why=why) if rejected > 0 else TAKEN
 
     def close(self) -> None:

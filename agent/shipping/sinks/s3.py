@@ -25,6 +25,11 @@ class S3Options(AwsOptions):
         "logs/%Y/%m/%d/%H/",
     )
 
+    def __post_init__(self) -> None:
+        AwsOptions.__post_init__(self)
+        if "\0" in self.prefix:
+            raise ValueError("prefix holds a NUL")
+
 
 class S3Sink:
     options_class: ClassVar[type[Any]] = S3Options

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from agent.errors import SinkDenied, SinkRefused, SinkUnavailable
+from agent.httpclient import Reply
 from agent.schema import setting
 from agent.shipping import TAKEN, Batch, Outcome, SinkContext
 from agent.shipping.encode import JsonFields, label_members, literal, seconds
-from agent.shipping.sinks.web import Poster, WebOptions
+from agent.shipping.sinks.web import Poster, WebOptions, parsed
 
 _PATH = "/services/collector/event"
 _ACK_PATH = "/services/collector/ack"
@@ -59,22 +60,25 @@ class SplunkSink:
                 raise SinkDenied(str(error), hint="see the collector's token, its index and its channel") from None
             raise
         if self._options.ack:
-            self._await_ack(reply.body)
+            self._await_ack(reply)
         return TAKEN
 
     def close(self) -> None:
         self._poster.close()
 
-    def _await_ack(self, body: bytes) -> None:
+    def _await_ack(self, told: Reply) -> None:
         """Return when the indexer has the events. Raises SinkUnavailable: they are sent again then."""
         try:
-            ack = json.loads(body)["ackId"]
-        except (ValueError, KeyError, TypeError):
+            ack = parsed(told)["ackId"]
+        except (KeyError, TypeError):
             hint = "enable acknowledgement for the token, or set ack = false"
             raise SinkDenied(f"{self._url} gives no ackId", hint=hint) from None
         ends = time.monotonic() + self._options.timeout
         while time.monotonic() < ends and not self._context.stop.over:
-            asked = json.dumps({"acks": [ack]}).encode()
+            try:
+                asked = json.dumps({"acks": [ack]}).encode()
+            except RecursionError:
+                raise SinkUnavailable(f"{told.url} answers with no valid JSON") from None
             reply = self._poster.post(
                 asked,
                 "application/json",
@@ -83,9 +87,9 @@ class SplunkSink:
                 plain=True,
             )
             try:
-                if json.loads(reply.body)["acks"][str(ack)]:
+                if parsed(reply)["acks"][str(ack)]:
                     return
-            except (ValueError, KeyError, TypeError):
+            except (KeyError, TypeError):
                 raise SinkUnavailable(f"{reply.url} answers with something that is no acknowledgement") from None
             self._context.stop.wait(0.2)
         raise SinkUnavailable(f"{self._url} has not acknowledged in time")
@@ -112,5 +116,5 @@ def _code(text: str) -> int | None:
     start = text.find("{")
     try:
         return int(json.loads(text[start:])["code"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None

@@ -68,7 +68,7 @@ class Stream:
 
     def send(self, frames: Sequence[bytes]) -> Outcome:
         """Return when the receiver's host has all of it, and has not hung up. Frames that it hangs up on again and again
-        are refused, the others to be sent again. Raises SinkUnavailable."""
+        are refused, the others to be sent again. Raises SinkUnavailable, SinkDenied."""
         if self.scheme == "udp":
             return self._send_datagrams(frames)
         connected = False
@@ -84,6 +84,9 @@ class Stream:
             self._write(b"".join(frames))
             self._drain(_DOUBT_SECONDS if largest > self._proven else 0.0)
             self._look_alive()
+        except UnicodeError:
+            self.close()
+            raise self._misnamed() from None
         except OSError as error:
             self.close()
             self._hang_ups += connected and not isinstance(error, TimeoutError)
@@ -142,6 +145,10 @@ class Stream:
         told = f"{self._shown} hangs up on messages as large as this: raise its limit, or lower line_max"
         refused = [(number, f"{told} ({len(frame)} bytes)") for number, frame in enumerate(frames) if len(frame) > bound]
         return Outcome(refused, [number for number, frame in enumerate(frames) if len(frame) <= bound])
+
+    def _misnamed(self) -> SinkDenied:
+        option = "server_name" if self._tls.server_name else "url"
+        return SinkDenied(f"{self._shown}: {option} holds a name that is none of a host's", hint=f"mend {option} of the sink")
 
     def _seconds(self) -> float:
         return max(0.5, self._context.stop.within(self._timeout_seconds))
@@ -212,6 +219,9 @@ class Stream:
                     if error.errno != errno.EMSGSIZE:
                         raise
                     refused.append((number, f"{len(frame)} bytes are more than a datagram holds"))
+        except UnicodeError:
+            self.close()
+            raise self._misnamed() from None
         except OSError as error:
             self.close()
             text, hint = _meaning(error)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from agent.credentials import read_secret
+from agent.credentials import locate, read_secret
 from agent.errors import SinkDenied, SinkRefused, SinkUnavailable
-from agent.httpclient import Client, Family, Reply, TlsOptions, check_url
+from agent.httpclient import Client, Family, Reply, TlsOptions, check_url, shown
 from agent.model import Secret
+from agent.places import Places
 from agent.schema import Seconds, setting
 from agent.shipping import SinkContext, SinkTooLarge
 
@@ -19,6 +22,7 @@ SINK = Family(SinkUnavailable, SinkDenied, SinkDenied)
 _MINE = frozenset({*range(200, 300), *range(400, 600)} - {401, 403, 408, 425, 429, 500, 502, 503, 504})
 """The statuses that are decided here; the client turns the others into SinkDenied and SinkUnavailable."""
 _REFUSED = frozenset((400, 409, 422))
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _TAG = re.compile(rb"<[^>]*>")
 _HINTS = {
     406: "see whether the receiver takes what content_type and gzip say",
@@ -49,6 +53,17 @@ class WebOptions(TlsOptions):
             raise ValueError("timeout must be above zero")
 
 
+def _secret(reference: str, places: Places) -> Secret:
+    """A sink is not root: what it reads is given to the user it runs as."""
+    try:
+        return read_secret(reference, places, SinkDenied)
+    except SinkDenied as error:
+        if "only root" not in (error.hint or ""):
+            raise
+        hint = f"put it at {locate(reference, places, SinkDenied)}: root's, group parbake-ship, mode 0640"
+        raise SinkDenied(error.message, hint=hint) from None
+
+
 class Poster:
     """Posts bodies to one receiver. Raises what `Sink.send` may raise."""
 
@@ -63,16 +78,19 @@ class Poster:
         options, places = self._options, self._context.places
         headers: dict[str, str | Secret] = {"User-Agent": f"parbake-ship {self._context.mark}".rstrip()}
         if options.token_file:
-            token = read_secret(options.token_file, places, SinkDenied)
+            token = _secret(options.token_file, places)
             headers["Authorization"] = Secret(f"{self._scheme} {token.reveal()}")
         elif options.username:
-            password = read_secret(options.password_file, places, SinkDenied)
+            password = _secret(options.password_file, places)
             pair = base64.b64encode(f"{options.username}:{password.reveal()}".encode()).decode()
             headers["Authorization"] = Secret(f"Basic {pair}")
         if options.headers_file:
-            for line in read_secret(options.headers_file, places, SinkDenied).text().splitlines():
+            for line in _secret(options.headers_file, places).text().splitlines():
                 name, colon, value = line.partition(":")
                 if colon and name.strip():
+                    if not _HEADER.fullmatch(name.strip()):
+                        hint = "letters, digits and hyphens make one"
+                        raise SinkDenied("headers_file: a header's name holds characters that HTTP does not allow", hint=hint)
                     headers[name.strip()] = Secret(value.strip())
         return headers
 
@@ -92,9 +110,16 @@ class Poster:
             body, sent["Content-Encoding"] = compress(body), "gzip"
         seconds = max(0.5, self._context.stop.within(self._options.timeout))
         address = url or self._options.url
-        reply = self._client.request(
-            "POST", address, headers=sent, body=body, timeout_seconds=seconds, expect=_MINE, max_body_bytes=8 << 20
-        )
+        try:
+            reply = self._client.request(
+                "POST", address, headers=sent, body=body, timeout_seconds=seconds, expect=_MINE, max_body_bytes=8 << 20
+            )
+        except ValueError as error:
+            if self._client.closed:
+                raise
+            # No entry is in it any more: bytes are sent, so that what does not fit is a name in the settings.
+            hint = "mend its url, server_name, or a path or name in its options"
+            raise SinkDenied(f"{shown(address)} cannot be asked: {type(error).__name__}", hint=hint) from None
         if 200 <= reply.status < 300:
             return reply
         text = f"{reply.url} answers {reply.status}"
@@ -124,3 +149,11 @@ def excerpt(body: bytes) -> str:
     """The beginning of a receiver's answer, as one printable line."""
     text = body[:300].decode("utf-8", "replace")
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def parsed(reply: Reply) -> Any:
+    """Raises SinkUnavailable for what is no JSON, or nested so deeply that it cannot be read."""
+    try:
+        return json.loads(reply.body)
+    except (ValueError, RecursionError):
+        raise SinkUnavailable(f"{reply.url} answers with no valid JSON") from None
