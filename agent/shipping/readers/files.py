@@ -88,8 +88,8 @@ class FilesReader:
             self._arming = Arming()
         held = any(tail.unread > 0 for tail in self._following.tails)
         longest = min([_RESCAN_SECONDS, timeout_seconds, *(log.pause for log in self._logs if held and log.start)])
-        before = self._sizes()
-        self._arming.wait(self._directories(), longest, stop, lambda: self._sizes() != before)
+        # since the last read, not since now: while a sink was away, nobody looked
+        self._arming.wait(self._directories(), longest, stop, lambda: any(tail.grown for tail in self._following.tails))
         self._scanned = float("-inf")
 
     def close(self) -> None:
@@ -103,9 +103,6 @@ class FilesReader:
     def _id(self, name: bytes, offset: int, text: bytes) -> str:
         """Keyed, because an index shows it: a short secret could be guessed from a digest of the line that holds it."""
         return hashlib.blake2b(b"%b:%d:%b" % (name, offset, text), key=self._key, digest_size=_ID_BYTES).hexdigest()
-
-    def _sizes(self) -> list[int]:
-        return [tail.unread for tail in self._following.tails]
 
     def _directories(self) -> set[Path]:
         found = {tail.path.parent for tail in self._following.tails}

@@ -16,7 +16,8 @@ from typing import Any
 from agent.places import Places
 from agent.settings.tables import LogFile
 from agent.shipping.readers import rotation
-from agent.shipping.readers.rotation import Key
+from agent.shipping.readers.gaps import Gaps
+from agent.shipping.readers.rotation import Key, Sibling
 from agent.shipping.readers.tail import Tail
 
 log = logging.getLogger("parbake")
@@ -52,6 +53,8 @@ class Following:
         self._born = False
         self._denied: set[Path] = set()
         self._missed: dict[Path, int] = {}
+        self._mourned: set[Path] = set()
+        self._gaps = Gaps(self._is_own_generation)
         self.tails: list[Tail] = []
         self.lost = 0
         self.skipped = 0
@@ -64,6 +67,7 @@ class Following:
         for path in dict.fromkeys([*(tail.path for tail in self.tails), *self._missed, *paths]):
             self._look_at(path, matched)
         self._missed.clear()
+        self._mourned.clear()
         there = {rotation.key_of(path) for path in matched}
         for tail in [tail for tail in self.tails if tail.key not in there and self._finished(tail)]:
             tail.close()
@@ -142,32 +146,57 @@ class Following:
 
     def _catch_up(self, path: Path, found: Tail | None = None) -> None:
         """Open the generations that came and went since the newest that is known of `path`, if any is."""
-        newest = [tail.modified_ns for tail in self.tails if tail.path == path]
+        known = [tail for tail in self.tails if tail.path == path]
+        newest = [tail.modified_ns for tail in known]
         if path in self._missed:
             newest.append(self._missed[path])
-        if newest:
-            self._open_generations(path, max(newest), found)
+        if not newest:
+            return
+        oldest = self._open_generations(path, max(newest), found)
+        last = max(known, key=lambda tail: tail.modified_ns, default=None)
+        lost = self._gaps.after_last(path, last, max(newest), oldest)
+        if lost and path in self._mourned and last is None:
+            lost -= 1
+        if lost:
+            self.lost += lost
+            log.warning("%s was rotated more often than it could be read; what came after the last line read is lost", path)
 
-    def _open_generations(self, path: Path, since_ns: int, found: Tail | None = None) -> None:
+    def _open_generations(self, path: Path, since_ns: int, found: Tail | None = None) -> Sibling | None:
+        """Open what a rotation has put away since. The oldest of them."""
+        oldest = None
         known = {tail.key for tail in self.tails} | ({found.key} if found else set())
         for older in rotation.generations_since(path, since_ns, known):
             if not older.path.name.startswith(path.name) and self._settings_of(older.path) is not None:
                 continue  # a log of its own, such as app-2.log beside app.log
+            oldest = oldest or older
             if (tail := self._open_by_key(older.key, older.path, path)) is not None:
                 tail.rotated = True
                 self._begin(tail)
                 self.tails.append(tail)
+        return oldest
+
+    def _is_own_generation(self, older: Path, path: Path) -> bool:
+        """False for what belongs to a log of its own, such as app-2.log.1 beside app.log."""
+        return older.name.startswith(path.name) or not (
+            self._settings_of(older) or self._settings_of(rotation.without_generation(older))
+        )
 
     def _restart(self, tail: Tail) -> None:
         """Read a truncated file from its beginning, after the copies that `copytruncate` made of it."""
+        looked_ns, unread = tail.looked_ns, tail.seen > tail.offset
         copy = self._copy_of(tail.path, tail.state())
         if copy is not None:
             copy.rotated = True
             self.tails.append(copy)
             self._open_generations(tail.path, copy.modified_ns)
-        elif tail.seen > tail.offset:
-            self.lost += 1
-            log.warning("%s was truncated; what was written since it was last read is lost", tail.path)
+        else:
+            # a copy of what came later may be there although that of what was read is compressed by now
+            later = self._open_generations(tail.path, looked_ns)
+            lost = self._gaps.in_copies(tail.path, looked_ns, tail.offset)
+            lost = lost or int(unread and not (later and not tail.offset))
+            if lost:
+                self.lost += lost
+                log.warning("%s was truncated; what was written since it was last read is lost", tail.path)
         tail.restart()
         self._begin(tail)
 
@@ -206,6 +235,7 @@ class Following:
             self._missed[path] = max(self._missed.get(path, 0), state["modified_ns"])
             if state["unread"] > 0:
                 self.lost += 1
+                self._mourned.add(path)
                 log.warning("%s is gone from where it was; what was not read of it is lost", path)
 
     def _find(self, path: Path, state: Mapping[str, Any]) -> Tail | None:

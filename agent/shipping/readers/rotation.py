@@ -25,6 +25,7 @@ class Sibling:
     path: Path
     key: Key
     modified_ns: int
+    changed_ns: int
 
 
 def matching(pattern: Path) -> Iterator[Path]:
@@ -43,8 +44,8 @@ def key_of(path: Path) -> Key | None:
     return (found.st_dev, found.st_ino)
 
 
-def siblings(path: Path) -> dict[Key, Sibling]:
-    """The regular files beside `path` and at it, without what is compressed.
+def siblings(path: Path, *, compressed: bool = False) -> dict[Key, Sibling]:
+    """The regular files beside `path` and at it, without what is compressed, or that alone.
 
     A rotation renames a whole chain of files, and a listing taken meanwhile can miss any of them: the directory is read
     until two readings agree. The last name seen of each file counts.
@@ -52,20 +53,21 @@ def siblings(path: Path) -> dict[Key, Sibling]:
     found: dict[Key, Sibling] = {}
     for _ in range(_LOOKS_MAX):
         before = len(found)
-        found |= {sibling.key: sibling for sibling in _listing(path.parent)}
+        found |= {sibling.key: sibling for sibling in _listing(path.parent, compressed)}
         if before == len(found):
             break
     return found
 
 
-def _listing(directory: Path) -> Iterator[Sibling]:
+def _listing(directory: Path, compressed: bool) -> Iterator[Sibling]:
     try:
         with os.scandir(directory) as entries:
             for entry in entries:
                 try:
-                    if entry.is_file(follow_symlinks=False) and not entry.name.endswith(_PACKED):
+                    if entry.is_file(follow_symlinks=False) and entry.name.endswith(_PACKED) == compressed:
                         status = entry.stat(follow_symlinks=False)
-                        yield Sibling(Path(entry.path), (status.st_dev, status.st_ino), status.st_mtime_ns)
+                        key = (status.st_dev, status.st_ino)
+                        yield Sibling(Path(entry.path), key, status.st_mtime_ns, status.st_ctime_ns)
                 except FileNotFoundError:  # renamed meanwhile: the next reading has it
                     continue
     except OSError:
@@ -81,6 +83,29 @@ def generations_since(path: Path, modified_ns: int, known: Container[Key]) -> li
         if sibling.modified_ns > modified_ns and sibling.key not in known and _descends(sibling.path, path)
     ]
     return sorted(found, key=lambda sibling: sibling.modified_ns)
+
+
+def packed(path: Path) -> list[Sibling]:
+    """The compressed generations of `path`, oldest first."""
+    found = [s for s in siblings(path, compressed=True).values() if _descends(unpacked(s.path), path)]
+    return sorted(found, key=lambda sibling: sibling.modified_ns)
+
+
+def unpacked(path: Path) -> Path:
+    """What a compressed file was called before."""
+    return path.with_suffix("")
+
+
+def without_generation(path: Path) -> Path:
+    """What `path` was called before a rotation put a number or a date behind its name."""
+    return path.with_name(_GENERATION.sub("", path.name) or path.name)
+
+
+def follows(older: Sibling, path: Path, removed_ns: int) -> bool:
+    """Whether `older` came directly after the generation of `path` that was removed at `removed_ns`: where each rotation
+    renames all of them, it has stood in its place since. Names with dates do not tell, they are given once."""
+    numbered = re.fullmatch(re.escape(path.name) + r"(?:[.-][0-9]{1,3}|\.old|\.bak|\.prev)", older.path.name)
+    return numbered is not None and older.changed_ns <= removed_ns
 
 
 def copies(path: Path) -> list[Sibling]:

@@ -55,6 +55,8 @@ class Tail:
         self._start = re.compile(start.encode()) if start else None
         self._pause_seconds = pause_seconds
         self._size, self._grew = found.st_size, time.monotonic()
+        self.looked_ns = found.st_mtime_ns
+        """When what was last looked at had been written."""
 
     @classmethod
     def open(cls, place: Path, path: Path, line_max: int, start: str = "", pause_seconds: float = 1.0) -> Tail | None:
@@ -76,10 +78,12 @@ class Tail:
         self.offset, self._identity, self._skipping = offset, known, bool(state.get("skipping"))
         self.seen = offset + max(0, state["unread"])
         self.name = name if isinstance(name := state.get("name"), str) else ""
+        self.looked_ns = state["modified_ns"]
         return True
 
     def state(self) -> dict[str, Any]:
         found = os.fstat(self._descriptor)
+        self.looked_ns = found.st_mtime_ns
         return {
             "path": str(self.path),
             "name": self.name,
@@ -99,6 +103,16 @@ class Tail:
     @property
     def modified_ns(self) -> int:
         return os.fstat(self._descriptor).st_mtime_ns
+
+    @property
+    def changed_ns(self) -> int:
+        """When the file was written, renamed or removed."""
+        return os.fstat(self._descriptor).st_ctime_ns
+
+    @property
+    def grown(self) -> bool:
+        """Whether the file does not end where the last look saw its end."""
+        return os.fstat(self._descriptor).st_size != self.seen
 
     @property
     def removed(self) -> bool:

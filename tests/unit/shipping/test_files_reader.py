@@ -398,3 +398,132 @@ def test_a_log_that_grows_without_end_does_not_hold_up_the_others(shipped: Shipp
         write(log, *("flood" for _ in range(50)))
         shipped.look(20, batches=1)
     assert "audit" in shipped.lines
+
+
+def rotate(log: Path, keep: int, *, compress: bool = False) -> None:
+    """As logrotate does it: all are renamed, and what is more than `keep` is removed."""
+    time.sleep(0.02)
+    ending = ".gz" if compress else ""
+    for number in range(keep, 0, -1):
+        older = log.with_name(f"{log.name}.{number}{ending}")
+        if older.exists():
+            older.rename(log.with_name(f"{log.name}.{number + 1}{ending}"))
+    log.rename(rotated := log.with_name(f"{log.name}.1"))
+    if compress:
+        status = rotated.stat()
+        packed = log.with_name(f"{log.name}.1.gz")
+        packed.write_bytes(gzip.compress(rotated.read_bytes()))
+        os.utime(packed, ns=(status.st_atime_ns, status.st_mtime_ns))
+        rotated.unlink()
+    log.with_name(f"{log.name}.{keep + 1}{ending}").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_generations_that_are_gone_before_anybody_looked_count_as_a_loss(
+    shipped: Shipped, log: Path, restarted: bool
+) -> None:
+    """Of five generations the rotation keeps one besides the log: the two are read, and the hole before them is told."""
+    write(log, "a")
+    shipped.look()
+    for line in "bcde":
+        rotate(log, keep=1)
+        write(log, line)
+    if restarted:
+        shipped.restart()
+    shipped.look()
+    assert shipped.lines == ["a", "d", "e"]
+    assert shipped.lost == 1
+    write(log, "f")
+    shipped.look()
+    assert (shipped.lines[-1], shipped.lost) == ("f", 1)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("kept", [3, 4, 9])
+def test_generations_that_are_all_there_count_as_nothing(shipped: Shipped, log: Path, restarted: bool, kept: int) -> None:
+    """Nothing is lost as long as what was read last is there, or what came directly after it is known to be."""
+    write(log, "a")
+    shipped.look()
+    for line in "bcde":
+        rotate(log, keep=kept)
+        write(log, line)
+    if restarted:
+        shipped.restart()
+    shipped.look()
+    assert shipped.lines == ["a", "b", "c", "d", "e"]
+    # after a restart nobody knows when the first one was removed, so that a hole may be told that is none
+    assert shipped.lost == (1 if restarted and kept == 3 else 0)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_generations_that_were_compressed_unread_count_as_losses(shipped: Shipped, log: Path, restarted: bool) -> None:
+    """What was read and compressed is no loss; each generation after it that was compressed before anybody looked is."""
+    write(log, "a")
+    shipped.look()
+    for line in "bcd":
+        rotate(log, keep=9, compress=True)
+        write(log, line)
+    if restarted:
+        shipped.restart()
+    shipped.look()
+    assert shipped.lines == ["a", "d"]
+    assert shipped.lost == 2
+    rotate(log, keep=9, compress=True)
+    write(log, "e")
+    shipped.look()
+    shipped.look()
+    assert (shipped.lines[-1], shipped.lost) == ("e", 2)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_log_removed_and_made_anew_after_it_was_read_is_no_loss(shipped: Shipped, log: Path, restarted: bool) -> None:
+    """A service that deletes its log at each start loses nothing that was read."""
+    write(log, "a")
+    shipped.look()
+    log.unlink()
+    write(log, "b")
+    if restarted:
+        shipped.restart()
+    shipped.look()
+    assert (shipped.lines, shipped.lost) == (["a", "b"], 0)
+
+
+@pytest.mark.parametrize("appended", [False, True])
+def test_a_compressed_copy_tells_whether_lines_were_truncated_away(shipped: Shipped, log: Path, appended: bool) -> None:
+    """copytruncate with compression at once: the copy's length says whether there was more in it than was read."""
+    write(log, "a", "b")
+    shipped.look()
+    time.sleep(0.02)
+    if appended:
+        write(log, *(f"m{number}" for number in range(1000)))
+    log.with_name("app.log.1.gz").write_bytes(gzip.compress(log.read_bytes()))
+    os.truncate(log, 0)
+    write(log, "c")
+    shipped.look()
+    assert (shipped.lines, shipped.lost) == (["a", "b", "c"], int(appended))
+
+
+def test_a_later_copy_is_read_although_that_of_what_was_read_is_compressed(shipped: Shipped, log: Path) -> None:
+    """Two rounds of copytruncate with delayed compression while a sink was away: only what was compressed is lost."""
+    write(log, "a", "b")
+    shipped.look()
+    time.sleep(0.02)
+    write(log, "lost")
+    log.with_name("app.log.2.gz").write_bytes(gzip.compress(log.read_bytes()))
+    os.truncate(log, 0)
+    time.sleep(0.02)
+    write(log, "c")
+    shutil.copy(log, log.with_name("app.log.1"))
+    os.truncate(log, 0)
+    write(log, "d")
+    shipped.look()
+    assert (shipped.lines, shipped.lost) == (["a", "b", "c", "d"], 1)
+
+
+def test_lines_that_came_while_a_sink_was_away_are_not_waited_for(shipped: Shipped, log: Path) -> None:
+    """What was appended between the last read and the wait ends the wait at once."""
+    write(log, "a")
+    shipped.look()
+    write(log, "b")
+    assert shipped.wait(4.0) < 1.0
+    assert shipped.look() == ["b"]
