@@ -76,8 +76,8 @@ def stage(
                 there = _exists(place, place.name)
                 if change.target not in kept:
                     _unlink(place, backup_name(place.name))
-                    if there:
-                        _try_to_keep(place, change.target)
+                if there:
+                    _refuse_fixed(place, change.target)
                 digest = hashlib.sha256(change.content).hexdigest()
                 staged.append(Rename(change.target, not there, change.template, change.group, digest))
                 _write_candidate(place, change, places)
@@ -105,12 +105,14 @@ def _write_candidate(place: disk.Slot, change: Change, places: Places) -> None:
         os.fsync(descriptor)
 
 
-def _try_to_keep(place: disk.Slot, target: str) -> None:
-    """What cannot be linked (a mount of its own, an immutable file) cannot be replaced: found out while only its own group
-    waits for it, and nothing of another has been replaced."""
+def _refuse_fixed(place: disk.Slot, target: str) -> None:
+    """A mount of its own or an immutable file cannot be replaced: found out while only its own group waits for it, and
+    nothing of another has been replaced. Raises ApplyError."""
     with _explained(target, "replaced"):
-        _link(place)
-        _unlink(place, backup_name(place.name))
+        if disk.is_mount(place):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        if disk.is_immutable(place):
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
 
 def _copy_attributes(place: disk.Slot, descriptor: int) -> None:
@@ -218,14 +220,10 @@ def _keep_old(place: disk.Slot) -> None:
     """One that is kept already is of this commit, or of an earlier one that is not confirmed yet."""
     if _exists(place, backup_name(place.name)):
         return
-    with suppress(FileNotFoundError):  # removed by hand since it was planned
-        _link(place)
-        disk.fsync_directory(place.directory)
-
-
-def _link(place: disk.Slot) -> None:
     name, directory = place.name, place.directory
-    os.link(name, backup_name(name), src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+    with suppress(FileNotFoundError):  # removed by hand since it was planned
+        os.link(name, backup_name(name), src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+        disk.fsync_directory(directory)
 
 
 def put_back(places: Places, renames: Iterable[Rename]) -> list[str]:

@@ -8,10 +8,12 @@ belongs to root or to the user parbake runs as; one of anybody else is an error.
 from __future__ import annotations
 
 import errno
+import fcntl
 import grp
 import os
 import pwd
 import stat
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +25,9 @@ from agent.places import Places
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LINKS_MAX = 40
+_IMMUTABLE, _APPEND_ONLY = 0x10, 0x20
+"""FS_IMMUTABLE_FL and FS_APPEND_FL of linux/fs.h."""
+
 READ_MAX_BYTES = 256 * 1024 * 1024
 
 
@@ -210,3 +215,30 @@ def unprivileged() -> bool:
 
 def own_ids() -> tuple[int, int]:
     return os.geteuid(), os.getegid()
+
+
+def is_mount(place: Slot) -> bool:
+    """Whether a target is a mount point of its own, such as a file that a container's runtime binds. False without /proc."""
+    try:
+        path = os.path.join(os.readlink(f"/proc/self/fd/{place.directory}"), place.name)
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return False
+    wanted = path.replace("\\", "\\134").replace(" ", "\\040").replace("\t", "\\011").replace("\n", "\\012")
+    return wanted.encode("utf-8", "surrogateescape") in (line.split(b" ")[4] for line in lines)
+
+
+def is_immutable(place: Slot) -> bool:
+    """Whether a target has the attribute that chattr(1) calls immutable or append-only; ioctl_iflags(2)."""
+    flags = array("l", [0])
+    try:
+        descriptor = os.open(place.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place.directory)
+    except OSError:
+        return False
+    try:
+        fcntl.ioctl(descriptor, 0x80006601 | flags.itemsize << 16, flags)
+    except OSError:
+        return False  # a filesystem without attributes
+    finally:
+        os.close(descriptor)
+    return bool(flags[0] & (_IMMUTABLE | _APPEND_ONLY))

@@ -16,6 +16,8 @@ from agent.errors import ApplyError
 from agent.model import Change
 from agent.places import Places
 from tests.conftest import Image
+from tests.unit.core.test_convergence import code_of
+from tests.unit.core.worlds import world_of
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: other owners, mounts, immutable files")
 TARGET = "/etc/app/app.conf"
@@ -260,6 +262,25 @@ def test_a_target_that_is_a_mount(image: Image, mounted: list[Path]) -> None:
     error = refused(image, "could not be replaced")
     assert "mount point" in str(error.hint)
     assert image.read(TARGET) == "mounted\n"
+
+
+@ROOT
+def test_a_mount_holds_up_its_group_alone(image: Image, mounted: list[Path]) -> None:
+    """INTERFACE 8.2: what cannot be replaced is found before anything is, so that the other groups go on."""
+    image.settings(
+        '[[template]]\nsource = "a.j2"\ntarget = "/etc/app/a"\n'
+        '[[template]]\nsource = "a.j2"\ntarget = "/srv/with space"\ngroup_name = "other"\n'
+    )
+    image.template("a.j2", "{{ config.v }}\n")
+    image.site("common", 'v = "one"\n')
+    image.write("/srv/with space", "old\n")
+    image.write("/srv/over", "mounted\n")
+    mount(mounted, "--bind", image.path("/srv/over"), image.path("/srv/with space"))
+    for _ in range(2):
+        assert code_of(world_of(image)) == 74
+        assert image.read("/etc/app/a") == "one\n"
+        assert image.read("/srv/with space") == "mounted\n"
+    assert image.leftovers() == []
 
 
 @ROOT
