@@ -79,7 +79,7 @@ class Lane:
         if read.skipped:
             self.progress.skipped(read.skipped)
         if read.lost:
-            self.progress.lost(read.lost, "vacuumed or truncated before they were shipped")
+            self.progress.lost(read.lost, "vacuumed, rotated away or truncated before they were shipped")
         if len(batch):
             self.progress.pending(batch.times[0])
             self.delivery.deliver(replace(batch, labels=self.labels()))
