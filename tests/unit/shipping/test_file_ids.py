@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,14 @@ from typing import Any
 import pytest
 
 from agent.places import Places
+from agent.settings.tables import Sink as SinkSettings
+from agent.shipping import Batch
+from agent.shipping.checkpoint import Checkpoint
+from agent.shipping.delivery import GaveUp
+from agent.shipping.lane import Lane
+from agent.shipping.progress import Progress
 from agent.shipping.readers.files import FilesReader
+from agent.shipping.stop import Stop
 
 
 class Named:
@@ -166,3 +174,32 @@ def test_a_damaged_key_is_made_anew(tmp_path: Path, log: Path, damage: Mapping[s
     after = named.look()
     assert [text for text, _ in after] == ["b"]
     assert before[0][1] != after[0][1]
+
+
+class Killed:
+    """A delivery that ends when the sink has taken a batch, before anybody knows."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+
+    def deliver(self, batch: Batch) -> None:
+        self.ids += batch.ids
+        raise GaveUp
+
+
+def test_a_lane_saves_the_key_before_the_first_line_goes_out(tmp_path: Path, log: Path) -> None:
+    """On a host that has never shipped, too, the first batch after a kill is the one before it."""
+    log.write_text("a\nb\n")
+    (tmp_path / "ship").mkdir()
+    sent = []
+    for _ in range(2):
+        checkpoint, delivery, stop = Checkpoint(tmp_path / "ship", "es", "files"), Killed(), Stop()
+        reader = FilesReader(["/var/log/app/*.log"], Places(tmp_path), position=checkpoint.load(), wants_ids=True)
+        progress, settings = Progress("es", "elasticsearch", "files", str), SinkSettings(type="elasticsearch")
+        killed: Any = delivery
+        turn = threading.Lock()
+        assert not Lane(reader, killed, checkpoint, progress, settings, lambda batch: batch, dict, turn, stop).run()
+        stop.close()
+        sent.append(delivery.ids)
+    assert len(sent[0]) == 2
+    assert sent[0] == sent[1]
