@@ -57,7 +57,7 @@ class Guarded:
                 crashes = 1 if time.monotonic() - began > _SOUND_SECONDS else crashes + 1
                 seconds = min(_LONGEST_WAIT_SECONDS, self._first_wait_seconds * 2 ** min(crashes - 1, 10))
                 self._tell(error, seconds)
-            if self._again is None or self._stop.wait(seconds):
+            if self._again is None or self._stop.is_set or self._stop.wait(seconds):
                 return
 
     def _next(self) -> Lane:

@@ -27,10 +27,11 @@ SECRET = '[keys."db.password"]\ntype = "string"\nsecret = true\n'
 HELD = '{keys}[ship]\njournal = false\nfiles = ["/logs/*.log"]\nmask_wait = "1d"\n[[sink]]\ntype = "file"\npath = "/out/copy"\n'
 
 
-def stopped(image: Image, after_seconds: float) -> tuple[int, str]:
+def stopped(image: Image) -> tuple[int, str]:
+    """`parbake ship` that is stopped as soon as it can be: the handler comes first of all."""
     running = image.start("ship")
     try:
-        time.sleep(after_seconds)
+        _await(lambda: _catches(running.pid, signal.SIGTERM))
         running.send_signal(signal.SIGTERM)
         _, err = running.communicate(timeout=20)
     finally:
@@ -43,7 +44,7 @@ def test_a_stop_while_lines_are_held_ships_none_of_them(image: Image) -> None:
     """Nobody has said what to mask, and mask_wait has not passed: what is held stays for the next start, unseen by a sink."""
     image.settings(HELD.format(keys=SECRET))
     image.write("/logs/app.log", "the password is hunter2-hunter2\n")
-    code, err = stopped(image, 1.5)
+    code, err = stopped(image)
     assert code == 0, err
     assert "nothing is shipped" in err
     assert not image.path("/out/copy").exists()
@@ -58,7 +59,7 @@ def test_a_stop_where_nothing_is_to_be_masked_ships_what_is_there(image: Image) 
     """Without a secret in the contract nothing is held, and a stop drains as it always did."""
     image.settings(HELD.format(keys=""))
     image.write("/logs/app.log", "line\n")
-    assert stopped(image, 1.5)[0] == 0
+    assert stopped(image)[0] == 0
     assert "line" in image.read("/out/copy")
 
 
@@ -170,6 +171,25 @@ def test_a_lane_begins_again_after_a_bug() -> None:
     assert not lane.left_behind
 
 
+def test_a_bug_while_draining_holds_up_no_stop() -> None:
+    """There is no time left to begin again in: the others drain, and the command ends with them."""
+
+    class Laned:
+        progress = Progress("s", "file", "files")
+
+        def run(self) -> bool:
+            raise KeyError
+
+    lane: Any = Laned()
+    stop = Stop()
+    stop.set(60.0)
+    began = time.monotonic()
+    guarded = Guarded(lane, stop, lambda: lane)
+    guarded.run()
+    assert time.monotonic() - began < 1
+    assert guarded.left_behind
+
+
 def test_a_closed_pipe_ends_the_command_and_a_bug_does_not() -> None:
     """Whoever read standard output has gone; a sink of somebody's whose connection breaks is no reason to end the others."""
 
@@ -209,6 +229,11 @@ def test_lanes_that_hang_are_waited_for_together(tmp_path: Path) -> None:
     release.set()
     assert took < 3
     assert made._behind == [f"s{number}" for number in range(6)]
+
+
+def _catches(pid: int, number: int) -> bool:
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return bool(int(status["SigCgt"], 16) >> (number - 1) & 1)
 
 
 def _read(path: Path) -> str:

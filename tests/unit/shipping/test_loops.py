@@ -17,6 +17,7 @@ from agent.shipping import Batch, loops
 from agent.shipping.cleaning import clean, own_lines
 from agent.shipping.sinks.file import FileOptions
 from tests.conftest import Image
+from tests.integration.shipping.receivers import make
 
 FILE = '[[sink]]\ntype = "file"\npath = "{}"\nkeep = 1\n'
 STREAM = '[[sink]]\ntype = "{}"\nurl = "{}"\n'
@@ -105,6 +106,14 @@ def test_a_syslog_daemon_here_writes_what_it_is_sent(
 def test_a_receiver_elsewhere_is_fine(files: str, sink: str, image: Image, capsys: pytest.CaptureFixture[str]) -> None:
     """Another host's, an application's own file, and what carries the mark in a header."""
     assert check(image, files, sink, capsys) == (0, "")
+
+
+@pytest.mark.parametrize(("url", "marked"), [("tcp://h:1", True), ("udp://h:1", True), ("http://h:1/gelf", False)])
+def test_gelf_carries_the_mark_where_no_header_does(url: str, marked: bool, tmp_path: Path) -> None:
+    """A receiver here that writes whole messages to a file gives itself away by it."""
+    sink: Any = make("gelf", {"url": url}, tmp_path)
+    text = next(sink._messages(Batch([0], {"MESSAGE": [b"one"]})))
+    assert ("parbake-mark0123" in text) == marked
 
 
 def lines(files: list[bytes | None], messages: list[bytes]) -> Batch:
