@@ -6,6 +6,7 @@ layers had keys, and a keyed digest of the whole. Only a source that fails makes
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import json
@@ -23,6 +24,8 @@ from agent.sealing import Sealer
 log = logging.getLogger("parbake.state")
 _INDEX = "last-good.index"
 _KEPT = ("last-good.sealed", "last-good.json")
+_BYTES = "\0base64"
+"""The key of a table that stands for bytes: no layer has such a key, and JSON has no bytes."""
 
 
 class _Files(Protocol):
@@ -65,13 +68,18 @@ class LastGoodStore:
         self._cache = cache
         self._sealer = Sealer(places)
         self._held = LastGood()
-        """With "none": what this run of the daemon has pulled, so that it at least is not emptied."""
+        """What this run of the daemon has pulled and may not keep, so that it at least is not emptied."""
+        self._unkept: dict[str, Any] | None = None
+        """The index that was written beside a copy that could not be; while it is there, nobody has saved anything newer."""
 
     def load(self) -> LastGood:
-        """What is kept; empty where there is nothing, or it is damaged. Where nothing may be kept, what this process saved."""
+        """What is kept; empty where there is nothing, or it is damaged. Where nothing may or could be kept, what this process
+        saved."""
         if self._cache == "none":
             return self._held
         index = self._files.load(_INDEX)
+        if self._unkept is not None and index == self._unkept:
+            return self._held
         try:
             sources = index["sources"] if index else {}
             had = {name: frozenset(item["had"]) for name, item in sources.items()}
@@ -87,8 +95,7 @@ class LastGoodStore:
         plain, sealed = self._directory / "last-good.json", self._directory / "last-good.sealed"
         if self._cache == "none":
             self._forget(*_KEPT, _INDEX)
-            had = {name: layers_with_keys(snapshot) for name, snapshot in snapshots.items()}
-            self._held = LastGood(had, dict(fetched), lambda: snapshots)
+            self._hold(snapshots, fetched)
             return None
         secret = secret or any(snapshot.secret for snapshot in snapshots.values())
         content = _encode(snapshots)
@@ -99,13 +106,34 @@ class LastGoodStore:
         if kept is sealed:
             closed = self._sealer.seal(content)
             if closed is None:
-                self._forget(*_KEPT, _INDEX)
-                return 'systemd-creds cannot seal it here, and cache = "plain" is not set'
+                return self._keep_unsealed(snapshots, fetched, sealed, plain)
             content = closed
         self._files.write(kept, content)
         self._forget(other.name)
         self._files.write(self._directory / _INDEX, json.dumps(_index(snapshots, fetched, digest)).encode())
+        self._unkept, self._held = None, LastGood()
         return None
+
+    def _keep_unsealed(self, snapshots: Mapping[str, Snapshot], fetched: Mapping[str, str], sealed: Path, plain: Path) -> str:
+        """What may be kept of secrets that cannot be sealed now: who had keys, and the copy that was sealed earlier, which is
+        better than none. Returns why it is no more."""
+        self._forget(plain.name)  # what it holds may be a secret by now
+        earlier = self._files.load(_INDEX).get("sources") if os.path.exists(sealed) else None
+        times = {
+            name: str(item.get("fetched", ""))
+            for name, item in (earlier.items() if isinstance(earlier, dict) else ())
+            if isinstance(item, dict)
+        }
+        index = _index(snapshots, times, "")  # the digest of nothing, so that the next save tries to seal again
+        self._files.write(self._directory / _INDEX, json.dumps(index).encode())
+        self._hold(snapshots, fetched)
+        self._unkept = index
+        why = 'systemd-creds cannot seal it here, and cache = "plain" is not set'
+        return f"{why}; an earlier copy stays" if os.path.exists(sealed) else why
+
+    def _hold(self, snapshots: Mapping[str, Snapshot], fetched: Mapping[str, str]) -> None:
+        had = {name: layers_with_keys(snapshot) for name, snapshot in snapshots.items()}
+        self._held = LastGood(had, dict(fetched), lambda: snapshots)
 
     def _forget(self, *names: str) -> None:
         for name in names:
@@ -164,7 +192,13 @@ def _plain(value: Any) -> Any:
         return dict(value)
     if isinstance(value, Secret):
         return value.reveal()
+    if isinstance(value, bytes):
+        return {_BYTES: base64.b64encode(value).decode("ascii")}
     raise TypeError(f"{type(value).__name__} in a snapshot")
+
+
+def _whole(table: dict[str, Any]) -> Any:
+    return base64.b64decode(table[_BYTES]) if table.keys() == {_BYTES} else table
 
 
 def _decode(content: bytes) -> dict[str, Snapshot]:
@@ -174,5 +208,5 @@ def _decode(content: bytes) -> dict[str, Snapshot]:
             str(item["revision"]),
             item.get("secret") is True,
         )
-        for name, item in json.loads(content).items()
+        for name, item in json.loads(content, object_hook=_whole).items()
     }
