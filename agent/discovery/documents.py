@@ -38,7 +38,7 @@ def toml_table(raw: bytes, what: str) -> dict[str, Any]:
 
     try:
         return tomllib.loads(text(raw, what))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DiscoveryError(f"{what} is not valid TOML: {error}") from None
 
 
@@ -61,7 +61,9 @@ def yaml_table(raw: bytes, what: str) -> dict[str, Any]:
                 problem = "uses aliases" if kind == "AliasToken" else f"is nested deeper than {MAX_DEPTH} levels"
                 raise DiscoveryError(f"{what} {problem}, and such YAML is not read here")
         value = yaml.load(body, Loader=loader)  # noqa: S506 - a safe loader, the C one where there is one
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except DiscoveryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the library says what does not fit a tag with whatever its code stumbles over
         problem = getattr(error, "problem", None) or type(error).__name__
         raise DiscoveryError(f"{what} is not valid YAML: {problem}") from None
     if value is None:

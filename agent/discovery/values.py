@@ -19,6 +19,7 @@ MAX_TABLE = 64 * 1024
 MAX_SEGMENT = 255
 """Bytes of a fact where it is part of a layer's path: the longest file name."""
 _DEPTH = 8
+_LONGEST_INTEGER = 10**MAX_TEXT
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 """What a fact may be called: what `{{ facts.NAME }}` in a setting can say."""
@@ -60,6 +61,8 @@ def scalar(value: Any) -> str | None:
     """A string, number or boolean as a fact's text; None for anything else."""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, int) and abs(value) >= _LONGEST_INTEGER:
+        raise Refused(f"is a number of more than {MAX_TEXT} digits")
     if isinstance(value, (str, int, float)):
         return str(value)
     return None
@@ -76,13 +79,19 @@ def _part(value: Any, room: list[int], depth: int) -> Any:
     if depth == 0:
         raise Refused(f"is nested deeper than {_DEPTH} levels")
     if isinstance(value, Mapping):
-        return {_text(str(key), room): _part(item, room, depth - 1) for key, item in value.items()}
+        return {_text(_name(key), room): _part(item, room, depth - 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_part(item, room, depth - 1) for item in value]
     room[0] -= 8
     if value is None or isinstance(value, (bool, int, float)):
+        scalar(value)
         return value
     return _text(value if isinstance(value, str) else str(value), room)
+
+
+def _name(key: Any) -> str:
+    scalar(key)
+    return str(key)
 
 
 def _text(text: str, room: list[int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import math
 import tomllib
@@ -23,12 +24,15 @@ TYPES = {
     "text/x-yaml": "YAML",
 }
 _MOST_VALUES = 1_000_000
+_LONGEST_INTEGER = 10**4000
+"""Written in hexadecimal, a longer one is read, and then breaks whoever would write it: Python refuses at 4300 digits."""
 
 
 def parse(content: bytes | str, form: str, where: str) -> dict[str, Any]:
     """The table that a document is; an empty document is an empty one.
 
-    Dates become ISO strings. Raises SourceInvalid with the place of the mistake, and never with what stands there.
+    Dates become ISO strings, and YAML's !!binary its base64, as a key of type bytes expects it. Raises SourceInvalid with the
+    place of the mistake, and never with what stands there.
     """
     try:
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
@@ -81,20 +85,25 @@ def _plain(value: Any, path: str, left: list[int]) -> Any:
     if left[0] < 0:
         raise ValueError(f"it has more than {_MOST_VALUES} values")
     if isinstance(value, Mapping):
-        return {_key(key, path): _plain(item, f"{path}.{key}".lstrip("."), left) for key, item in value.items()}
+        named = ((_key(key, path), item) for key, item in value.items())
+        return {name: _plain(item, f"{path}.{name}".lstrip("."), left) for name, item in named}
     if isinstance(value, list):
         return [_plain(item, f"{path}[{index}]", left) for index, item in enumerate(value)]
     if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
         return value.isoformat()
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{path} is not a finite number")
-    if value is None or isinstance(value, (str, int, float, bytes)):
+    if isinstance(value, int) and abs(value) >= _LONGEST_INTEGER:
+        raise ValueError(f"{path} is too long a number")
+    if value is None or isinstance(value, (str, int, float)):
         return value
     raise ValueError(f"{path} is {_kind(value)}, which run config cannot hold")
 
 
 def _key(key: Any, path: str) -> str:
-    if isinstance(key, int) and not isinstance(key, bool):
+    if isinstance(key, int) and not isinstance(key, bool) and abs(key) < _LONGEST_INTEGER:
         return str(key)
     if not isinstance(key, str) or not key:
         raise ValueError(f"a key{' below ' + path if path else ''} is {_kind(key)}; put it in quotes")
