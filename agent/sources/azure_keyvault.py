@@ -19,6 +19,7 @@ from agent.urls import check_metadata_url
 
 _VERSION = "api-version=7.4"
 _MOST_PAGES = 10_000
+_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +86,7 @@ class AzureKeyvaultSource:
             url = str(answer.get("nextLink") or "")
             if not url:
                 return listed
-            if urlsplit(url)[:2] != urlsplit(self._top)[:2]:
+            if _origin(url) != _origin(self._top):
                 raise SourceInvalid(f"{self._top}/secrets goes on at another host, which gets no token")
         raise SourceInvalid(f"{self._top}/secrets has no last page")
 
@@ -128,3 +129,13 @@ class AzureKeyvaultSource:
     def close(self) -> None:
         self._client.close()
         self._metadata.close()
+
+
+def _origin(url: str) -> tuple[str, str, str, int] | None:
+    """To whom a URL leads; Azure's own next links carry the port that the vault's URL leaves out. A name and a password
+    in it count too: they would take the place of the token."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme, parts.netloc.rpartition("@")[0], parts.hostname or "", parts.port or _PORTS[parts.scheme]
+    except (ValueError, KeyError):
+        return None
