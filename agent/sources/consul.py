@@ -121,8 +121,7 @@ class ConsulSource:
                 for prefix in part:
                     if entry["Key"].startswith(prefix):
                         found[prefix].append(entry)
-            filtered = reply.headers.get("x-consul-results-filtered-by-acls") == "true"
-            if filtered and not any(found[prefix] for prefix in part):
+            if _filtered(reply) and not any(found[prefix] for prefix in part):
                 raise SourceDenied(f"{reply.url}: the ACLs hide every key", hint="the token needs key_prefix read")
         return found
 
@@ -217,8 +216,16 @@ def _value(entry: Mapping[str, Any]) -> str:
         raise SourceInvalid(f"the value of {entry['Key']!r} is not the base64 that Consul sends") from None
 
 
+def _filtered(reply: Reply) -> bool:
+    """Whether the ACLs hid something: what is left may be nothing, with a status of 200."""
+    return reply.headers.get("x-consul-results-filtered-by-acls") == "true"
+
+
 def _instances(reply: Reply) -> list[dict[str, Any]]:
     answer = json_body(reply) if reply.status == 200 else []
+    if not answer and _filtered(reply):
+        hint = "the token needs service read on it, and node read where its instances are"
+        raise SourceDenied(f"{reply.url}: the ACLs hide every instance", hint=hint)
     try:
         found = [
             {
