@@ -6,7 +6,7 @@ import base64
 import binascii
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -19,6 +19,7 @@ from agent.sources import SourceContext, keys
 
 T = TypeVar("T")
 _UNAUTHENTICATED = 16
+_OUTDATED = (b"revision of auth store is old", b"invalid auth token")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,8 +107,7 @@ class EtcdSource:
 
     def _wait(self, base: str, body: bytes, deadline: float) -> bool:
         left = max(0.05, deadline - time.monotonic())
-        lines = self._client.stream("POST", f"{base}/v3/watch", headers=self._authorised(base), body=body, timeout_seconds=left)
-        for line in lines:
+        for line in self._stream(base, body, left):
             if not line.strip():
                 continue
             try:
@@ -123,6 +123,14 @@ class EtcdSource:
         if time.monotonic() < deadline:
             raise SourceUnreachable(f"{base}/v3/watch: the server ended the watch")
         return False
+
+    def _stream(self, base: str, body: bytes, seconds: float) -> Iterator[bytes]:
+        headers = self._authorised(base)
+        try:
+            yield from self._client.stream("POST", f"{base}/v3/watch", headers=headers, body=body, timeout_seconds=seconds)
+        except (SourceDenied, SourceInvalid):
+            self._token = None  # it may be no more than that: the next watch logs in
+            raise
 
     def _somewhere(self, call: Callable[[str], T], deadline: float) -> T:
         """The first endpoint that can be reached; it is the first one next time, too."""
@@ -143,7 +151,7 @@ class EtcdSource:
         share = (deadline - time.monotonic()) / (1 if base == self._endpoints[-1] else 2)
         until = min(deadline, time.monotonic() + max(0.1, share))
         reply = self._post(base, path, query, until, self._authorised(base, until))
-        if self._token is not None and _code(reply) == _UNAUTHENTICATED:
+        if self._token is not None and _outdated(reply):
             self._token = None
             reply = self._post(base, path, query, until, self._authorised(base, until))
         return self._checked(reply)
@@ -190,8 +198,12 @@ def _field(entry: Mapping[str, Any], *names: str) -> Any:
     return next((entry[name] for name in names if name in entry), {})
 
 
-def _code(reply: Reply) -> int:
+def _outdated(reply: Reply) -> bool:
+    """Whether it is the token that is refused. A JWT is refused after every change of a user or a role, with the code of an
+    invalid argument."""
     if reply.status == 200:
-        return 0
+        return False
+    if any(words in reply.body for words in _OUTDATED):
+        return True
     answer = json_body(reply)
-    return int(answer.get("code", 0)) if isinstance(answer, dict) else 0
+    return isinstance(answer, dict) and answer.get("code") == _UNAUTHENTICATED
