@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 from urllib.parse import quote, urlsplit
@@ -17,6 +18,7 @@ from agent.schema import setting
 from agent.sources import SourceContext, documents, keys
 
 _ACCEPT = "application/json, application/toml, application/yaml, text/plain;q=0.5"
+_SETTLED_SECONDS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,14 +83,25 @@ class HttpSource:
             return Layer(layer, None)
         tree = documents.parse(reply.body, _form(reply, url), reply.url)
         etag, modified = reply.headers.get("etag", ""), reply.headers.get("last-modified", "")
-        read = Layer(layer, tree, etag or modified or keys.digest(reply.body))
-        conditions = {"If-None-Match": etag} if etag else {"If-Modified-Since": modified} if modified else {}
+        dated = bool(modified) and _settled(reply)
+        read = Layer(layer, tree, etag or (modified if dated else keys.digest(reply.body)))
+        conditions = {"If-None-Match": etag} if etag else {"If-Modified-Since": modified} if dated else {}
         if conditions:
             self._known[layer] = (conditions, read)
         return read
 
     def close(self) -> None:
         self._client.close()
+
+
+def _settled(reply: Reply) -> bool:
+    """Whether Last-Modified tells this version from a later one: it is in whole seconds, and the second must be over, by
+    the clock of the server that wrote it."""
+    try:
+        modified, answered = (parsedate_to_datetime(reply.headers[name]) for name in ("last-modified", "date"))
+        return (answered - modified).total_seconds() >= _SETTLED_SECONDS
+    except (KeyError, ValueError, TypeError):
+        return False
 
 
 def _form(reply: Reply, url: str) -> str:
