@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from agent import apply, placeholders, plugins, report, transaction
+from agent.discovery import values
 from agent.errors import ApplyError, DataError, DiscoveryError
 from agent.generations import Generations
 from agent.model import Facts, FactValue, Rendering, RunConfig, Snapshot
@@ -89,7 +91,8 @@ def open_world(places: Places, settings: Settings) -> World:
 
 
 class Unopened:
-    """Stands for a source whose options need a fact that is not known: asking it says so, as any failure of a source."""
+    """Stands for a source whose options need a fact that is not known or does not fit: asking it says so, as any failure of
+    a source."""
 
     options_class: ClassVar[type[Any]] = object
 
@@ -107,9 +110,15 @@ def open_source(world: World, settings: SourceSettings, facts: Facts) -> Source:
     """The source, opened anew only where a fact in its options changed."""
     spaces: dict[str, Mapping[str, Any]] = {"facts": facts.values, "build": world.build}
     try:
+        for name in sorted(placeholders.names_in_options(settings.options)):
+            value = placeholders.value_of(facts.values, name)
+            if isinstance(value, (str, int)):
+                values.check_segment(name, str(value))
         options = placeholders.fill_options(settings.options, spaces)
     except DiscoveryError as error:
         return Unopened(error)
+    except ValueError as error:
+        return Unopened(_misfit(settings, facts, error))
     known = world.sources.get(settings.name)
     if known is not None and known[0] == options:
         return known[1]
@@ -120,6 +129,18 @@ def open_source(world: World, settings: SourceSettings, facts: Facts) -> Source:
     source = patient(factory(options, context), options, world.places)
     world.sources[settings.name] = (options, source)
     return source
+
+
+def _misfit(settings: SourceSettings, facts: Facts, error: ValueError) -> DiscoveryError:
+    """The rules of the options were kept by the settings as they stand; what broke them is a fact."""
+    told = {field.name: getattr(settings.options, field.name) for field in dataclasses.fields(settings.options)}
+    named = {option: names for option, value in told.items() if (names := sorted(placeholders.names_in(value)))}
+    known = sorted({name for names in named.values() for name in names})
+    said = " and ".join(f'facts.{name} = "{placeholders.value_of(facts.values, name)}"' for name in known)
+    return DiscoveryError(
+        f"{', '.join(named) or 'options'} of source {settings.name}{' with ' + said if said else ''}: {error}",
+        hint="see `parbake facts -v` for where the fact comes from; [facts_from] can take it from elsewhere",
+    )
 
 
 class timed:
