@@ -39,6 +39,9 @@ NAMES = (
 TABLES = ("tags", "userdata")
 """The facts that are tables; every other of `NAMES` is a string."""
 
+CHANGING = ("tags", "terminating", "terminating_at", "lifecycle_state", "rebalance")
+"""The facts that change while an instance runs."""
+
 
 @dataclass(slots=True)
 class Context:
@@ -60,7 +63,11 @@ class Context:
 
 
 class Provider(Protocol):
-    """One way to discover facts. It is constructed without arguments and does no work before `discover`."""
+    """One way to discover facts. It is constructed without arguments and does no work before `discover`.
+
+    A class may say in `gives: ClassVar[tuple[str, ...]]` which facts it can know; without it, any. Where it fails, those are
+    not taken from [facts]: it might have said something else.
+    """
 
     def discover(self, context: Context) -> Mapping[str, Any]:
         """Facts by name, raw: they are validated by who asked. {} where this provider has nothing to say.

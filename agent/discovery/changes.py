@@ -13,15 +13,13 @@ from types import MappingProxyType
 from typing import Any
 
 from agent import plugins
-from agent.discovery import Context, values
+from agent.discovery import CHANGING, Context, values
 from agent.discovery.clouds import CLOUDS
 from agent.errors import DiscoveryError
 from agent.model import Facts, FactValue
 from agent.places import Places
 from agent.settings.tables import Discovery
 
-CHANGING = ("tags", "terminating", "terminating_at", "lifecycle_state", "rebalance")
-"""The facts that are looked after. `terminating` says why: spot, preempted, maintenance, scheduled or lifecycle."""
 DEFAULT_POLL_SECONDS = 60.0
 REST_SECONDS = 1.0
 """After a change was reported, before the next look: a service that says something else each time costs no more than that."""
@@ -96,7 +94,11 @@ class Watcher:
     def _look(self, deadline: float) -> dict[str, FactValue | None]:
         """The changing facts as they are now: None where the platform says that there is none."""
         least = max(float(self._settings.timeout), float(getattr(self._cloud, "look_seconds", 0.0)))
-        context = Context(self._places, self._settings, max(deadline, time.monotonic() + least))
+        until = time.monotonic() + least
+        if getattr(self._cloud, "waits", False):
+            until = max(until, deadline)
+        # Else a request that stalls would take half of the whole wait, and a spot instance has two minutes from the notice.
+        context = Context(self._places, self._settings, until)
         context.label = f"imds:{self._name}"
         ask = getattr(self._cloud, "changing", self._cloud.discover)
         seen: dict[str, FactValue | None] = {}

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from agent.discovery import Context
+from agent.discovery import CHANGING, NAMES, Context
 from agent.discovery.file import read
 from agent.errors import DiscoveryError
 from agent.model import Attempt
@@ -32,6 +32,8 @@ _SAYS_NOTHING = ("", "none", "unknown", "not-available", "iid-datasource-none", 
 
 class CloudInit:
     """Instance-data is written anew at each boot; what is below /var is taken only where it fits to that."""
+
+    gives: ClassVar[tuple[str, ...]] = (*NAMES, *CHANGING)
 
     def discover(self, context: Context) -> Mapping[str, Any]:
         document = _instance_data(context.places)

@@ -6,6 +6,7 @@ import os
 import re
 import socket
 from collections.abc import Mapping
+from typing import ClassVar
 
 from agent.discovery import Context
 from agent.discovery.identity import machine_id
@@ -23,6 +24,8 @@ class Host:
     The machine id serves as instance_id only where no platform was recognised: a cloud's instance whose metadata
     service is down has an id that we do not know, and another one in its place would be wrong.
     """
+
+    gives: ClassVar[tuple[str, ...]] = ("hostname", "private_ipv4", "public_ipv4", "ipv6", "instance_id")
 
     def discover(self, context: Context) -> Mapping[str, str]:
         places, found = context.places, {}

@@ -6,10 +6,10 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from agent import plugins
-from agent.discovery import Context, dmi
+from agent.discovery import CHANGING, NAMES, Context, dmi
 from agent.discovery.clouds import CLOUDS, Cloud
 from agent.discovery.kernel import words
 from agent.errors import ParbakeError
@@ -35,6 +35,8 @@ _OTHER_NAMES = {
 class Imds:
     """Recognises the platform, then lets its file under `clouds/` ask. What was learnt before a failure is kept."""
 
+    gives: ClassVar[tuple[str, ...]] = (*NAMES, *CHANGING)
+
     def discover(self, context: Context) -> Mapping[str, Any]:
         wanted = context.settings.imds
         if wanted == "off":
@@ -55,7 +57,11 @@ class Imds:
         start = time.monotonic()
         try:
             for part in cloud.discover(context):
-                found.update((key, value) for key, value in part.items() if value not in (None, "", {}, []))
+                for key, value in part.items():
+                    if value not in (None, "", {}, []):
+                        found[key] = value
+                    elif key in CHANGING:
+                        found.setdefault(key, None)  # an answer: what cloud-init saw at boot is no more
         except ParbakeError as error:
             context.attempts.append(Attempt(context.label, f"failed: {error.message}", time.monotonic() - start))
         return found

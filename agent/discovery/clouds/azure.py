@@ -20,7 +20,10 @@ class Azure:
     """Scheduled events are asked for by the watcher alone: the first answer of an instance takes up to two minutes."""
 
     poll_seconds: ClassVar[float] = 10.0
-    look_seconds: ClassVar[float] = 130.0
+
+    def __init__(self) -> None:
+        # Only until then: a request that stalls later would hide a pre-emption, which comes 30 s after its notice.
+        self.look_seconds = 130.0
 
     def discover(self, context: Context) -> Iterator[Mapping[str, Any]]:
         with _service(context) as service:
@@ -31,6 +34,7 @@ class Azure:
             instance = _instance(service)
             yield {"tags": parse(instance)["tags"]}
             reply = service.request("GET", EVENTS, {}, patient=True)
+            self.look_seconds = 0.0
             if reply.status == 200:
                 events = documents.json_table(reply.body, f"{BASE}/metadata/scheduledevents")
                 yield parse_events(events, pick(instance, "compute", "name"))

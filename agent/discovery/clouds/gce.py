@@ -38,6 +38,11 @@ class Gce:
         self._etag = ""
         self._waiting: Service | None = None
 
+    @property
+    def waits(self) -> bool:
+        """Whether the next look takes as long as nothing changes."""
+        return bool(self._etag)
+
     def discover(self, context: Context) -> Iterator[Mapping[str, Any]]:
         with Service(context, BASE, headers=FLAVOR) as service:
             yield self._instance(service, INSTANCE)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.discovery import NAMES, PROVIDERS
-from agent.discovery.changes import CHANGING
+from agent.discovery import CHANGING, NAMES, PROVIDERS
 from agent.discovery.clouds import CLOUDS
 from agent.discovery.dmi import TABLE
 

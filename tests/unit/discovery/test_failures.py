@@ -1,0 +1,264 @@
+"""A platform that does not answer is not a platform that says nothing: what the settings and cloud-init may stand in for."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from agent.discovery import Context
+from agent.discovery.changes import Watcher
+from agent.discovery.discover import discover
+from agent.discovery.rules import Learnt
+from agent.errors import DiscoveryError
+from agent.model import Facts
+from agent.places import Places
+from agent.pull import layer_names
+from agent.settings.tables import Source
+from tests.servers.metadata import Metadata
+from tests.servers.scripted import Scripted
+from tests.unit.discovery.machines import ask, machine, said, settings, write
+
+HERE = "tests.unit.discovery.test_failures"
+NOBODY = "http://127.0.0.1:1"
+DEV = {"facts": {"environment": "dev"}, "facts_from": {"environment": ("userdata:environment",)}}
+
+
+class Rack:
+    """A provider of one's own that says what it can know."""
+
+    gives: ClassVar[tuple[str, ...]] = ("rack",)
+
+    def discover(self, context: Context) -> Mapping[str, Any]:
+        raise DiscoveryError("the rack's controller is not there")
+
+
+class Anything:
+    def discover(self, context: Context) -> Mapping[str, Any]:
+        context.partial["slot"] = "7"
+        raise KeyError("slot")
+
+
+def cloud_init(root: Path, tags: dict[str, str]) -> None:
+    document = {"v1": {"cloud_id": "aws", "instance_id": "i-1"}, "ds": {"meta-data": {"tags": {"instance": tags}}}}
+    write(root, "/run/cloud-init/instance-data.json", json.dumps(document))
+
+
+# -- what the settings say
+
+
+def test_a_default_does_not_stand_in_for_a_platform_that_is_away(tmp_path: Path) -> None:
+    """One hiccup of the metadata service must not make an instance of prod one of dev: the fact is then not known."""
+    facts = ask(machine(tmp_path, "ec2"), "imds", imds_url=NOBODY, timeout=0.1, **DEV)
+    assert "environment" not in facts.values
+    assert "environment is not taken from [facts]: imds:ec2 failed" in said(facts)
+    source = Source(backend="file", name="site", layers=("env/{{ facts.environment }}",))
+    with pytest.raises(DiscoveryError, match=r"facts\.environment.*imds:ec2: failed"):
+        layer_names(source, facts, {})
+
+
+def test_a_default_is_used_where_the_platform_has_nothing_to_say(tmp_path: Path) -> None:
+    """404 for user-data is an answer, and no platform at all is none that failed."""
+    with Metadata("ec2") as service:
+        facts = ask(
+            machine(tmp_path / "a", "ec2"), "imds", imds_url=service.url, facts={"own": "x"}, facts_from={"own": ("tag:no",)}
+        )
+    assert facts.values["own"] == "x"
+    assert ask(machine(tmp_path / "b"), "imds", imds_url=NOBODY, **DEV).values["environment"] == "dev"
+    assert ask(machine(tmp_path / "c", "ec2"), "imds", imds="off", **DEV).values["environment"] == "dev"
+
+
+def test_what_was_learnt_in_this_run_is_used_while_the_platform_is_away(tmp_path: Path) -> None:
+    """The daemon goes on with the environment that the platform named before, and says so; a new process knows nothing."""
+    places, learnt = machine(tmp_path, "ec2"), Learnt()
+    rules: dict[str, Any] = {"facts": {"environment": "dev"}, "facts_from": {"environment": ("tag:environment",)}}
+    with Metadata("ec2") as service:
+        well = discover(settings(providers=("imds",), imds_url=service.url, **rules), places, learnt=learnt)
+    assert well.values["environment"] == "prod"
+    away = settings(providers=("imds",), imds_url=NOBODY, timeout=0.1, **rules)
+    facts = discover(away, places, learnt=learnt)
+    assert (facts.values["environment"], facts.providers["environment"]) == ("prod", "tag:environment")
+    assert "environment is as it was before: imds:ec2 failed" in said(facts)
+    assert "environment" not in discover(away, places, learnt=Learnt()).values
+
+
+def test_a_default_that_was_right_before_stays(tmp_path: Path) -> None:
+    """Where the platform had said that there is no such tag, its next failure changes nothing."""
+    places, learnt = machine(tmp_path, "ec2"), Learnt()
+    rules: dict[str, Any] = {"facts": {"site": "home"}, "facts_from": {"site": ("tag:site",)}}
+    with Metadata("ec2") as service:
+        discover(settings(providers=("imds",), imds_url=service.url, **rules), places, learnt=learnt)
+    away = settings(providers=("imds",), imds_url=NOBODY, timeout=0.1, **rules)
+    assert discover(away, places, learnt=learnt).values["site"] == "home"
+
+
+def test_the_tags_of_the_boot_do_not_replace_the_current_ones_while_the_platform_is_away(tmp_path: Path) -> None:
+    """cloud-init's copy is older than what this run has learnt since."""
+    places, learnt = machine(tmp_path, "ec2"), Learnt()
+    cloud_init(tmp_path, {"environment": "test"})
+    rules: dict[str, Any] = {"providers": ("cloud-init", "imds"), "facts_from": {"environment": ("tag:environment",)}}
+    with Metadata("ec2") as service:
+        assert discover(settings(imds_url=service.url, **rules), places, learnt=learnt).values["environment"] == "prod"
+    away = settings(imds_url=NOBODY, timeout=0.1, **rules)
+    assert discover(away, places, learnt=learnt).values["environment"] == "prod"
+
+
+@pytest.mark.parametrize(("tags", "environment"), [({"environment": "new"}, "new"), (None, "dev")])
+def test_a_notice_is_newer_than_what_was_learnt(tags: dict[str, str] | None, environment: str, tmp_path: Path) -> None:
+    """What the platform was seen to say since is its answer, also while it is away."""
+    places, learnt = machine(tmp_path, "ec2"), Learnt()
+    cloud_init(tmp_path, {"environment": "test"})
+    rules: dict[str, Any] = {"providers": ("cloud-init", "imds"), **DEV, "facts_from": {"environment": ("tag:environment",)}}
+    with Metadata("ec2") as service:
+        assert discover(settings(imds_url=service.url, **rules), places, learnt=learnt).values["environment"] == "prod"
+    away = settings(imds_url=NOBODY, timeout=0.1, **rules)
+    assert discover(away, places, learnt=learnt, notices={"tags": tags}).values["environment"] == environment
+
+
+def test_a_fact_that_the_failed_provider_cannot_know_is_taken_from_the_settings(tmp_path: Path) -> None:
+    """A platform knows its own facts, a provider that says what it gives knows those, and any other one may know any."""
+    away = ask(machine(tmp_path / "a", "ec2"), "imds", imds_url=NOBODY, timeout=0.1, facts={"role": "web", "region": "r1"})
+    assert away.values["role"] == "web"
+    assert "region" not in away.values
+    rack = ask(Places(tmp_path), f"{HERE}:Rack", facts={"role": "web", "rack": "1"})
+    assert dict(rack.values) == {"role": "web"}
+    assert "role" not in ask(Places(tmp_path), f"{HERE}:Anything", facts={"role": "web"}).values
+    assert ask(Places(tmp_path), f"{HERE}:Anything", facts={"slot": "1"}).values["slot"] == "7"
+
+
+def test_a_file_of_facts_that_is_broken_is_not_replaced_by_a_default(tmp_path: Path) -> None:
+    """The file may be the one that names the environment."""
+    write(tmp_path, "/etc/parbake/facts.d/a.toml", "environment = \n")
+    assert "environment" not in ask(Places(tmp_path), "file", facts={"environment": "dev"}).values
+
+
+# -- cloud-init's copies
+
+
+def test_the_platforms_tags_win_over_cloud_inits_copy(tmp_path: Path) -> None:
+    """After a change of a tag, a new process begins with the current ones; for all else the first answer wins."""
+    cloud_init(tmp_path, {"environment": "test", "gone": "yes"})
+    with Metadata("ec2") as service:
+        facts = ask(machine(tmp_path, "ec2"), "cloud-init", "imds", imds_url=service.url)
+    assert facts.values["tags"] == {"environment": "prod", "Name": "web-1", "a.b:c": "x y=z"}
+    assert facts.providers["tags"] == "imds:ec2"
+    assert (facts.values["instance_id"], facts.providers["instance_id"]) == ("i-1", "cloud-init")
+
+
+def test_tags_that_are_no_more_are_no_fact(tmp_path: Path) -> None:
+    """Where the platform says that there are no tags, cloud-init's copy is not one either."""
+    cloud_init(tmp_path, {"environment": "test"})
+    with Metadata("ec2", options={"tags": "off"}) as service:
+        facts = ask(machine(tmp_path, "ec2"), "cloud-init", "imds", imds_url=service.url)
+    assert "tags" not in facts.values
+
+
+def test_cloud_inits_copy_is_used_where_the_platform_is_away(tmp_path: Path) -> None:
+    """A service that fails has not said that there are none."""
+    cloud_init(tmp_path, {"environment": "test"})
+    facts = ask(machine(tmp_path, "ec2"), "cloud-init", "imds", imds_url=NOBODY, timeout=0.1)
+    assert (facts.values["tags"], facts.providers["tags"]) == ({"environment": "test"}, "cloud-init")
+
+
+# -- one bad value
+
+
+LONG = "0x" + "f" * 5000
+
+
+@pytest.mark.parametrize(
+    "value", ['!!int ""', "!!bool x", "!!timestamp x", "!!int x", LONG, f"{{n: {LONG}}}", f"{{? {LONG} : n}}"]
+)
+def test_one_bad_value_costs_itself_alone(value: str, tmp_path: Path) -> None:
+    """What the YAML library stumbles over, or nobody can write, is refused: other facts and discovery itself stay."""
+    write(tmp_path, "/etc/parbake/facts.d/a.yaml", f"own: {value}\n")
+    write(tmp_path, "/etc/parbake/facts.d/b.toml", 'role = "web"\n')
+    facts = ask(Places(tmp_path), "file")
+    assert dict(facts.values) == {"role": "web"}
+    json.dumps(dict(facts.values))
+    assert "the provider" not in said(facts)
+
+
+def test_a_name_that_is_a_long_number_is_refused(tmp_path: Path) -> None:
+    """Its text cannot even be told."""
+    write(tmp_path, "/etc/parbake/facts.d/a.yaml", f"? {LONG}\n: x\nrole: web\n")
+    facts = ask(Places(tmp_path), "file")
+    assert dict(facts.values) == {"role": "web"}
+    assert "refused 'a number'" in said(facts)
+
+
+@pytest.mark.parametrize("value", ['!!int ""', "!!bool x", "!!timestamp x"])
+def test_bad_user_data_costs_no_fact_of_the_platform(value: str, tmp_path: Path) -> None:
+    """User-data is its writer's; tags and ids are the platform's."""
+    from agent.discovery import documents
+
+    assert documents.userdata(f"parbake: {{a: {value}}}".encode()) is None
+
+
+def test_a_provider_that_breaks_keeps_what_it_had_learnt(tmp_path: Path) -> None:
+    """As one that comes back too late does."""
+    facts = ask(Places(tmp_path), f"{HERE}:Anything")
+    assert facts.values["slot"] == "7"
+
+
+# -- a look that stalls
+
+
+class Stalling:
+    """Each look waits at a service that never answers, as far as its context lets it."""
+
+    poll_seconds = 10.0
+    waits = False
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def discover(self, context: Context) -> Iterator[Mapping[str, Any]]:
+        self.ends.append(context.deadline - time.monotonic())
+        yield {}
+
+
+@pytest.mark.parametrize(("waits", "least", "most"), [(False, 4.0, 5.1), (True, 290.0, 300.1)])
+def test_a_look_takes_no_longer_than_discovery_unless_it_waits_for_a_change(
+    waits: bool, least: float, most: float, tmp_path: Path
+) -> None:
+    """A request that stalls must not hide a notice of two minutes; a long poll is to wait."""
+    cloud = Stalling()
+    cloud.waits = waits
+    watcher = Watcher(settings().discovery, Places(tmp_path))
+    watcher._cloud, watcher._name = cloud, "ec2"
+    watcher._look(time.monotonic() + 300)
+    assert least < cloud.ends[0] <= most
+
+
+def test_a_request_that_stalls_hides_no_notice(tmp_path: Path) -> None:
+    """The wait of five minutes goes on with another request within the time of discovery."""
+    server = Scripted()
+
+    def hang(wire: Any) -> None:
+        server.read_request(wire)
+        server.stopping.wait(20)
+
+    def answer(wire: Any) -> None:
+        while request := server.read_request(wire):
+            if b"PUT" in request:
+                status, body = b"200 OK", b"token"
+            elif b"instance-action" in request:
+                status, body = b"200 OK", b'{"action": "terminate", "time": "2030-01-01T00:00:00Z"}'
+            else:
+                status, body = b"404 Not Found", b""
+            wire.sendall(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body))
+
+    server.plays = [hang, answer]
+    watcher = Watcher(settings(imds="ec2", imds_url=server.url, timeout=1.0).discovery, Places(tmp_path))
+    start = time.monotonic()
+    try:
+        assert watcher.wait(Facts(), 300) is True
+    finally:
+        server.stopping.set()
+    assert time.monotonic() - start < 5
+    assert watcher.notices["terminating"] == "spot"
