@@ -17,11 +17,34 @@ from agent.sources import Source, Watching
 log = logging.getLogger("parbake.watch")
 _WATCH_SECONDS = 300.0
 _FIRST_DELAY, _LAST_DELAY = 0.5, 30.0
+_EARLY = 0.85
+"""The part of a poll within which an alarm is none of the poll's: less than what its jitter leaves."""
+
+
+class _Bugs:
+    """Says each bug once, by its type and place alone: an unexpected error's text may hold a value."""
+
+    def __init__(self, whose: str, source: str = "") -> None:
+        self._whose = whose
+        self._extra = {"PARBAKE_SOURCE": source} if source else {}
+        self._told: set[str] = set()
+
+    def tell(self, error: BaseException) -> None:
+        """Log it, unless it was."""
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "an unknown place"
+        kind = type(error)
+        text = f"{kind.__module__}.{kind.__qualname__} at {place}".removeprefix("builtins.")
+        if text not in self._told:
+            self._told.add(text)
+            log.error("%s: a bug: %s; it is watched on, with pauses", self._whose, text, extra=self._extra)
 
 
 class Watcher:
-    """Waits on one source; calls `changed` when it may hold something new, and when it is back after an absence: it asks
-    that source alone until then, since a convergence asks all the others too.
+    """Waits on one source; calls `changed` when it holds something new or fails, and when it is back after an absence: it
+    asks that source alone until then, since a convergence asks all the others too.
 
     After calling `changed` it waits until the loop has pulled (`saw`), so that a source that always claims to have
     changed costs a back-off and no storm. While the loop lets changes settle, it looks whether there are more, and says so.
@@ -41,6 +64,8 @@ class Watcher:
         self._disbelieved: Snapshot | None = None
         self._error = ""
         self._version = 0
+        self._looked = float("-inf")
+        self._bugs = _Bugs(f"source {name}", name)
         self._told = threading.Condition()
         self._thread = threading.Thread(target=self._work, name=f"watch {name}", daemon=True)
 
@@ -59,7 +84,7 @@ class Watcher:
             self._disbelieved = None if believed else self._disbelieved
             self._version += 1
             self._told.notify_all()
-        if not self._thread.is_alive() and not self._stopping.is_set():
+        if self._thread.ident is None and not self._stopping.is_set():
             self._thread.start()
 
     def stop(self) -> None:
@@ -70,22 +95,39 @@ class Watcher:
     def _work(self) -> None:
         delay = _FIRST_DELAY
         while not self._stopping.is_set():
-            with self._told:
-                seen, version = self._seen, self._version
-            changed, healthy = self._wait(seen)
-            if self._stopping.is_set():
-                return
-            if not changed:
-                delay = _FIRST_DELAY if healthy else self._pause(delay)
-                continue
-            self._changed(self._name)
-            if healthy and seen is not None and isinstance(self.source, Watching):
-                self._follow(seen, version)
-            now = self._pulled(version)
-            delay = self._pause(delay) if now is None or now == seen else _FIRST_DELAY
+            try:
+                delay = self._turn(delay)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - one backend's bug must not end the watch, nor the daemon
+                self._bugs.tell(error)
+                delay = self._pause(delay)
+
+    def _turn(self, delay: float) -> float:
+        """One wait and what follows from it; returns the next back-off's delay."""
+        seen, version = self._latest()
+        alarmed, healthy = self._wait(seen)
+        if self._stopping.is_set():
+            return delay
+        if not alarmed:
+            return _FIRST_DELAY if healthy else self._pause(delay)
+        found: Snapshot | None = None
+        if seen is not None:
+            early = isinstance(self.source, Watching) and time.monotonic() - self._looked < self._poll * _EARLY
+            seen, version = self._latest()  # the loop may have pulled during the wait
+            found = self._look()
+            if found is not None and found == seen:
+                return self._pause(delay) if early or not healthy else _FIRST_DELAY
+        self._changed(self._name)
+        if healthy and found is not None and isinstance(self.source, Watching):
+            self._follow(found, version)
+        now = self._pulled(version)
+        return self._pause(delay) if now is None or now == seen else _FIRST_DELAY
+
+    def _latest(self) -> tuple[Snapshot | None, int]:
+        with self._told:
+            return self._seen, self._version
 
     def _wait(self, seen: Snapshot | None) -> tuple[bool, bool]:
-        """(whether to pull, whether the source is well)."""
+        """(whether there may be something new, whether the source is well)."""
         if seen is None:
             return self._is_back(), False
         if not isinstance(self.source, Watching):
@@ -95,7 +137,21 @@ class Watcher:
             return self.source.watch(seen, _WATCH_SECONDS), True
         except SourceError as error:
             log.info("source %s: its watch ended: %s", self._name, error, extra={"PARBAKE_SOURCE": self._name})
-            return True, False
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - what cannot be watched can still be looked at
+            self._bugs.tell(error)
+        return True, False
+
+    def _look(self) -> Snapshot | None:
+        """What the source holds, so that an alarm or a poll without news costs one fetch of this source and no convergence.
+        None where that is the loop's to find out: it knows the layers, and reports why a source fails."""
+        if self._layers is None:
+            return None
+        try:
+            return self.source.fetch(self._layers)
+        except SourceError:
+            return None
+        finally:
+            self._looked = time.monotonic()
 
     def _is_back(self) -> bool:
         """Whether a source that did not answer, or was not believed, now says something else, or is away for another reason,
@@ -110,25 +166,24 @@ class Watcher:
         known, self._disbelieved = self._disbelieved, found
         return found != known
 
-    def _follow(self, seen: Snapshot, version: int) -> None:
+    def _follow(self, last: Snapshot, version: int) -> None:
         """Say `changed` again as long as the source goes on changing, so that the loop waits until it is calm; for no
         longer than the loop waits."""
-        layers = [layer.name for layer in seen.layers]
+        layers = self._layers
         end = time.monotonic() + self._settling.settle_max
         calm_at = time.monotonic() + self._settling.settle
-        last: Snapshot | None = None
-        while time.monotonic() < min(calm_at, end):
+        while layers is not None and time.monotonic() < min(calm_at, end):
+            with self._told:
+                if self._told.wait_for(lambda: self._is_past(version), self._settling.settle / 2):
+                    return
             try:
                 now = self.source.fetch(layers)
             except SourceError:
                 return  # the loop finds out by itself, when it pulls
-            if last is not None and now != last:
+            if now != last:
                 self._changed(self._name)
                 calm_at = time.monotonic() + self._settling.settle
             last = now
-            with self._told:
-                if self._told.wait_for(lambda: self._is_past(version), self._settling.settle / 2):
-                    return
 
     def _is_past(self, version: int) -> bool:
         return self._version > version or self._stopping.is_set()
@@ -152,12 +207,13 @@ class FactsWatcher:
         self._changed = changed
         self._stopping = threading.Event()
         self._facts: Facts | None = None
+        self._bugs = _Bugs("the watch of the platform's facts")
         self._thread = threading.Thread(target=self._work, name="watch facts", daemon=True)
 
     def saw(self, facts: Facts) -> None:
         """The facts that the loop works with now. The thread starts with the first that name a platform to watch."""
         self._facts = facts
-        if not self._thread.is_alive() and not self._stopping.is_set() and self.platform.watches(facts):
+        if self._thread.ident is None and not self._stopping.is_set() and self.platform.watches(facts):
             self._thread.start()
 
     def stop(self) -> None:
@@ -169,11 +225,14 @@ class FactsWatcher:
         while not self._stopping.is_set() and self._facts is not None:
             try:
                 changed = self.platform.wait(self._facts, _WATCH_SECONDS)
+                if changed:
+                    self._changed()
             except DiscoveryError as error:
                 log.debug("the metadata service: %s", error)
-                self._stopping.wait(random.uniform(0, delay))  # noqa: S311 - jitter, not a secret
-                delay = min(delay * 2, _LAST_DELAY)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a provider's bug must not end the watch, nor the daemon
+                self._bugs.tell(error)
+            else:
+                delay = _FIRST_DELAY
                 continue
-            delay = _FIRST_DELAY
-            if changed:
-                self._changed()
+            self._stopping.wait(random.uniform(0, delay))  # noqa: S311 - jitter, not a secret
+            delay = min(delay * 2, _LAST_DELAY)

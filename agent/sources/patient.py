@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -21,6 +22,7 @@ from agent.places import Places
 from agent.sources import Source, Watching
 
 _LONGEST_SECONDS = 3600.0
+_LONGEST_TURN_SECONDS = 5.0
 _FIRST_REFUSAL_SECONDS, _LAST_REFUSAL_SECONDS = 5.0, 300.0
 
 Clock = Callable[[], float]
@@ -40,9 +42,19 @@ class Patient:
         self._error: SourceError | None = None
         self._refusals = 0
         self._files: tuple[Any, ...] = ()
+        self._lock = threading.Lock()
 
     def fetch(self, layers: Sequence[str]) -> Snapshot:
         """As the source's. Raises what it raised last while it is left alone."""
+        # The loop and the thread that polls both ask, and a backend may be made for one thread. But the loop has a watchdog.
+        alone = self._lock.acquire(timeout=_LONGEST_TURN_SECONDS)
+        try:
+            return self._fetch(layers)
+        finally:
+            if alone:
+                self._lock.release()
+
+    def _fetch(self, layers: Sequence[str]) -> Snapshot:
         refused = isinstance(self._error, SourceDenied)
         if self._error is not None and self._clock() < self._until and not (refused and self._files != self._credentials()):
             raise self._error.with_traceback(None)  # or each time would add to the trace of the one before

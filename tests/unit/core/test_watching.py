@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 
+from agent.discovery.changes import Watcher as PlatformWatcher
 from agent.errors import SourceUnreachable
-from agent.model import Layer, Snapshot
-from agent.watching import Watcher
+from agent.model import Facts, Layer, Snapshot
+from agent.settings.tables import Watch
+from agent.watching import FactsWatcher, Watcher
 
 EMPTY = Snapshot((Layer("common", None),), "1")
 GOOD = Snapshot((Layer("common", {"a": "b"}),), "2")
@@ -106,3 +110,201 @@ def test_another_reason_is_news(store: Store, changed: threading.Event, watcher:
     """A source that is away for another reason than before has the loop converge, so that status tells the reason."""
     watcher.saw(None, ["common"], error="its name does not resolve")
     assert changed.wait(20)
+
+
+class Alarmed(Store):
+    """A source whose watch waits for an alarm, and which adds a layer of its own to those that it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alarm = threading.Event()
+        self.watched = 0
+        self.bug: BaseException | None = None
+
+    def fetch(self, layers: Sequence[str]) -> Snapshot:
+        found = super().fetch(layers)
+        return Snapshot((*found.layers, Layer("dynamic", {"user": "u"}, "1")), found.revision)
+
+    def watch(self, seen: Snapshot, timeout_seconds: float) -> bool:
+        self.watched += 1
+        if self.bug is not None:
+            raise self.bug
+        if self.alarm.wait(0.1):
+            self.alarm.clear()
+            return True
+        return False
+
+
+def watching(source: Store, poll_seconds: float = 60.0) -> tuple[Watcher, list[float]]:
+    """A watcher that has seen what the source holds, and the times at which the loop was told of a change, which pulls."""
+    told: list[float] = []
+
+    def changed(name: str) -> None:
+        told.append(time.monotonic())
+        threading.Timer(0.3, lambda: made.saw(source.fetch(["common"]), ["common"])).start()
+
+    made = Watcher("site", source, poll_seconds, changed, Watch(settle=0.2, settle_max=1.0))
+    made.saw(source.fetch(["common"]), ["common"])
+    source.asked.clear()
+    return made, told
+
+
+def test_an_alarm_without_news_is_one_fetch_and_no_convergence() -> None:
+    """A watch that says so at its poll, and one whose change was none of ours, cost their own store one fetch."""
+    source = Alarmed()
+    source.answer = GOOD
+    made, told = watching(source)
+    source.alarm.set()
+    assert until(lambda: bool(source.asked))
+    time.sleep(0.5)
+    made.stop()
+    assert source.asked == [("common",)]
+    assert told == []
+
+
+def test_a_change_is_followed_in_the_layers_that_are_asked_for() -> None:
+    """What a source adds by itself, such as dynamic secrets, is no layer of its store: asked for, it would be denied."""
+    source = Alarmed()
+    source.answer = GOOD
+    made, told = watching(source)
+    source.answer = EMPTY
+    source.alarm.set()
+    assert until(lambda: len(source.asked) >= 3)
+    made.stop()
+    assert told
+    assert set(source.asked) == {("common",)}
+
+
+def test_a_watch_that_always_says_so_is_a_back_off() -> None:
+    """Alarms without news that come sooner than the poll would are asked after less and less often."""
+    source = Alarmed()
+    source.answer = GOOD
+    made, told = watching(source)
+    source.alarm.wait = lambda timeout=None: True  # type: ignore[method-assign]
+    time.sleep(3.0)
+    made.stop()
+    assert 2 <= len(source.asked) < 30
+    assert told == []
+
+
+@pytest.mark.parametrize("kind", [Store, Alarmed])
+def test_a_poll_is_honoured(kind: type[Store]) -> None:
+    """Polls in which nothing changes come every `poll`, a tenth more or less; none is mistaken for a false alarm."""
+    source = kind()
+    source.answer = GOOD
+    poll = 0.5
+    if isinstance(source, Alarmed):
+        source.alarm.wait = lambda timeout=None: time.sleep(poll) or True  # type: ignore[method-assign,func-returns-value]
+    times: list[float] = []
+    fetch = source.fetch
+
+    def timed(layers: Sequence[str]) -> Snapshot:
+        times.append(time.monotonic())
+        return fetch(layers)
+
+    source.fetch = timed  # type: ignore[method-assign]
+    made, told = watching(source, poll)
+    times.clear()
+    assert until(lambda: len(times) >= 8)
+    made.stop()
+    gaps = [after - before for before, after in itertools.pairwise(times)]
+    assert told == []
+    assert min(gaps) >= poll * 0.9 - 0.01
+    assert sum(gaps) / len(gaps) <= poll * 1.1 + 0.1
+
+
+def test_a_poll_that_finds_something_new_has_the_loop_converge() -> None:
+    """The loop is told at the first poll after the change."""
+    source = Store()
+    source.answer = GOOD
+    made, told = watching(source, 0.3)
+    source.answer = EMPTY
+    assert until(lambda: bool(told), 5)
+    made.stop()
+
+
+SECRET = "database/creds/s3cret"
+
+
+@pytest.mark.parametrize("bug", [KeyError(SECRET), RuntimeError(SECRET), SystemExit(SECRET)])
+def test_a_bug_of_a_source_ends_nothing(bug: BaseException, caplog: pytest.LogCaptureFixture) -> None:
+    """An error that no source should raise is logged once, without what it says, and the source is watched on, with a
+    back-off; the loop goes on telling the watcher what it saw."""
+    source = Alarmed()
+    source.answer = GOOD
+    made, told = watching(source)
+    source.bug = bug
+    assert until(lambda: source.watched >= 4)
+    made.saw(source.fetch(["common"]), ["common"])
+    source.answer = EMPTY  # and it is looked at, where it cannot be watched
+    assert until(lambda: bool(told))
+    source.bug = None
+    made.stop()
+    records = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(records) == 1
+    text = records[0].getMessage()
+    assert "source site" in text and type(bug).__name__ in text and "test_watching.py:" in text
+    assert SECRET not in caplog.text
+
+
+def test_a_bug_of_a_fetch_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """The same where a source's fetch has the bug, also for a source that is away."""
+    source = Store()
+    source.answer = GOOD
+    made, told = watching(source, 0.2)
+    fetch, asked = source.fetch, []
+
+    def broken(layers: Sequence[str]) -> Snapshot:
+        asked.append(layers)
+        raise KeyError(SECRET)
+
+    source.fetch = broken  # type: ignore[method-assign]
+    assert until(lambda: len(asked) >= 2)
+    made.saw(None, ["common"])
+    assert until(lambda: len(asked) >= 4)
+    source.fetch = fetch  # type: ignore[method-assign]
+    assert until(lambda: bool(told))
+    made.stop()
+    assert SECRET not in caplog.text
+
+
+def test_a_bug_of_a_platform_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """A provider whose watch raises what it should not costs neither the thread nor the loop."""
+
+    class Platform:
+        waited = 0
+
+        def watches(self, facts: Facts) -> bool:
+            return True
+
+        def wait(self, facts: Facts, timeout_seconds: float) -> bool:
+            self.waited += 1
+            if self.waited < 4:
+                raise KeyError(SECRET)
+            time.sleep(0.05)
+            return True
+
+        def close(self) -> None:
+            pass
+
+    changed = threading.Event()
+    made = FactsWatcher(cast(PlatformWatcher, Platform()), changed.set)
+    facts = Facts({}, {}, 0.0, ())
+    made.saw(facts)
+    assert changed.wait(20)
+    made.saw(facts)
+    made.stop()
+    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
+    assert SECRET not in caplog.text
+
+
+def test_no_thread_is_started_twice() -> None:
+    """A thread that ended, for whatever reason, is not the loop's end."""
+    source = Alarmed()
+    source.answer = GOOD
+    made, _ = watching(source)
+    made._stopping.set()
+    made._thread.join(5)
+    made._stopping.clear()
+    made.saw(GOOD, ["common"])
+    assert not made._thread.is_alive()
