@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import random
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -10,13 +12,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 from urllib.parse import quote
 
-from agent.errors import SourceDenied, SourceInvalid
+from agent.errors import SourceDenied, SourceError, SourceInvalid, SourceUnreachable
 from agent.httpclient import Client, Reply, json_body
 from agent.model import Layer, Secret, Snapshot
 from agent.sources import SourceContext, documents, keys
 from agent.sources.vaultauth import Login, VaultOptions, token_of_file
 
+log = logging.getLogger("parbake.sources")
 _RENEW_AT, _REPLACE_BELOW = 2 / 3, 1 / 3
+_FIRST_DELAY, _LAST_DELAY = 0.5, 30.0
+_FIRST_DENIED_DELAY, _LAST_DENIED_DELAY = 5.0, 300.0
 
 
 @dataclass(slots=True)
@@ -51,14 +56,25 @@ class VaultSource:
         self._version = ""
         self._closed = threading.Event()
         self._lock = threading.RLock()
+        self._poll_at = self._next_poll()
+        self._woken, self._renewed = threading.Event(), threading.Event()
+        self._renewing: threading.Thread | None = None
+        self._bug: BaseException | None = None
 
     def fetch(self, layers: Sequence[str]) -> Snapshot:
         with self._lock:
-            deadline = time.monotonic() + self._context.timeout_seconds
-            read = [self._layer(layer, deadline) for layer in layers]
-            if self._options.dynamic:
-                read.append(self._dynamic(deadline))
-            return Snapshot(tuple(read), keys.combined(read), secret=True)
+            try:
+                deadline = time.monotonic() + self._context.timeout_seconds
+                read = [self._layer(layer, deadline) for layer in layers]
+                if self._options.dynamic:
+                    read.append(self._dynamic(deadline))
+                return Snapshot(tuple(read), keys.combined(read), secret=True)
+            finally:
+                self._poll_at = self._next_poll()
+                self._renewed.set()  # what is due next may be something else now
+
+    def _next_poll(self) -> float:
+        return time.monotonic() + self._context.poll_seconds * random.uniform(0.9, 1.1)  # noqa: S311 - jitter, not a secret
 
     def _layer(self, layer: str, deadline: float) -> Layer:
         path = keys.joined(self._options.prefix, layer)
@@ -88,28 +104,43 @@ class VaultSource:
 
     def _dynamic(self, deadline: float) -> Layer:
         """Secrets with a lease, kept until they must be replaced: asking again would make new users each time."""
-        for path in self._options.dynamic:
-            lease = self._leases.get(path)
-            if lease is not None and (time.monotonic() < lease.due() or self._renew(lease, deadline)):
-                continue
-            reply = self._ask("GET", quote(path), deadline)
-            if reply.status == 404:
-                raise SourceInvalid(f"{reply.url}: there is no such path", hint="check dynamic")
-            answer = _table(reply)
-            self._leases[path] = _lease(answer, "lease_id", documents.table(answer.get("data"), reply.url), reply)
+        for _ in range(2):  # a token that is replaced at a later path takes the leases of the earlier ones with it
+            for path in self._options.dynamic:
+                self._hold(path, deadline)
+            if not self._lost():
+                break
+        else:
+            raise SourceUnreachable(f"{self._base}: its token was revoked meanwhile")
         pairs = [
             (f"{path}/{key}", value) for path in self._options.dynamic for key, value in self._leases[path].content.items()
         ]
         revision = keys.digest(repr([self._leases[path].id for path in self._options.dynamic]))
         return Layer("dynamic", {"dynamic": keys.tree(pairs, "/", "dynamic")}, revision)
 
+    def _hold(self, path: str, deadline: float) -> None:
+        """Have a lease for the path that is good for a while."""
+        lease = self._leases.get(path)
+        if lease is not None and (time.monotonic() < lease.due() or self._renew(lease, deadline)):
+            return
+        reply = self._ask("GET", quote(path), deadline)
+        if reply.status == 404:
+            raise SourceInvalid(f"{reply.url}: there is no such path", hint="check dynamic")
+        answer = _table(reply)
+        self._leases[path] = _lease(answer, "lease_id", documents.table(answer.get("data"), reply.url), reply)
+
+    def _lost(self) -> bool:
+        """Whether something must be fetched anew."""
+        return any(path not in self._leases for path in self._options.dynamic)
+
     def _renew(self, lease: _Lease, deadline: float) -> bool:
         """Whether the lease now lasts long enough; False near its greatest age, when a new one must take its place."""
-        if not lease.renewable:
+        headers = self._authorised(deadline)
+        if not lease.renewable or all(lease is not kept for kept in self._leases.values()):
             return False
         body = {"lease_id": lease.id, "increment": int(lease.seconds)}
         try:
-            answer = _table(self._ask("PUT", "sys/leases/renew", deadline, body))
+            # Not through _ask: a new token could not renew it either, since a lease ends with the token that asked for it.
+            answer = _table(self._send("PUT", "sys/leases/renew", deadline, body, headers))
         except (SourceDenied, SourceInvalid):
             return False
         granted = answer.get("lease_duration", 0)
@@ -119,42 +150,106 @@ class VaultSource:
         return True
 
     def watch(self, seen: Snapshot, timeout_seconds: float) -> bool:
-        """True when a lease had to be replaced, and at the poll, since KV engines tell of nothing."""
+        """True when a lease had to be replaced, and at the poll, since KV engines tell of nothing.
+
+        A thread renews what is due from the first watch on, whatever delays the next one: a back-off, a convergence, a
+        layer that is denied.
+        """
         deadline = time.monotonic() + timeout_seconds
-        poll = time.monotonic() + self._context.poll_seconds
-        while not self._closed.is_set():
+        if (self._renewing is None or not self._renewing.is_alive()) and not self._closed.is_set():
+            self._renewing = threading.Thread(target=self._keep, name=f"renew {self._context.name}", daemon=True)
+            self._renewing.start()
+        while True:
+            self._woken.clear()
+            if self._closed.is_set():
+                return False
+            if self._bug is not None:
+                bug, self._bug = self._bug, None
+                raise bug
             now = time.monotonic()
-            due = min([lease.due() for lease in self._leases.values()], default=float("inf"))
-            if due <= now:
-                if not self._keep(now + self._context.timeout_seconds):
-                    return True
-                continue
-            if poll <= now:
+            if self._poll_at <= now or self._lost():
                 return True
             if deadline <= now:
                 return False
-            self._closed.wait(min(due, poll, deadline) - now)
-        return False
+            self._woken.wait(min(self._poll_at, deadline) - now)
 
-    def _keep(self, deadline: float) -> bool:
-        """Renew what is due; False where something must be fetched anew."""
+    def _keep(self) -> None:
+        """Renew what is due until closed. A bug ends it, and is the watch's to raise; the next watch begins anew."""
+        delay = _FIRST_DELAY
+        try:
+            while True:
+                self._renewed.clear()
+                if self._closed.is_set():
+                    return
+                with self._lock:
+                    left = self._due() - time.monotonic()
+                if left > 0:
+                    self._renewed.wait(min(left, threading.TIMEOUT_MAX))
+                    continue
+                try:
+                    self._renew_due()
+                    delay = _FIRST_DELAY
+                except SourceError as error:
+                    said = {"PARBAKE_SOURCE": self._context.name}
+                    log.info("source %s: what is due cannot be renewed: %s", self._context.name, error, extra=said)
+                    denied = isinstance(error, SourceDenied)
+                    delay = max(delay, _FIRST_DENIED_DELAY) if denied else delay
+                    pause = random.uniform(delay / 2, delay)  # noqa: S311 - jitter, not a secret
+                    asked = error.retry_after_seconds if isinstance(error, SourceUnreachable) else None
+                    self._closed.wait(max(pause, asked or 0.0))
+                    delay = min(delay * 2, _LAST_DENIED_DELAY if denied else _LAST_DELAY)
+        except Exception as bug:  # noqa: BLE001 - raised by the watch, or this thread's end would go unnoticed
+            self._bug = bug
+            self._woken.set()
+
+    def _due(self) -> float:
+        """When the first of what is held must be renewed."""
+        held = [*self._leases.values(), *([self._token] if self._token is not None else [])]
+        return min((lease.due() for lease in held), default=float("inf"))
+
+    def _renew_due(self) -> None:
+        """Renew what is due, the token first; what is not to be renewed is lost, which wakes the watch."""
         with self._lock:
-            now = time.monotonic()
-            due = {path: lease for path, lease in self._leases.items() if lease.due() <= now}
-            lost = [path for path, lease in due.items() if not self._renew(lease, deadline)]
-            for path in lost:
-                del self._leases[path]
-            return not lost
+            deadline = time.monotonic() + self._context.timeout_seconds
+            failed: SourceError | None = None
+            token = self._token
+            if token is not None and not self._leases:
+                if token.due() <= time.monotonic() and not self._renew_token(token, deadline):
+                    self._token = None  # nothing hangs on it: the next fetch logs in, if ever there is one
+                return
+            try:
+                self._authorised(deadline)
+                for path, lease in list(self._leases.items()):
+                    try:
+                        if lease.due() <= time.monotonic() and not self._renew(lease, deadline):
+                            self._leases.pop(path, None)
+                    except SourceUnreachable as error:  # one engine that is down must not cost the leases of the others
+                        failed = error
+                if failed is not None:
+                    raise failed
+            finally:
+                if self._token is not None and self._token.seconds and self._token.ends <= time.monotonic():
+                    self._token = None
+                    self._leases.clear()
+                for path, lease in list(self._leases.items()):
+                    if lease.seconds and lease.ends <= time.monotonic():
+                        del self._leases[path]
+                if self._lost():
+                    self._woken.set()
 
     def _ask(self, method: str, path: str, deadline: float, body: Mapping[str, Any] | None = None) -> Reply:
+        known = self._token
+        headers = self._authorised(deadline)
         try:
-            return self._send(method, path, deadline, body, self._authorised(deadline))
+            return self._send(method, path, deadline, body, headers)
         except SourceDenied:
-            if self._options.auth == "token" or self._token is None:
+            if known is None or self._token is not known:  # the login is of just now, or a token's file is
                 raise
-            self._token = None  # it may have been revoked; whoever logs in anew knows
-            self._leases.clear()
-            return self._send(method, path, deadline, body, self._authorised(deadline))
+        fresh = self._log_in(deadline)
+        # Where this is denied, too, it is the policy that denies: the token and its leases are good, and stay.
+        reply = self._send(method, path, deadline, body, {"X-Vault-Token": Secret(fresh.id)})
+        self._replace(fresh)  # it was revoked; whoever logs in anew knows
+        return reply
 
     def _send(
         self,
@@ -180,25 +275,27 @@ class VaultSource:
         if self._options.auth == "token":
             return {"X-Vault-Token": Secret(token_of_file(self._options, self._context))}
         token = self._token
-        if token is not None and time.monotonic() >= token.due():
-            self._token = None  # else the renewal would ask for a renewal
-            fresh = {"X-Vault-Token": Secret(token.id)}
-            if not self._renew_token(token, fresh, deadline):
-                self._leases.clear()  # leases end with the token that asked for them
-                token = None
-            self._token = token
-        if self._token is None:
-            reply = self._send("PUT", self._login.path, deadline, self._login.body(), {}, (200, 400, 404))
-            if reply.status == 404:
-                raise SourceDenied(f"{reply.url}: no auth method is mounted there", hint="check auth_mount")
-            if reply.status == 400:
-                raise SourceDenied(f"{reply.url}: the login is refused", hint="check the role and its credential")
-            self._token = _lease(_table(reply, "auth"), "client_token", {}, reply)
-        return {"X-Vault-Token": Secret(self._token.id)}
+        if token is None or (time.monotonic() >= token.due() and not self._renew_token(token, deadline)):
+            token = self._log_in(deadline)
+            self._replace(token)
+        return {"X-Vault-Token": Secret(token.id)}
 
-    def _renew_token(self, token: _Lease, headers: Mapping[str, Any], deadline: float) -> bool:
+    def _replace(self, token: _Lease) -> None:
+        self._token = token
+        self._leases.clear()  # leases end with the token that asked for them
+
+    def _log_in(self, deadline: float) -> _Lease:
+        reply = self._send("PUT", self._login.path, deadline, self._login.body(), {}, (200, 400, 404))
+        if reply.status == 404:
+            raise SourceDenied(f"{reply.url}: no auth method is mounted there", hint="check auth_mount")
+        if reply.status == 400:
+            raise SourceDenied(f"{reply.url}: the login is refused", hint="check the role and its credential")
+        return _lease(_table(reply, "auth"), "client_token", {}, reply)
+
+    def _renew_token(self, token: _Lease, deadline: float) -> bool:
         if not token.renewable or token.ends <= time.monotonic():
             return False
+        headers = {"X-Vault-Token": Secret(token.id)}
         try:
             answer = _table(self._send("PUT", "auth/token/renew-self", deadline, {}, headers), "auth")
         except (SourceDenied, SourceInvalid):
@@ -211,6 +308,8 @@ class VaultSource:
 
     def close(self) -> None:
         self._closed.set()
+        self._woken.set()
+        self._renewed.set()
         self._client.close()
         self._login.close()
 

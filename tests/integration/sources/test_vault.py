@@ -15,8 +15,37 @@ from agent.places import Places
 from agent.sources import SourceContext
 from agent.sources.vault import VaultSource
 from agent.sources.vaultauth import VaultOptions
+from agent.watching import Watcher
 from tests.servers.cloudfakes import MetadataTokens
-from tests.servers.vaultfake import VaultFake
+from tests.servers.fakehttp import Asked, Told
+from tests.servers.vaultfake import DENIED, VaultFake
+
+
+class Policed(VaultFake):
+    """Denies the paths in `denied` to every token; the leases of some paths last as long as `lasting` says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.denied: set[str] = set()
+        self.lasting: dict[str, float] = {}
+        self.kv["site/common"] = [{"name": "x"}]
+        self.kv["site/other"] = [{"name": "y"}]
+        self.logins["auth/approle"] = {"role_id": "r"}
+
+    def answer(self, asked: Asked) -> Told:
+        path = asked.path.removeprefix("/v1/")
+        self.lease_seconds = self.lasting.get(path, self.lease_seconds)
+        told = super().answer(asked)
+        return DENIED if path in self.denied and told[0] != 403 else told
+
+    def paths(self, part: str) -> list[str]:
+        return [asked.path for asked in self.asked if part in asked.path]
+
+
+@pytest.fixture
+def policed() -> Iterator[Policed]:
+    with Policed() as made:
+        yield made
 
 
 @pytest.fixture
@@ -32,9 +61,9 @@ def metadata() -> Iterator[MetadataTokens]:
         yield made
 
 
-def open_vault(vault: VaultFake, **options: Any) -> VaultSource:
+def open_vault(vault: VaultFake, poll: float = 30.0, **options: Any) -> VaultSource:
     given = VaultOptions(address=vault.url, prefix="site", **options)
-    return VaultSource(given, SourceContext("vault", Places(), 5.0, poll_seconds=30.0))
+    return VaultSource(given, SourceContext("vault", Places(), 5.0, poll_seconds=poll))
 
 
 def file(directory: Path, text: str) -> str:
@@ -182,3 +211,131 @@ def test_a_deleted_version_is_no_layer(vault: VaultFake, tmp_path: Path) -> None
     source = open_vault(vault, token_file=file(tmp_path, "root-token"))
     assert source.fetch(["common"]).layers[0].tree is None
     source.close()
+
+
+WEB, OPS = "database/creds/web", "database/creds/ops"
+
+
+def approle(vault: VaultFake, poll: float = 30.0, dynamic: tuple[str, ...] = (WEB,)) -> VaultSource:
+    return open_vault(vault, poll, auth="approle", role_id="r", dynamic=dynamic)
+
+
+def test_a_renewal_that_is_denied_is_a_new_lease_and_no_new_login(policed: Policed) -> None:
+    """A policy without sys/leases/renew costs a new secret each time, and nothing else."""
+    policed.lease_seconds = 1.0
+    policed.denied = {"sys/leases/renew"}
+    source = approle(policed)
+    assert user(source) == "v-web-1"
+    assert source.watch(source.fetch(["common"]), 5.0)
+    assert user(source) == "v-web-2"
+    assert len(policed.paths("/login")) == 1
+    source.close()
+
+
+def test_a_token_that_is_revoked_while_a_lease_is_due_is_no_bug(policed: Policed) -> None:
+    """The watch asks for a convergence, which logs in anew and fetches what died with the token."""
+    policed.lease_seconds = 1.5
+    source = approle(policed)
+    seen = source.fetch(["common"])
+    policed.tokens.clear()
+    assert source.watch(seen, 5.0)
+    assert user(source) == "v-web-2"
+    source.close()
+
+
+def test_a_token_that_is_revoked_between_two_paths_takes_the_first_lease_with_it(policed: Policed) -> None:
+    """What a new login finds is whole: no secret of the old token is left in it, and none is missing."""
+    policed.lasting = {WEB: 3600.0, OPS: 0.6}
+    source = approle(policed, dynamic=(WEB, OPS))
+    assert user(source) == "v-web-1"
+    time.sleep(0.5)
+    policed.tokens.clear()
+    found = source.fetch([]).layers[-1].tree
+    assert found is not None
+    assert {name: held["username"] for name, held in found["dynamic"]["database"]["creds"].items()} == {
+        "ops": "v-web-3",
+        "web": "v-web-4",
+    }
+    source.close()
+
+
+def test_a_denied_layer_costs_no_lease(policed: Policed) -> None:
+    """A policy that forbids a layer forbids it to every token: the one there is stays, and so do the database users."""
+    source = approle(policed)
+    assert user(source) == "v-web-1"
+    policed.denied = {"secret/data/site/other"}
+    for _ in range(2):
+        with pytest.raises(SourceDenied):
+            source.fetch(["common", "other"])
+    assert user(source) == "v-web-1"
+    assert len(policed.leases) == 1
+    source.close()
+
+
+def test_the_token_is_renewed_between_two_polls(policed: Policed) -> None:
+    """Leases end with their token, so one with a shorter life than the poll is renewed for their sake."""
+    policed.token_seconds = 1.2
+    source = approle(policed, poll=3600.0)
+    seen = source.fetch(["common"])
+    assert not source.watch(seen, 3.0)
+    assert 2 <= len(policed.paths("renew-self")) <= 6
+    assert len(policed.paths("/login")) == 1
+    assert user(source) == "v-web-1"
+    source.close()
+
+
+def test_a_token_at_its_greatest_age_is_replaced_while_it_is_good(policed: Policed) -> None:
+    """The new login and the new secrets come before the old ones end."""
+    policed.token_seconds = 1.5
+    policed.denied = {"auth/token/renew-self"}
+    source = approle(policed, poll=3600.0)
+    seen = source.fetch(["common"])
+    ends = time.monotonic() + 1.5
+    assert source.watch(seen, 5.0)
+    assert user(source) == "v-web-2"
+    assert time.monotonic() < ends
+    source.close()
+
+
+def test_leases_are_renewed_while_a_layer_is_denied(policed: Policed) -> None:
+    """Nobody watches and each fetch fails: the application's database user lives on."""
+    policed.lease_seconds = 1.5
+    source = approle(policed)
+    source.watch(source.fetch(["common"]), 0.1)
+    policed.denied = {"secret/data/site/common"}
+    with pytest.raises(SourceDenied):
+        source.fetch(["common"])
+    time.sleep(3.0)
+    (_, ends), *others = policed.leases.values()
+    assert ends > time.monotonic()
+    assert not others
+    source.close()
+
+
+def test_a_poll_that_is_longer_than_a_watch_comes(policed: Policed) -> None:
+    """The time of a poll counts from the last fetch, over as many watches as there are."""
+    source = approle(policed, poll=1.0)
+    seen = source.fetch(["common"])
+    begun = time.monotonic()
+    while not source.watch(seen, 0.3):
+        assert time.monotonic() - begun < 5
+    assert 0.85 <= time.monotonic() - begun <= 1.3
+    source.close()
+
+
+def test_a_poll_without_news_is_one_request_a_layer(policed: Policed) -> None:
+    """As the page says; and it makes no secret anew, and has nothing converge."""
+    source = approle(policed, poll=0.5)
+    told: list[str] = []
+    layers = ["common", "other"]
+    watcher = Watcher("vault", source, 0.5, told.append)
+    watcher.saw(source.fetch(layers), layers)
+    policed.asked.clear()
+    time.sleep(3.2)
+    watcher.stop()
+    source.close()
+    polls = len(policed.paths("/site/common"))
+    assert 4 <= polls <= 7
+    assert len(policed.asked) == 2 * polls
+    assert told == []
+    assert len(policed.leases) == 1
