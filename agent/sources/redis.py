@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import re
 import threading
 import time
@@ -22,6 +23,7 @@ from agent.sources import SourceContext, extras, keys
 T = TypeVar("T")
 _PAGE = 1000
 _MOST_KEYS = 1_000_000
+_DRAIN_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +55,19 @@ class RedisSource:
         self._pubsub: Any = None
         self._budget: Any = None
         self._closed = threading.Event()
+        self._poll_at = self._next_poll()
         self._place = f"redis at {shown(options.url).partition('://')[2]}"
         options.warn()
 
     def fetch(self, layers: Sequence[str]) -> Snapshot:
         seconds = self._context.timeout_seconds
-        return extras.within(seconds, lambda: self._retried(lambda: self._fetch(layers)), self._place, self._drop)
+        try:
+            return extras.within(seconds, lambda: self._retried(lambda: self._fetch(layers)), self._place, self._drop)
+        finally:
+            self._poll_at = self._next_poll()
+
+    def _next_poll(self) -> float:
+        return time.monotonic() + self._context.poll_seconds * random.uniform(0.9, 1.1)  # noqa: S311 - jitter, not a secret
 
     def _fetch(self, layers: Sequence[str]) -> Snapshot:
         self._connected()
@@ -138,14 +147,21 @@ class RedisSource:
         if self._pubsub is None:
             begin: Callable[[], bool] = lambda: self._notifies() and self._subscribe(layers)  # noqa: E731
             if not extras.within(self._context.timeout_seconds, begin, self._place, self._drop):
-                self._closed.wait(min(timeout_seconds, self._context.poll_seconds))
-                return not self._closed.is_set()
+                self._closed.wait(max(0.0, min(deadline, self._poll_at) - time.monotonic()))
+                return not self._closed.is_set() and time.monotonic() >= self._poll_at
             if self.fetch(layers) != seen:  # what changed before the subscription
                 return True
         while not self._closed.is_set() and (left := deadline - time.monotonic()) > 0:
             if self._pubsub.get_message(ignore_subscribe_messages=True, timeout=left) is not None:
+                self._drain()
                 return not self._closed.is_set()
         return False
+
+    def _drain(self) -> None:
+        """Take what else waits: one fetch answers all of it. A server that is written to without end is not waited for."""
+        end = time.monotonic() + _DRAIN_SECONDS
+        while time.monotonic() < end and self._pubsub.get_message(timeout=0) is not None:
+            pass
 
     def _notifies(self) -> bool:
         """Whether the server tells of changes to keys: K, and A or each of generic, string, hash and expired."""
