@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from agent.sources import SourceContext, filetree
 log = logging.getLogger("parbake")
 _CHANGES = frozenset({"created", "deleted", "modified", "moved", "closed"})
 _BLIND_SECONDS = 1.0
+_AGAIN_SECONDS = 300.0
+"""Until inotify is tried again where it did not work. Watches may have become free; a try costs threads and descriptors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +48,8 @@ class FileSource:
         self._closed = False
         self._observer: Any = None
         self._observed: frozenset[tuple[Path, int]] = frozenset()
+        self._blind_until = 0.0
+        self._warned = False
         self._lock = threading.Lock()
 
     def fetch(self, layers: Sequence[str]) -> Snapshot:
@@ -86,8 +91,6 @@ class FileSource:
 
     def _observe(self) -> bool:
         """Watch what there is to watch now; False where the kernel offers no more watches, and looking must do."""
-        from watchdog.observers import Observer
-
         with self._lock:
             try:
                 wanted = frozenset(_watchable(self._top))
@@ -96,17 +99,35 @@ class FileSource:
             if self._closed or wanted == self._observed:
                 return True
             self._unobserve()
-            observer, waker, top = Observer(), _Waker(self._changed), self._top.resolve()
+            if time.monotonic() < self._blind_until:
+                return False
+            observer, waker, top = self._make_observer(), _Waker(self._changed), self._top.resolve()
             try:
                 for path, _ in wanted:
-                    # Not a subclass of watchdog's class, which would be an import before READY.
-                    observer.schedule(waker, str(path), recursive=path == top)  # type: ignore[arg-type]
+                    observer.schedule(waker, str(path), recursive=path == top)
                 observer.start()
-            except OSError as error:
-                log.warning("inotify does not work (%s); looking every %g s", error.strerror, _BLIND_SECONDS)
+            except (OSError, RuntimeError) as error:  # no instance, watch or descriptor is left, or no thread
+                self._give_up(observer, error)
                 return False
+            if self._warned:
+                log.info("inotify works again")
+            self._warned = False
             self._observer, self._observed = observer, wanted
             return True
+
+    def _make_observer(self) -> Any:
+        from watchdog.observers import Observer
+
+        return Observer()
+
+    def _give_up(self, observer: Any, error: OSError | RuntimeError) -> None:
+        self._blind_until = time.monotonic() + _AGAIN_SECONDS
+        observer.stop()  # the watches that did begin, each with its threads
+        _close_half_made(error)
+        if not self._warned:
+            why = getattr(error, "strerror", None) or type(error).__name__
+            log.warning("inotify does not work (%s); looking every %g s", why, _BLIND_SECONDS)
+        self._warned = True
 
     def _unobserve(self) -> None:
         if self._observer is not None:
@@ -142,6 +163,21 @@ def _watchable(top: Path) -> list[tuple[Path, int]]:
     if top.is_dir():
         places.append(top.resolve())
     return [(place, place.stat().st_ino) for place in places]
+
+
+def _close_half_made(error: BaseException) -> None:
+    """Up to watchdog 6 an Inotify whose watches do not all fit is left with its descriptors open, and nobody holds it but
+    the error's own trace. Later versions share one instance, under other names."""
+    trace = error.__traceback__
+    while trace is not None:
+        made = trace.tb_frame.f_locals.get("self")
+        if trace.tb_frame.f_code.co_name == "__init__" and type(made).__name__ == "Inotify":
+            for name in ("_inotify_fd", "_kill_r", "_kill_w"):
+                descriptor = made.__dict__.pop(name, None)
+                if isinstance(descriptor, int):
+                    with contextlib.suppress(OSError):
+                        os.close(descriptor)
+        trace = trace.tb_next
 
 
 def _failure(error: SourceError) -> str:

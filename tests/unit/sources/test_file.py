@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import logging
 import os
+import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -245,3 +252,77 @@ def test_close_ends_a_watch(top: Path, source: FileSource) -> None:
     begun = time.monotonic()
     assert not source.watch(seen, 30)
     assert time.monotonic() - begun < 3
+
+
+class Refused:
+    """An observer that the kernel gives nothing to."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.stopped = False
+
+    def schedule(self, *args: Any, **named: Any) -> None:
+        pass
+
+    def start(self) -> None:
+        raise self.error
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "inotify watch limit reached"), OSError(errno.EMFILE, "x"), RuntimeError("no thread")]
+)
+def test_without_inotify_it_looks_and_tries_again_seldom(
+    top: Path, source: FileSource, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One observer in minutes, stopped again, and one warning; changes are seen by looking meanwhile."""
+    made: list[Refused] = []
+
+    def refuse() -> Refused:
+        made.append(Refused(error))
+        return made[-1]
+
+    source._make_observer = refuse  # type: ignore[method-assign]
+    seen = source.fetch(["x"])
+    assert not source.watch(seen, 2.5)
+    assert [observer.stopped for observer in made] == [True]
+    assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
+    write(top / "x.toml", "a = 1")
+    assert source.watch(seen, 5)
+    del source._make_observer  # type: ignore[method-assign]
+    source._blind_until = 0.0
+    assert not source.watch(source.fetch(["x"]), 0.2)
+    assert source._observer is not None
+
+
+LEAKING = """
+import json, os, sys, threading
+from pathlib import Path
+from agent.places import Places
+from agent.sources import SourceContext, file
+file._AGAIN_SECONDS = file._BLIND_SECONDS = 0.01
+source = file.FileSource(file.FileOptions(path="/site"), SourceContext("site", Places(Path(sys.argv[1])), 5.0))
+seen = source.fetch(["x"])
+counts = []
+for _ in range(2):
+    source.watch(seen, 0.5)
+    counts.append((len(os.listdir("/proc/self/fd")), threading.active_count()))
+assert source._observer is None
+print(json.dumps(counts))
+"""
+
+
+def test_nothing_leaks_where_the_kernel_is_out_of_watches(tmp_path: Path) -> None:
+    """Dozens of vain tries hold no more descriptors and threads than a few: with a kernel's own limit, in a namespace."""
+    (tmp_path / "site/a/b").mkdir(parents=True)
+    limit = ["unshare", "-Ur", "sh", "-c", 'echo 1 > /proc/sys/user/max_inotify_watches && exec "$@"', "sh"]
+    if not shutil.which("unshare") or subprocess.run([*limit, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no user namespace may be made here")
+    command = [*limit, sys.executable, "-c", LEAKING, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    (descriptors, threads), (more_descriptors, more_threads) = json.loads(ran.stdout)
+    assert more_descriptors <= descriptors + 1
+    assert more_threads <= threads + 1
