@@ -110,6 +110,7 @@ class Watcher:
         if not alarmed:
             return _FIRST_DELAY if healthy else self._pause(delay)
         found: Snapshot | None = None
+        early = False
         if seen is not None:
             early = isinstance(self.source, Watching) and time.monotonic() - self._looked < self._poll * _EARLY
             seen, version = self._latest()  # the loop may have pulled during the wait
@@ -120,7 +121,7 @@ class Watcher:
         if healthy and found is not None and isinstance(self.source, Watching):
             self._follow(found, version)
         now = self._pulled(version)
-        return self._pause(delay) if now is None or now == seen else _FIRST_DELAY
+        return self._pause(delay) if now is None or (now == seen and (early or not healthy)) else _FIRST_DELAY
 
     def _latest(self) -> tuple[Snapshot | None, int]:
         with self._told:
@@ -144,10 +145,9 @@ class Watcher:
     def _look(self) -> Snapshot | None:
         """What the source holds, so that an alarm or a poll without news costs one fetch of this source and no convergence.
         None where that is the loop's to find out: it knows the layers, and reports why a source fails."""
-        if self._layers is None:
-            return None
+        layers = self._layers
         try:
-            return self.source.fetch(self._layers)
+            return self.source.fetch(layers) if layers is not None else None
         except SourceError:
             return None
         finally:

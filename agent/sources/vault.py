@@ -156,7 +156,8 @@ class VaultSource:
         layer that is denied.
         """
         deadline = time.monotonic() + timeout_seconds
-        if (self._renewing is None or not self._renewing.is_alive()) and not self._closed.is_set():
+        ends = bool(self._options.dynamic) or self._options.auth != "token"
+        if ends and (self._renewing is None or not self._renewing.is_alive()) and not self._closed.is_set():
             self._renewing = threading.Thread(target=self._keep, name=f"renew {self._context.name}", daemon=True)
             self._renewing.start()
         while True:

@@ -93,7 +93,9 @@ def test_each_method_logs_in_once_and_again_when_its_token_is_refused(
     if method == "aws":
         pytest.importorskip("botocore")
     options, wanted = METHODS[method]
-    given = {name: file(tmp_path, value[1:]) if value.startswith("@") else value for name, value in options.items()}
+    given: dict[str, Any] = {
+        name: file(tmp_path, value[1:]) if value.startswith("@") else value for name, value in options.items()
+    }
     vault.logins[f"auth/{method}"] = wanted
     source = open_vault(vault, auth=method, imds_url=metadata.url, **given)
     for _ in range(3):
@@ -339,3 +341,22 @@ def test_a_poll_without_news_is_one_request_a_layer(policed: Policed) -> None:
     assert len(policed.asked) == 2 * polls
     assert told == []
     assert len(policed.leases) == 1
+
+
+def test_a_bug_in_the_renewals_is_told_by_the_watch_and_they_go_on(policed: Policed) -> None:
+    """An error that nobody expected does not end the renewals unseen: the watch raises it, and the next one renews."""
+    policed.lease_seconds = 1.5
+    source = approle(policed)
+    seen = source.fetch(["common"])
+
+    def broken(deadline: float) -> Any:
+        raise KeyError("x")
+
+    source._authorised = broken  # type: ignore[method-assign]
+    with pytest.raises(KeyError):
+        source.watch(seen, 5.0)
+    del source._authorised
+    assert not source.watch(seen, 1.0)
+    assert user(source) == "v-web-1"
+    assert policed.paths("sys/leases/renew")
+    source.close()

@@ -14,6 +14,7 @@ import pytest
 from agent.discovery.changes import Watcher as PlatformWatcher
 from agent.errors import SourceUnreachable
 from agent.model import Facts, Layer, Snapshot
+from agent.schema import Seconds
 from agent.settings.tables import Watch
 from agent.watching import FactsWatcher, Watcher
 
@@ -143,7 +144,7 @@ def watching(source: Store, poll_seconds: float = 60.0) -> tuple[Watcher, list[f
         told.append(time.monotonic())
         threading.Timer(0.3, lambda: made.saw(source.fetch(["common"]), ["common"])).start()
 
-    made = Watcher("site", source, poll_seconds, changed, Watch(settle=0.2, settle_max=1.0))
+    made = Watcher("site", source, poll_seconds, changed, Watch(settle=Seconds(0.2), settle_max=Seconds(1.0)))
     made.saw(source.fetch(["common"]), ["common"])
     source.asked.clear()
     return made, told
@@ -308,3 +309,21 @@ def test_no_thread_is_started_twice() -> None:
     made._stopping.clear()
     made.saw(GOOD, ["common"])
     assert not made._thread.is_alive()
+
+
+def test_a_watch_that_always_says_so_backs_off_without_known_layers_too() -> None:
+    """Where only the loop can look, a source that always claims to have changed costs it a back-off and no storm."""
+    source = Alarmed()
+    source.answer = GOOD
+    told: list[str] = []
+
+    def changed(name: str) -> None:
+        told.append(name)
+        made.saw(source.fetch(["common"]), None)
+
+    made = Watcher("site", source, 60.0, changed)
+    source.alarm.wait = lambda timeout=None: True  # type: ignore[method-assign]
+    made.saw(source.fetch(["common"]), None)
+    time.sleep(2.0)
+    made.stop()
+    assert 1 <= len(told) < 25

@@ -291,7 +291,7 @@ def test_without_inotify_it_looks_and_tries_again_seldom(
     assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
     write(top / "x.toml", "a = 1")
     assert source.watch(seen, 5)
-    del source._make_observer  # type: ignore[method-assign]
+    del source._make_observer
     source._blind_until = 0.0
     assert not source.watch(source.fetch(["x"]), 0.2)
     assert source._observer is not None
