@@ -46,7 +46,7 @@ integration: setup
 	$(PYTEST) $(AGAIN) $(BESIDE) tests/integration tests/servers
 
 image: setup deb
-	$(PYTEST) $(AGAIN) tests/image
+	$(PYTEST) $(AGAIN) -n 2 --dist loadscope --no-loadscope-reorder tests/image
 
 deb:
 	./packaging/build-deb.sh dist

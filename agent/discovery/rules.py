@@ -2,7 +2,7 @@
 
 A provider that failed might have said something else than the settings do: a default in its place would turn an instance
 of prod into one of dev for as long as the metadata service is away. So a fact that such a provider may know is what it was
-when that provider last answered in this run, or is not known.
+when that provider last answered in this run. Where it never did, the default is what the settings have for just that.
 """
 
 from __future__ import annotations
@@ -29,9 +29,6 @@ class Found:
         """The facts that a provider which failed can know; None for any."""
         self.noticed: frozenset[str] = frozenset()
         """The facts that the platform was seen to say or to drop, since the boot: no copy of theirs is older."""
-        self.withheld: dict[str, str] = {}
-        """The facts that are not known, although the settings have a value, because that provider failed."""
-
     def add(self, label: str, answer: Mapping[str, Any], *, override: bool = False) -> tuple[list[str], list[str]]:
         """What was taken and what was refused."""
         added, refused = [], []
@@ -54,8 +51,6 @@ class Found:
 
     def doubt(self, name: str) -> str:
         """The provider that failed and might have said something else about a fact, or ""."""
-        if name in self.withheld:
-            return self.withheld[name]
         if name in self.noticed:
             return ""
         # cloud-init's copy of what changes is as old as the boot: it settles nothing
@@ -82,11 +77,10 @@ class Learnt:
             if key not in doubts:
                 doubts[key] = found.doubt(name)
                 self._settle(key, doubts[key], found)
-            if name in found.withheld:
-                outcome = f"{name} is not taken from [facts]: {found.withheld[name]} failed, and might have said something else"
+            added, refused = found.add("settings", {name: value})
+            if added and doubts[key]:
+                outcome = f"{name} is taken from [facts]: {doubts[key]} failed, and might have said something else"
                 found.attempts.append(Attempt("settings", outcome, 0.0))
-                continue
-            _, refused = found.add("settings", {name: value})
             if refused:
                 found.attempts.append(Attempt("settings", f"failed: [facts]: {'; '.join(refused)}", 0.0))
         for key in (key for key, doubt in doubts.items() if not doubt):
@@ -95,13 +89,11 @@ class Learnt:
                 self._facts[key] = found.values[key[1]], found.providers[key[1]]
 
     def _settle(self, key: _Key, doubt: str, found: Found) -> None:
-        """While the provider that may know a fact is away, it stays as it was, or is not known."""
+        """While the provider that may know a fact is away, it stays as it was."""
         name, earlier = key[1], self._facts.get(key)
         if doubt and earlier is not None:
             found.add(earlier[1], {name: earlier[0]}, override=True)
             found.attempts.append(Attempt("settings", f"{name} is as it was before: {doubt} failed", 0.0))
-        elif doubt and name not in found.values:
-            found.withheld[name] = doubt
 
 
 def _key(root: Path, settings: Settings, name: str) -> _Key:

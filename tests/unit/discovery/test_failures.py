@@ -51,11 +51,12 @@ def cloud_init(root: Path, tags: dict[str, str]) -> None:
 # -- what the settings say
 
 
-def test_a_default_does_not_stand_in_for_a_platform_that_is_away(tmp_path: Path) -> None:
-    """One hiccup of the metadata service must not make an instance of prod one of dev: the fact is then not known."""
+def test_a_default_is_used_where_no_provider_ever_answered_and_it_is_said(tmp_path: Path) -> None:
+    """INTERFACE 3: static facts are used where no provider answers; without one the layer's error names who was asked."""
     facts = ask(machine(tmp_path, "ec2"), "imds", imds_url=NOBODY, timeout=0.1, **DEV)
-    assert "environment" not in facts.values
-    assert "environment is not taken from [facts]: imds:ec2 failed" in said(facts)
+    assert (facts.values["environment"], facts.providers["environment"]) == ("dev", "settings")
+    assert "environment is taken from [facts]: imds:ec2 failed" in said(facts)
+    facts = ask(machine(tmp_path, "ec2"), "imds", imds_url=NOBODY, timeout=0.1, facts_from=DEV["facts_from"])
     source = Source(backend="file", name="site", layers=("env/{{ facts.environment }}",))
     with pytest.raises(DiscoveryError, match=r"facts\.environment.*imds:ec2: failed"):
         layer_names(source, facts, {})
@@ -83,7 +84,7 @@ def test_what_was_learnt_in_this_run_is_used_while_the_platform_is_away(tmp_path
     facts = discover(away, places, learnt=learnt)
     assert (facts.values["environment"], facts.providers["environment"]) == ("prod", "tag:environment")
     assert "environment is as it was before: imds:ec2 failed" in said(facts)
-    assert "environment" not in discover(away, places, learnt=Learnt()).values
+    assert discover(away, places, learnt=Learnt()).values["environment"] == "dev"
 
 
 def test_a_default_that_was_right_before_stays(tmp_path: Path) -> None:
@@ -119,21 +120,14 @@ def test_a_notice_is_newer_than_what_was_learnt(tags: dict[str, str] | None, env
     assert discover(away, places, learnt=learnt, notices={"tags": tags}).values["environment"] == environment
 
 
-def test_a_fact_that_the_failed_provider_cannot_know_is_taken_from_the_settings(tmp_path: Path) -> None:
-    """A platform knows its own facts, a provider that says what it gives knows those, and any other one may know any."""
-    away = ask(machine(tmp_path / "a", "ec2"), "imds", imds_url=NOBODY, timeout=0.1, facts={"role": "web", "region": "r1"})
-    assert away.values["role"] == "web"
-    assert "region" not in away.values
-    rack = ask(Places(tmp_path), f"{HERE}:Rack", facts={"role": "web", "rack": "1"})
-    assert dict(rack.values) == {"role": "web"}
-    assert "role" not in ask(Places(tmp_path), f"{HERE}:Anything", facts={"role": "web"}).values
-    assert ask(Places(tmp_path), f"{HERE}:Anything", facts={"slot": "1"}).values["slot"] == "7"
-
-
-def test_a_file_of_facts_that_is_broken_is_not_replaced_by_a_default(tmp_path: Path) -> None:
-    """The file may be the one that names the environment."""
-    write(tmp_path, "/etc/parbake/facts.d/a.toml", "environment = \n")
-    assert "environment" not in ask(Places(tmp_path), "file", facts={"environment": "dev"}).values
+@pytest.mark.parametrize(("provider", "doubted"), [("Rack", "rack"), ("Anything", "role")])
+def test_only_what_the_failed_provider_may_know_is_doubted(tmp_path: Path, provider: str, doubted: str) -> None:
+    """A provider that says what it gives knows that, and any other one may know any fact."""
+    facts = ask(Places(tmp_path), f"{HERE}:{provider}", facts={"role": "web", "rack": "1", "slot": "1"})
+    assert facts.values["role"] == "web"
+    assert facts.values["slot"] == ("7" if provider == "Anything" else "1")
+    assert f"{doubted} is taken from [facts]" in said(facts)
+    assert ("role is taken" in said(facts)) == (provider == "Anything")
 
 
 # -- cloud-init's copies
