@@ -75,7 +75,7 @@ class Daemon:
             if kind == CONVERGE:
                 self._reload_settings()
             if kind in (CHANGED, TOUCHED):
-                kind = self._settle(kind)
+                kind, cause = self._settle(kind, cause)
             if kind == STOP:
                 return self._stop()
             if kind == TOUCHED and not self._look_for_drift():
@@ -140,30 +140,33 @@ class Daemon:
                 return (CHANGED, "another parbake")  # by hand: what it did, held or let go is not known here yet
         return (CHANGED, "retry") if time.monotonic() >= self.retry_at else ("", "")
 
-    def _settle(self, kind: str) -> str:
-        """Wait until changes have calmed down, and for this instance's share of the splay. Returns what it came to: STOP
-        outdoes CHANGED, which outdoes TOUCHED."""
+    def _settle(self, kind: str, cause: str) -> tuple[str, str]:
+        """Wait until changes have calmed down, and for this instance's share of the splay. Returns what it came to, and the
+        cause of that: STOP outdoes CHANGED, which outdoes TOUCHED."""
         watch = self.world.settings.watch
-        kind = self._gather(kind, watch.settle, watch.settle_max)
+        kind, cause = self._gather(kind, cause, watch.settle, watch.settle_max)
         if kind == CHANGED and self.ready and watch.splay:
             share = random.uniform(0, watch.splay)  # noqa: S311 - spreads a swarm, guards nothing
-            kind = self._gather(kind, share, share)
-        return kind
+            kind, cause = self._gather(kind, cause, share, share)
+        return kind, cause
 
-    def _gather(self, kind: str, quiet_seconds: float, most_seconds: float) -> str:
+    def _gather(self, kind: str, cause: str, quiet_seconds: float, most_seconds: float) -> tuple[str, str]:
         end = time.monotonic() + most_seconds
         quiet_end = time.monotonic() + quiet_seconds
         while kind != STOP and (left := min(end, quiet_end) - time.monotonic()) > 0:
             self.notifier.alive()
             try:
-                other, _ = self.events.get(timeout=min(_TICK_SECONDS, left))
+                other, why = self.events.get(timeout=min(_TICK_SECONDS, left))
             except queue.Empty:
                 continue
             if other == CONVERGE:
                 self._reload_settings()
-            kind = STOP if other == STOP else CHANGED if CHANGED in (kind, _as_change(other)) else kind
+            if other == STOP:
+                kind = STOP
+            elif _as_change(other) == CHANGED and kind != CHANGED:
+                kind, cause = CHANGED, why
             quiet_end = time.monotonic() + quiet_seconds
-        return kind
+        return kind, cause
 
     def _reload_settings(self) -> None:
         self.notifier.tell(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")

@@ -82,6 +82,7 @@ def test_a_change_is_seen(pair: Image) -> None:
         eventually(lambda: pair.status()["state"] == "converged")
         pair.site("common", 'v = "two"\n')
         eventually(lambda: holds(pair, "two") and number(pair) == 2)
+        assert Generations(Places(pair.root), 100, "plain").all()[-1].cause == "source site"
         pair.site("common", 'v = "two"\nunrelated = 1\n')
         time.sleep(1.5)
         assert number(pair) == 2, "an unrelated key made a generation"
