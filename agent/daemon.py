@@ -79,6 +79,7 @@ class Daemon:
             if kind == STOP:
                 return self._stop()
             if kind == TOUCHED and not self._look_for_drift():
+                self.watchers.watch_targets(self.world)  # a place may have been made anew by somebody else
                 continue
             if kind:
                 self._converge(cause)

@@ -47,7 +47,8 @@ def _by(places: Places, target: str) -> str:
 
 
 class Watch:
-    """Calls `changed` when something happens in a target's place. Its own commits too: the caller compares."""
+    """Calls `changed` when something happens in a target's place. Its own commits too: the caller compares. `lost`: a place
+    was removed, and one that is made anew is not watched, although it may have the old one's inode number."""
 
     def __init__(self, places: Places, targets: Iterable[str], changed: Callable[[], None]) -> None:
         # costs 15 ms of imports, and nothing needs it before READY
@@ -55,9 +56,14 @@ class Watch:
         from watchdog.observers import Observer
 
         names = {str(places.host(target)) for target in targets}
+        directories = {str(places.host(target).parent) for target in targets}
+        self.lost = False
 
         class Handler(FileSystemEventHandler):
-            def on_any_event(self, event: FileSystemEvent) -> None:
+            def on_any_event(_self, event: FileSystemEvent) -> None:
+                if event.event_type in ("deleted", "moved") and str(event.src_path) in directories:
+                    self.lost = True
+                    changed()
                 paths = {str(event.src_path), str(getattr(event, "dest_path", ""))}
                 if event.event_type not in ("opened", "closed_no_write") and paths & names:
                     changed()
@@ -65,7 +71,7 @@ class Watch:
         self._observer = Observer()
         self._observer.daemon = True
         self._observer.start()  # before its places: each that cannot be watched is an error of its own then
-        for directory in sorted({str(places.host(target).parent) for target in targets}):
+        for directory in sorted(directories):
             try:
                 self._observer.schedule(Handler(), directory)
             except FileNotFoundError:

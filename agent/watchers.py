@@ -78,7 +78,7 @@ class Watchers:
         targets = frozenset(template.target for template in world.settings.templates)
         places = {str(world.places.host(target).parent) for target in targets}
         watched = frozenset((*((target, 0) for target in targets), *_there(places)))
-        if watched != self._watched:
+        if watched != self._watched or (self._targets is not None and self._targets.lost):
             if self._targets is not None:
                 self._targets.stop()
             self._targets = drift.Watch(world.places, targets, self._touched)
