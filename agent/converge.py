@@ -17,7 +17,7 @@ from agent.effect import execute, tell_shipper, unit_steps
 from agent.errors import ApplyError, ContractError, DataError, RenderError, SourceMissing, StateError
 from agent.last_good import LastGood
 from agent.model import Change, Facts, Merged, Rendering, RunConfig
-from agent.outcome import HOLD, recover
+from agent.outcome import HOLD, held, recover
 from agent.pull import Pulled
 from agent.settings.tables import Source, Template
 from agent.world import Prepared, World, open_source, timed
@@ -43,7 +43,7 @@ def converge(
             if let_go:
                 rejections.try_again(world.state)
                 world.state.remove(HOLD)
-            world.report.hold = world.state.load(HOLD).get("generation")
+            world.report.hold = held(world.state)
             try:
                 prepared = prepare(world, facts)
             except ContractError:

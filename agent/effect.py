@@ -33,9 +33,10 @@ def execute(world: World, prepared: Prepared, *, cause: str, before_ready: bool 
         world.report.enter("rolled-back", f"held at generation {held} by `parbake rollback`; `parbake resume` ends it")
         return 0
     waiting = dict(prepared.waiting)
-    changes, renames = _stage_and_check(world, prepared, waiting)
+    earlier = transaction.load(world.state)
+    changes, renames = _stage_and_check(world, prepared, waiting, earlier)
     try:
-        finished = _put_into_effect(world, prepared, changes, renames, cause, before_ready)
+        finished = _put_into_effect(world, prepared, changes, renames, earlier, cause, before_ready)
     except ApplyError as error:
         _describe(world, prepared, {**waiting, **dict.fromkeys((change.group for change in changes), error)})
         raise
@@ -66,13 +67,15 @@ def tell_shipper(world: World, config: RunConfig) -> None:
 
 
 def _stage_and_check(
-    world: World, prepared: Prepared, waiting: dict[str, DataError | ApplyError]
+    world: World,
+    prepared: Prepared,
+    waiting: dict[str, DataError | ApplyError],
+    earlier: transaction.Transaction | None,
 ) -> tuple[list[Change], list[apply.Rename]]:
     """Candidates of every group that passed its checks, and how they are put in place; a group that did not pass leaves
-    nothing behind."""
+    nothing behind. `earlier` is not confirmed yet, and needs the old files that it has kept."""
     templates = {template.name: template for template in world.settings.templates}
-    unconfirmed = transaction.load(world.state)
-    kept = {rename.target for rename in unconfirmed.renames} if unconfirmed else set()
+    kept = {rename.target for rename in earlier.renames} if earlier else set()
     groups: dict[str, list[Change]] = {}
     for change in prepared.plan.changes:
         if change.pending:
@@ -113,7 +116,13 @@ def directories(world: World, changes: list[Change]) -> dict[str, disk.NewDirect
 
 
 def _put_into_effect(
-    world: World, prepared: Prepared, changes: list[Change], renames: list[apply.Rename], cause: str, before_ready: bool
+    world: World,
+    prepared: Prepared,
+    changes: list[Change],
+    renames: list[apply.Rename],
+    earlier: transaction.Transaction | None,
+    cause: str,
+    before_ready: bool,
 ) -> Finished:
     last = world.generations.last()
     rejected = rejections.load(world.state)
@@ -132,7 +141,6 @@ def _put_into_effect(
         if _unrecorded(prepared, last):
             _record(world, prepared, changes, cause, started, last)
         return Finished(())
-    earlier = transaction.load(world.state)
     if earlier is not None:
         started = transaction.joined(earlier, started)
     tools = tools_of(world, prepared.config)

@@ -15,6 +15,7 @@ from agent import generations, logs, rejections, transaction, verification
 from agent.errors import ApplyError, NotUp, RolledBack, StateError
 from agent.model import RunConfig, UnitResult
 from agent.rejections import Rejection
+from agent.state import State
 from agent.transaction import Tools, Transaction
 from agent.units import shutting_down
 from agent.verification import Problem
@@ -22,6 +23,11 @@ from agent.world import World, timed
 
 log = logging.getLogger("parbake.converge")
 HOLD = "hold"
+
+
+def held(state: State) -> int | None:
+    """The generation that `parbake rollback` holds: while it does, nothing else is put into effect."""
+    return state.load(HOLD).get("generation")
 
 
 @dataclass(frozen=True, slots=True)

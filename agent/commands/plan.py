@@ -12,7 +12,7 @@ from agent.commands import say, say_json
 from agent.errors import RenderError
 from agent.masking import Masker
 from agent.model import MASK, Change, Secret, dotted, lookup
-from agent.outcome import HOLD
+from agent.outcome import held
 from agent.places import Places
 from agent.settings.tables import Settings
 from agent.world import Prepared, World, open_world
@@ -36,12 +36,7 @@ def run(arguments: Namespace, settings: Settings, places: Places) -> int:
         show(world, prepared)
     if prepared.waiting:
         return max(error.exit_code for error in prepared.waiting.values())
-    return 2 if arguments.exit_code and prepared.plan.pending and held(world) is None else 0
-
-
-def held(world: World) -> int | None:
-    """The generation that `parbake rollback` holds: while it does, nothing of a plan is done."""
-    return world.state.load(HOLD).get("generation")
+    return 2 if arguments.exit_code and prepared.plan.pending and held(world.state) is None else 0
 
 
 def values(prepared: Prepared) -> list[dict[str, Any]]:
@@ -85,9 +80,10 @@ def decoyed(world: World, prepared: Prepared, name: str) -> str:
 
 
 def as_plain(world: World, prepared: Prepared) -> dict[str, Any]:
+    hold = held(world.state)
     return {
-        "changes": prepared.plan.pending and held(world) is None,
-        "hold": held(world),
+        "changes": prepared.plan.pending and hold is None,
+        "hold": hold,
         "digest": prepared.digest,
         "facts": {name: prepared.facts.values[name] for name in sorted(prepared.facts.values)},
         "providers": dict(prepared.facts.providers),
@@ -131,8 +127,8 @@ def show(world: World, prepared: Prepared) -> None:
         say(f"unit {step.unit}: {step.action}, for {', '.join(step.templates)}")
     for group, error in prepared.waiting.items():
         say(f"group {group or 'default'} waits: {error}")
-    if held(world) is not None:
-        say(f"held at generation {held(world)} by `parbake rollback`: none of this is done until `parbake resume`")
+    if (hold := held(world.state)) is not None:
+        say(f"held at generation {hold} by `parbake rollback`: none of this is done until `parbake resume`")
     elif not prepared.plan.pending and not prepared.waiting:
         say("nothing would change")
 

@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from agent import rejections
 from agent.commands import say
 from agent.commands.once import converge_and_publish, show
-from agent.outcome import HOLD
+from agent.outcome import held
 from agent.places import Places
 from agent.settings.tables import Settings
 from agent.units import booting
@@ -21,7 +21,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(arguments: Namespace, settings: Settings, places: Places) -> int:
     world = open_world(places, settings)
     world.state.prepare()
-    if not world.state.load(HOLD) and not rejections.load(world.state):
+    if held(world.state) is None and not rejections.load(world.state):
         say("nothing is held, and nothing was rejected")
         return 0
     try:

@@ -65,8 +65,8 @@ class Context:
 class Provider(Protocol):
     """One way to discover facts. It is constructed without arguments and does no work before `discover`.
 
-    A class may say in `gives: ClassVar[tuple[str, ...]]` which facts it can know; without it, any. Where it fails, those are
-    not taken from [facts]: it might have said something else.
+    A class may say in `gives: ClassVar[tuple[str, ...]]` which facts it can know; without it, any. Where it fails, those
+    stay what they were in this run, over [facts]: it might have said something else.
     """
 
     def discover(self, context: Context) -> Mapping[str, Any]:

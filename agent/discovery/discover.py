@@ -33,9 +33,8 @@ def discover(
     """Everything that is known about the instance, in at most `discovery.timeout` seconds.
 
     `notices` is what `changes.Watcher` saw since: newer than what the platform said at boot. A provider that fails,
-    hangs or answers with rubbish is recorded in `attempts` and the others are asked; what it may know is not taken from
-    [facts], but from `learnt` while it is away. Raises SettingsError only, for a
-    provider that cannot be imported.
+    hangs or answers with rubbish is recorded in `attempts` and the others are asked; what it may know is taken from `learnt`
+    while it is away, before [facts]. Raises SettingsError only, for a provider that cannot be imported.
     """
     start = clock()
     timeout = float(settings.discovery.timeout)
