@@ -252,11 +252,10 @@ class Daemon:
         found.failures += 1
         state = "rolled-back" if isinstance(error, RolledBack) else "failed"
         found.enter(state, str(error))
-        message_id = logs.ROLLED_BACK if state == "rolled-back" else logs.FAILED
         hint = f" ({error.hint})" if error.hint else ""
         # a store that stays away is one line, not one every minute
         level = logging.ERROR if str(error) != self.said_error else logging.DEBUG
-        log.log(level, "%s%s", error, hint, extra=logs.event(message_id, found.generation))
+        log.log(level, "%s%s", error, hint, extra=logs.event(logs.failure_id(error), found.generation))
         self.said_error = str(error)
 
     def _write(self) -> None:

@@ -7,6 +7,8 @@ import os
 import sys
 from typing import Any
 
+from agent.errors import ParbakeError, RolledBack
+
 _JOURNAL_SOCKET = "/run/systemd/journal/socket"
 FIELDS = ("PARBAKE_GENERATION", "PARBAKE_SOURCE", "PARBAKE_TARGET", "PARBAKE_UNIT")
 
@@ -92,6 +94,11 @@ def announce(level: int, text: str, message_id: str, generation: int) -> None:
         record = logging.LogRecord("parbake", level, "", 0, text, None, None)
         record.__dict__.update(event(message_id, generation))
         handler.emit(record)
+
+
+def failure_id(error: ParbakeError) -> str:
+    """The MESSAGE_ID of a convergence that ended in an error."""
+    return ROLLED_BACK if isinstance(error, RolledBack) else FAILED
 
 
 def event(message_id: str, generation: int, **more: Any) -> dict[str, Any]:

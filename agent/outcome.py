@@ -111,8 +111,7 @@ def _some_fail(
     if not holds:
         raise next((error for error in failed.values() if isinstance(error, RolledBack)), next(iter(failed.values())))
     for error in failed.values():
-        message_id = logs.ROLLED_BACK if isinstance(error, RolledBack) else logs.FAILED
-        log.error("%s", error, extra=logs.event(message_id, done.generation))
+        log.error("%s", error, extra=logs.event(logs.failure_id(error), done.generation))
     return Finished(world.report.units, failed)
 
 
@@ -186,8 +185,7 @@ def recover(world: World, *, before_ready: bool) -> None:
     try:
         resume(world, before_ready=before_ready)
     except NotUp as error:
-        message_id = logs.ROLLED_BACK if isinstance(error, RolledBack) else logs.FAILED
-        log.error("%s", error, extra=logs.event(message_id, world.report.generation))
+        log.error("%s", error, extra=logs.event(logs.failure_id(error), world.report.generation))
 
 
 def resume(world: World, *, before_ready: bool) -> Mapping[str, NotUp]:

@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 
 from agent import logs, rollback
 from agent.commands.once import show
-from agent.errors import ApplyError, RolledBack
+from agent.errors import ApplyError
 from agent.places import Places
 from agent.settings.tables import Settings
 from agent.world import open_world
@@ -23,9 +23,8 @@ def run(arguments: Namespace, settings: Settings, places: Places) -> int:
     try:
         rollback.roll_back(world, arguments.generation, wait=not arguments.no_wait)
     except ApplyError as error:
-        message_id = logs.ROLLED_BACK if isinstance(error, RolledBack) else logs.FAILED
         if places.is_host:
-            logs.announce(logging.ERROR, f"parbake rollback: {error}", message_id, world.report.generation)
+            logs.announce(logging.ERROR, f"parbake rollback: {error}", logs.failure_id(error), world.report.generation)
         raise
     show(world, arguments.json)
     return 0
