@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from agent.shipping import Batch
@@ -13,6 +14,34 @@ _NOISE = frozenset(
 """What "*" leaves out: it tells an operator nothing that another field does not."""
 _ENTRY_BYTES = 300
 """About what an entry weighs besides its message."""
+_SEPARATOR = b"\0"
+_UNLIKE = frozenset(("MESSAGE",))
+"""Fields whose values hardly ever repeat."""
+
+Value = Any
+"""Of a field: bytes, None where an entry has none, a list of bytes where it has several."""
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Some entries on their way from libsystemd to a batch: `columns[i]` holds the values of the field `names[i]`."""
+
+    names: Sequence[str]
+    times: list[int]
+    columns: list[Sequence[Value]]
+    ids: list[str]
+
+    def column(self, name: str) -> Sequence[Value]:
+        return self.columns[self.names.index(name)] if name in self.names and self.columns else ()
+
+    def pick(self, wanted: Sequence[int]) -> Chunk:
+        columns: list[Sequence[Value]] = [[column[i] for i in wanted] for column in self.columns]
+        return Chunk(self.names, [self.times[i] for i in wanted], columns, [self.ids[i] for i in wanted] if self.ids else [])
+
+
+def every_name(rows: Iterable[Mapping[str, Value]]) -> list[str]:
+    """The fields that "*" stands for in these entries."""
+    return [name for name in dict.fromkeys(name for row in rows for name in row) if name not in _NOISE]
 
 
 class Rows:
@@ -28,35 +57,49 @@ class Rows:
         self.cursor = ""
         self.missing = 0
 
-    def add(self, times: Sequence[int], rows: Sequence[Mapping[str, Any]], ids: Sequence[str]) -> int:
+    def add(self, chunk: Chunk) -> int:
         """Keep some entries; about how many bytes they weigh."""
+        if not chunk.times:
+            return 0
+        before, count = len(self._times), len(chunk.times)
+        self._times += chunk.times
+        self._ids += chunk.ids
+        weight = _ENTRY_BYTES * count
+        given = dict(zip(chunk.names, chunk.columns, strict=True))
         if self._all:
-            for name in dict.fromkeys(name for row in rows for name in row if name not in _NOISE):
-                if name not in self._columns:
-                    self._columns[name] = [None] * len(self._times)
-        self._times += times
-        self._ids += ids
-        return _ENTRY_BYTES * len(rows) + (sum(self._gather(name, rows) for name in self._columns) if rows else 0)
-
-    def _gather(self, name: str, rows: Sequence[Mapping[str, Any]]) -> int:
-        """One field of all `rows` to the end of its column; how many bytes. Equal values are one object: what comes after
-        looks at each only once, and a batch of them stays in the processor's cache."""
-        values = [row.get(name) for row in rows]
-        if values[0] == values[-1] and values.count(values[0]) == len(values):
-            value = self._cut(values[0])
-            self._columns[name] += [self._same.setdefault(value, value)] * len(values)
-            return len(value or b"") * len(values)
-        try:
-            weight = len(b"".join(filter(None, values)))
-        except TypeError:  # a field that an entry has several times is a list
-            weight = self._threshold + 1
-        if weight > self._threshold:
-            values = [self._cut(value) for value in values]
-            weight = len(b"".join(filter(None, values)))
-        self._columns[name] += map(self._same.setdefault, values, values)
+            for name in given:
+                self._columns.setdefault(name, [None] * before)
+        for name, column in self._columns.items():
+            if name in given:
+                weight += self._gather(column, given[name], unlike=name in _UNLIKE)
+            else:
+                column += [None] * count
         return weight
 
-    def _cut(self, value: bytes | list[bytes] | None) -> bytes | None:
+    def _gather(self, column: list[bytes | None], values: Sequence[Value], *, unlike: bool) -> int:
+        """One field of some entries to the end of its column; how many bytes. Equal values are one object: what comes
+        after looks at each only once, and a batch of them stays in the processor's cache."""
+        first, count = values[0], len(values)
+        if first is None and values.count(None) == count:
+            column += values
+            return 0
+        try:
+            joined = _SEPARATOR.join(values)
+        except TypeError:  # a field that not all entries have, or one of them several times
+            values = [self._cut(value) for value in values]
+            joined = _SEPARATOR.join([value or b"" for value in values])
+        else:
+            # Without a separator in the first, as many texts joined are the same as it only if each of them is.
+            if _SEPARATOR not in first and joined == _SEPARATOR.join([first] * count):
+                value = self._cut(first)
+                column += [self._same.setdefault(value, value)] * count
+                return len(first) * count
+            if len(joined) > self._threshold:
+                values = [self._cut(value) for value in values]
+        column += values if unlike else map(self._same.setdefault, values, values)
+        return len(joined)
+
+    def _cut(self, value: Value) -> bytes | None:
         """libsystemd cuts long fields where they are compressed, and leaves others whole."""
         joined = b"\n".join(value) if isinstance(value, list) else value
         return joined and joined[: self._threshold]

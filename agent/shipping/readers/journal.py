@@ -10,13 +10,14 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from agent.places import Places
 from agent.settings.tables import PRIORITIES, Journal
 from agent.shipping import OVERLAP_BYTES, Batch
-from agent.shipping.readers.columns import Rows
+from agent.shipping.readers.columns import Chunk, Rows, every_name
 from agent.shipping.readers.cursor import Cursor
 from agent.shipping.readers.damage import damaged_files
 from agent.shipping.stop import Stop
@@ -26,7 +27,8 @@ _LOCAL_ONLY = 1
 _INVALIDATE = 2
 _UNKNOWN_LOSS = 1
 _ERRORS_IN_A_ROW = 100
-_AT_ONCE = 50
+_OWN_FIELDS = ("_SYSTEMD_UNIT", "_PID", "_BOOT_ID")
+_AT_ONCE = 100
 """So many are read between two looks at how much memory they take."""
 _TAIL_SECONDS = 10.0
 _BOOT_FILE = "/proc/sys/kernel/random/boot_id"
@@ -50,6 +52,7 @@ class JournalReader:
         self._options = options
         self._places = places
         self._fields = tuple(fields)
+        self._names = () if "*" in fields else tuple(dict.fromkeys((*fields, *_OWN_FIELDS)))
         self._cursor = str(position.get("cursor", "")) if position and since_us is None else ""
         self._since_us = since_us
         self._threshold = line_max + OVERLAP_BYTES
@@ -89,12 +92,10 @@ class JournalReader:
         skipped, count, size = 0, 0, 0
         before = None if self._sparse else Cursor.parse(self._cursor)
         while count < max_entries and size < max_bytes:
-            times: list[int] = []
-            found: list[Mapping[str, Any]] = []
-            ids: list[str] = []
             most = min(_AT_ONCE, max_entries - count)
-            looked, bad = self._look(most, times, found, ids)
-            size += rows.add(times, found, ids)
+            chunk, bad = self._look(most)
+            looked = len(chunk.times)
+            size += rows.add(self._without_own(chunk))
             count += looked
             skipped += bad
             if looked:
@@ -106,14 +107,17 @@ class JournalReader:
                 return False, skipped
         return True, skipped
 
-    def _look(
-        self, most: int, times: list[int], found: list[Mapping[str, Any]], ids: list[str]
-    ) -> tuple[int, int]:
-        """The next entries, less the shipper's own. How many were looked at, and how many could not be read."""
+    def _look(self, most: int) -> tuple[Chunk, int]:
+        """The next entries, and how many could not be read. Each is taken apart at once, or the fields that nobody wants
+        would be held until all are read."""
         journal = self._journal
+        names: Sequence[str] = self._names
         step, get_all, realtime, cursor = journal._next, journal._get_all, journal._get_realtime, journal._get_cursor
-        looked, skipped = 0, 0
-        while looked < most and step():
+        times: list[int] = []
+        found: list[Any] = []
+        ids: list[str] = []
+        skipped = 0
+        while len(times) < most and step():
             try:
                 fields = get_all()
                 time_us = realtime()
@@ -122,30 +126,25 @@ class JournalReader:
                 if skipped > _ERRORS_IN_A_ROW:
                     raise
                 continue
-            looked += 1
             times.append(time_us)
-            found.append(fields)
+            found.append([*map(fields.get, names)] if names else fields)
             if self._wants_ids:
                 ids.append(cursor())
-        self._leave_out_own(times, found, ids)
-        return looked, skipped
+        if not names:
+            names = every_name(found)
+            found = [[*map(fields.get, names)] for fields in found]
+        return Chunk(names, times, [*zip(*found, strict=True)], ids), skipped
 
-    def _leave_out_own(self, times: list[int], found: list[Mapping[str, Any]], ids: list[str]) -> None:
-        own_pid = self._own_pid
-        if OWN_UNIT not in [row.get("_SYSTEMD_UNIT") for row in found] and own_pid not in [row.get("_PID") for row in found]:
-            return
-        kept = [i for i, row in enumerate(found) if not self._is_own(row)]
-        if len(kept) == len(found):
-            return
-        times[:], found[:] = [times[i] for i in kept], [found[i] for i in kept]
-        if ids:
-            ids[:] = [ids[i] for i in kept]
-
-    def _is_own(self, row: Mapping[str, Any]) -> bool:
-        """A process of an earlier boot, or of the host that an image was captured from, may have had our PID."""
-        if row.get("_SYSTEMD_UNIT") == OWN_UNIT:
-            return True
-        return row.get("_PID") == self._own_pid and row.get("_BOOT_ID") in self._own_boots
+    def _without_own(self, chunk: Chunk) -> Chunk:
+        """Less the shipper's own entries. A process of an earlier boot, or of the host that an image was captured from, may
+        have had our PID."""
+        units, pids, boots = map(chunk.column, _OWN_FIELDS)
+        if OWN_UNIT not in units and self._own_pid not in pids:
+            return chunk
+        # entries of which none has a field have no column of it
+        rows = zip_longest(chunk.times, units, pids, boots)
+        own = [unit == OWN_UNIT or (pid == self._own_pid and boot in self._own_boots) for _, unit, pid, boot in rows]
+        return chunk.pick([i for i, mine in enumerate(own) if not mine]) if any(own) else chunk
 
     def wait(self, timeout_seconds: float, stop: Stop) -> None:
         if self._journal is None:
