@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from agent.shipping import Batch
@@ -20,23 +19,6 @@ _UNLIKE = frozenset(("MESSAGE",))
 
 Value = Any
 """Of a field: bytes, None where an entry has none, a list of bytes where it has several."""
-
-
-@dataclass(slots=True)
-class Chunk:
-    """Some entries on their way from libsystemd to a batch: `columns[i]` holds the values of the field `names[i]`."""
-
-    names: Sequence[str]
-    times: list[int]
-    columns: list[Sequence[Value]]
-    ids: list[str]
-
-    def column(self, name: str) -> Sequence[Value]:
-        return self.columns[self.names.index(name)] if name in self.names and self.columns else ()
-
-    def pick(self, wanted: Sequence[int]) -> Chunk:
-        columns: list[Sequence[Value]] = [[column[i] for i in wanted] for column in self.columns]
-        return Chunk(self.names, [self.times[i] for i in wanted], columns, [self.ids[i] for i in wanted] if self.ids else [])
 
 
 def every_name(rows: Iterable[Mapping[str, Value]]) -> list[str]:
@@ -57,21 +39,20 @@ class Rows:
         self.cursor = ""
         self.missing = 0
 
-    def add(self, chunk: Chunk) -> int:
-        """Keep some entries; about how many bytes they weigh."""
-        if not chunk.times:
+    def add(self, raw: Batch) -> int:
+        """Keep some entries as libsystemd gives them, each field a `Value`; about how many bytes they weigh."""
+        if not len(raw):
             return 0
-        before, count = len(self._times), len(chunk.times)
-        self._times += chunk.times
-        self._ids += chunk.ids
+        before, count = len(self._times), len(raw)
+        self._times += raw.times
+        self._ids += raw.ids
         weight = _ENTRY_BYTES * count
-        given = dict(zip(chunk.names, chunk.columns, strict=True))
         if self._all:
-            for name in given:
+            for name in raw.columns:
                 self._columns.setdefault(name, [None] * before)
         for name, column in self._columns.items():
-            if name in given:
-                weight += self._gather(column, given[name], unlike=name in _UNLIKE)
+            if name in raw.columns:
+                weight += self._gather(column, raw.columns[name], unlike=name in _UNLIKE)
             else:
                 column += [None] * count
         return weight

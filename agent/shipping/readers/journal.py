@@ -17,7 +17,7 @@ from typing import Any
 from agent.places import Places
 from agent.settings.tables import PRIORITIES, Journal
 from agent.shipping import OVERLAP_BYTES, Batch
-from agent.shipping.readers.columns import Chunk, Rows, every_name
+from agent.shipping.readers.columns import Rows, Value, every_name
 from agent.shipping.readers.cursor import Cursor
 from agent.shipping.readers.damage import damaged_files
 from agent.shipping.stop import Stop
@@ -93,9 +93,9 @@ class JournalReader:
         before = None if self._sparse else Cursor.parse(self._cursor)
         while count < max_entries and size < max_bytes:
             most = min(_AT_ONCE, max_entries - count)
-            chunk, bad = self._look(most)
-            looked = len(chunk.times)
-            size += rows.add(self._without_own(chunk))
+            raw, bad = self._look(most)
+            looked = len(raw)
+            size += rows.add(self._without_own(raw))
             count += looked
             skipped += bad
             if looked:
@@ -107,7 +107,7 @@ class JournalReader:
                 return False, skipped
         return True, skipped
 
-    def _look(self, most: int) -> tuple[Chunk, int]:
+    def _look(self, most: int) -> tuple[Batch, int]:
         """The next entries, and how many could not be read. Each is taken apart at once, or the fields that nobody wants
         would be held until all are read."""
         journal = self._journal
@@ -133,18 +133,20 @@ class JournalReader:
         if not names:
             names = every_name(found)
             found = [[*map(fields.get, names)] for fields in found]
-        return Chunk(names, times, [*zip(*found, strict=True)], ids), skipped
+        # without an entry there is no column for any name
+        columns: dict[str, Sequence[Value]] = dict(zip(names, zip(*found, strict=True), strict=False))
+        return Batch(times, columns, ids=ids), skipped
 
-    def _without_own(self, chunk: Chunk) -> Chunk:
+    def _without_own(self, raw: Batch) -> Batch:
         """Less the shipper's own entries. A process of an earlier boot, or of the host that an image was captured from, may
         have had our PID."""
-        units, pids, boots = map(chunk.column, _OWN_FIELDS)
+        units, pids, boots = [raw.columns.get(name, ()) for name in _OWN_FIELDS]
         if OWN_UNIT not in units and self._own_pid not in pids:
-            return chunk
+            return raw
         # entries of which none has a field have no column of it
-        rows = zip_longest(chunk.times, units, pids, boots)
+        rows = zip_longest(raw.times, units, pids, boots)
         own = [unit == OWN_UNIT or (pid == self._own_pid and boot in self._own_boots) for _, unit, pid, boot in rows]
-        return chunk.pick([i for i, mine in enumerate(own) if not mine]) if any(own) else chunk
+        return raw.pick([i for i, mine in enumerate(own) if not mine]) if any(own) else raw
 
     def wait(self, timeout_seconds: float, stop: Stop) -> None:
         if self._journal is None:

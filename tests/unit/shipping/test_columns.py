@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.shipping.readers.columns import Chunk, Rows
+from agent.shipping import Batch
+from agent.shipping.readers.columns import Rows
 
 THRESHOLD = 8
 VALUES = st.one_of(
@@ -26,7 +27,7 @@ def test_columns_hold_every_value_in_its_place(chunks: list[list[tuple[object, o
     names = ("MESSAGE", "OTHER")
     rows = Rows(["*"] if everything else names, THRESHOLD)
     for pairs in chunks:
-        rows.add(Chunk(names, list(range(len(pairs))), [*zip(*pairs, strict=True)], []))
+        rows.add(Batch(range(len(pairs)), dict(zip(names, zip(*pairs, strict=True), strict=True))))
     batch = rows.batch({}, full=False, lost=0, skipped=0)
     for i, name in enumerate(names):
         expected = [plainly(pair[i]) for pairs in chunks for pair in pairs]  # type: ignore[arg-type]
@@ -35,8 +36,8 @@ def test_columns_hold_every_value_in_its_place(chunks: list[list[tuple[object, o
 
 def test_columns_of_all_fields_keep_the_order_in_which_fields_were_met() -> None:
     rows = Rows(["*"], THRESHOLD)
-    rows.add(Chunk(("B", "A"), [1], [(b"1",), (b"2",)], []))
-    rows.add(Chunk(("C", "A"), [2], [(b"3",), (b"4",)], []))
+    rows.add(Batch([1], {"B": (b"1",), "A": (b"2",)}))
+    rows.add(Batch([2], {"C": (b"3",), "A": (b"4",)}))
     batch = rows.batch({}, full=False, lost=0, skipped=0)
     assert list(batch.columns.items()) == [("B", [b"1", None]), ("A", [b"2", b"4"]), ("C", [None, b"3"])]
 
@@ -44,12 +45,12 @@ def test_columns_of_all_fields_keep_the_order_in_which_fields_were_met() -> None
 def test_equal_values_of_a_batch_are_one_object() -> None:
     rows = Rows(["UNIT"], THRESHOLD)
     for _ in range(2):
-        rows.add(Chunk(("UNIT",), [1, 2, 3], [(bytes([98, 49]), bytes([98, 50]), bytes([98, 49]))], []))
+        rows.add(Batch([1, 2, 3], {"UNIT": (bytes([98, 49]), bytes([98, 50]), bytes([98, 49]))}))
     column = rows.batch({}, full=False, lost=0, skipped=0).columns["UNIT"]
     assert len({id(value) for value in column}) == 2
 
 
 def test_the_weight_is_that_of_all_values_even_of_equal_ones() -> None:
     rows = Rows(["UNIT"], 1000)
-    one = rows.add(Chunk(("UNIT",), [1], [(b"x" * 100,)], []))
-    assert rows.add(Chunk(("UNIT",), [1] * 10, [(b"x" * 100,) * 10], [])) == 10 * one
+    one = rows.add(Batch([1], {"UNIT": (b"x" * 100,)}))
+    assert rows.add(Batch([1] * 10, {"UNIT": (b"x" * 100,) * 10})) == 10 * one
