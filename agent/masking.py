@@ -1,8 +1,9 @@
 """Secrets masked in text that leaves: shipped lines, the output of checks.
 
 The cost of a pass over a text hardly grows with the number of secrets. Of each needle (a secret in one of its forms)
-every word of 8 bytes that can lie aligned in a text is kept in a set; a text is read as aligned words, in C, and only
-the needles of which a word was met are looked for. A text without any, the usual one, is returned as it is.
+words of 8 bytes are kept in a set, of which one must lie aligned in a text that holds the needle; a text is read as
+aligned words, in C, and only the needles of which a word was met are looked for. A text without any, the usual one, is
+returned as it is.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ COMMON = frozenset(("true", "false", "null", "none", "yes", "no", "on", "off"))
 """Words that say nothing even as the value of a secret key."""
 DIRECT_NEEDLES = 16
 """Up to this many needles of a kind are searched one by one, which is faster than reading words."""
+WORDS_MAX = 20_000
+"""About so many words may be kept so that fewer have to be read."""
 GROUP = "parbake-ship"
 _MASK = MASK.encode()
 _SEPARATOR = b"\n\0\n"
@@ -92,15 +95,19 @@ def _base64_forms(raw: bytes) -> set[bytes]:
 
 
 class _Words:
-    """Needles long enough to hold an aligned word of `size` bytes wherever they stand in a text."""
+    """Needles long enough to hold an aligned word of `size` bytes wherever they stand in a text. Where all are longer,
+    every second or third word is enough, or an even smaller part of them."""
 
     def __init__(self, needles: Sequence[bytes], size: int, code: Literal["I", "Q"]) -> None:
         self._size, self._code = size, code
         self._needles = tuple(needles)
         self._of: dict[int, list[bytes]] = {}
+        longest_step = (min(map(len, needles), default=0) + 1) // size - 1
+        self._step = max(1, min(longest_step, WORDS_MAX // (size * len(needles) or 1)))
+        reach = size * self._step
         for needle in needles if len(needles) > DIRECT_NEEDLES else ():
-            start = _rarest(needle, size)
-            for offset in range(start, start + size):
+            start = _rarest(needle, reach, size)
+            for offset in range(start, start + reach):
                 word = memoryview(needle[offset : offset + size]).cast(code)[0]
                 self._of.setdefault(word, []).append(needle)
         self._set = frozenset(self._of)
@@ -108,16 +115,17 @@ class _Words:
     def candidates(self, text: bytes) -> Iterable[bytes]:
         if not self._of:
             return self._needles
-        words = memoryview(text)[: len(text) // self._size * self._size].cast(self._code)
+        words = memoryview(text)[: len(text) // self._size * self._size].cast(self._code)[:: self._step]
         met = self._set.intersection(words)
         return {needle for word in met for needle in self._of[word]} if met else ()
 
 
-def _rarest(needle: bytes, size: int) -> int:
-    """Where the needle's words look least like prose, so that other text seldom holds one of them."""
+def _rarest(needle: bytes, reach: int, size: int) -> int:
+    """Where `reach` words that begin one byte after the other look least like prose, so that other text seldom holds one."""
     plain = frozenset(b"abcdefghijklmnopqrstuvwxyz .-_/:=")
-    spans = range(len(needle) - 2 * size + 2)
-    return max(spans, key=lambda start: sum(byte not in plain for byte in needle[start : start + 2 * size - 1]))
+    length = reach + size - 1
+    spans = range(len(needle) - length + 1)
+    return max(spans, key=lambda start: sum(byte not in plain for byte in needle[start : start + length]))
 
 
 class Masker:

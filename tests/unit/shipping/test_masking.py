@@ -80,15 +80,20 @@ def test_a_batch_without_secrets_is_returned_as_it_is(batch: list[bytes]) -> Non
     assert list(Masker(["needle-in-a-haystack-0815"]).mask_all(batch)) == batch
 
 
-@pytest.mark.parametrize("at", range(20))
+@pytest.mark.parametrize("length", [10, 11, 14, 15, 22, 23, 30, 31, 39, 70])
 @pytest.mark.parametrize("count", [1, 60])
-def test_a_batch_masks_the_same_as_one_by_one(at: int, count: int) -> None:
-    """One pass over many lines finds what a look at each line finds, at every alignment."""
-    secrets = [f"Zq{number:04}kJ8x" for number in range(count)]
-    batch = [b"x" * at, b"y" * at + secrets[-1].encode() + b"z", b"", b"clean"]
+def test_a_batch_masks_the_same_as_one_by_one(length: int, count: int) -> None:
+    """One pass over many lines finds what a look at each line finds, at every alignment and at a line's end, however many
+    words of a text the secrets' lengths allow it to leave out."""
+    secrets = [f"Zq{number:04}kJ8x".ljust(length, "w") for number in range(count)]
     masker = Masker(secrets)
-    assert masker.mask_all(batch) == [masker.mask(text) for text in batch]
-    assert masker.mask_all(batch)[1] == b"y" * at + MASK.encode() + b"z"
+    for at in range(80):
+        line = b"y" * at + secrets[-1].encode()
+        batch = [b"x" * at, line + b"z", b"", b"clean", line]
+        masked = masker.mask_all(batch)
+        assert masked == [masker.mask(text) for text in batch]
+        expected = b"y" * at + MASK.encode()
+        assert (masked[1], masked[4]) == (expected + b"z", expected)
 
 
 def test_overlapping_secrets_leave_nothing_between_them() -> None:
