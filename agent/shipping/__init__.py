@@ -6,9 +6,10 @@ and the files are the queue: nothing is spooled a second time, so that a sink th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol
+from itertools import repeat
+from typing import Any, ClassVar, Protocol, overload
 
 from agent.errors import SinkRefused
 from agent.places import Places
@@ -24,9 +25,36 @@ class SinkTooLarge(SinkRefused):
     """The batch is more than the sink takes at once: it is halved, and a single entry is set aside."""
 
 
+class Constant(Sequence[bytes | None]):
+    """A column of `count` entries that all have the same value, so that each step looks at it once."""
+
+    __slots__ = ("_count", "value")
+
+    def __init__(self, value: bytes | None, count: int) -> None:
+        self.value = value
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[bytes | None]:
+        return repeat(self.value, self._count)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes | None: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Constant: ...
+
+    def __getitem__(self, index: int | slice) -> bytes | Constant | None:
+        found = range(self._count)[index]
+        return self.value if isinstance(found, int) else Constant(self.value, len(found))
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Entries of one reader, in order, by column: `columns[NAME][i]` is the field NAME of entry i, None where it has none.
+    What is the same for all of them is a `Constant`.
 
     `times` are microseconds since 1970. `ids` name the entries for ever, and are there where the sink wants them.
     `position` is where to read on once all of it is acknowledged. `labels` belong to every entry.
@@ -49,7 +77,7 @@ class Batch:
         return replace(
             self,
             times=[self.times[i] for i in wanted],
-            columns={name: [column[i] for i in wanted] for name, column in self.columns.items()},
+            columns={name: _picked(column, wanted) for name, column in self.columns.items()},
             ids=[self.ids[i] for i in wanted] if self.ids else (),
         )
 
@@ -61,6 +89,10 @@ class Batch:
                 if value is not None:
                     row[name] = value.decode("utf-8", "replace")
         return found
+
+
+def _picked(column: Column, wanted: Sequence[int]) -> Column:
+    return Constant(column.value, len(wanted)) if isinstance(column, Constant) else [column[i] for i in wanted]
 
 
 @dataclass(frozen=True, slots=True)

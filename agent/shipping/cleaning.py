@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from agent.masking import Masker
-from agent.shipping import OVERLAP_BYTES, Batch, Column
+from agent.shipping import OVERLAP_BYTES, Batch, Column, Constant
 
 CUT = b" ...[cut]"
 _OWN_NAME = b"parbake"
@@ -27,7 +27,7 @@ def clean(
     """The batch as it may leave: one masking pass over its distinct texts, then long ones cut, then entries dropped that
     carry our own mark, because a receiver on this host has logged them, or begin with `own`: a warning for each batch that
     fails would be shipped in a batch."""
-    texts = [text for text in set().union(*batch.columns.values()) if text is not None]
+    texts = _texts(batch)
     masked = masker.mask_all(texts)
     longest = max(map(len, texts), default=0)
     # what the reader cut may end in the head of a secret, and masking what is before it brings that nearer
@@ -37,27 +37,37 @@ def clean(
     if masked is not texts or longest > line_max:
         new = {old: _cut(text, line_max) for old, text in zip(texts, masked, strict=True)}
         batch = replace(batch, columns={name: _replaced(column, new) for name, column in batch.columns.items()})
-    batch = _without_echoes(batch, mark.encode()) if mark else batch
-    return _without_own(batch, own) if own is not None else batch
+    return _without_returned(batch, mark.encode(), own) if mark or own else batch
+
+
+def _texts(batch: Batch) -> list[bytes]:
+    """The texts of a batch, each once, but for messages: to look for equal ones costs more than to look at them twice."""
+    messages, repeated = batch.columns.get("MESSAGE", ()), set[bytes | None]()
+    for name, column in batch.columns.items():
+        if isinstance(column, Constant):
+            repeated.add(column.value)
+        elif name != "MESSAGE":
+            repeated.update(column)
+    return [*filter(None, repeated), *filter(None, () if isinstance(messages, Constant) else messages)]
 
 
 def _cut(text: bytes, line_max: int) -> bytes:
     return text if len(text) <= line_max else text[:line_max] + CUT
 
 
-def _replaced(column: Column, new: Mapping[bytes, bytes]) -> Sequence[bytes | None]:
-    return [None if value is None else new[value] for value in column]
+def _replaced(column: Column, new: Mapping[bytes, bytes]) -> Column:
+    if isinstance(column, Constant):
+        return Constant(column.value and new[column.value], len(column))
+    return [value and new[value] for value in column]
 
 
-def _without_echoes(batch: Batch, mark: bytes) -> Batch:
+def _without_returned(batch: Batch, mark: bytes, own: re.Pattern[bytes] | None) -> Batch:
     messages = batch.columns.get("MESSAGE", ())
-    if mark not in b"\n".join(filter(None, messages)):
+    joined = b"\n".join(filter(None, messages))  # one search is cheaper than a look at each line
+    if _OWN_NAME not in joined and not (mark and mark in joined):
         return batch
-    return batch.pick([i for i, text in enumerate(messages) if not text or mark not in text])
 
+    def returned(text: bytes) -> bool:
+        return bool((mark and mark in text) or (own and own.match(text)))
 
-def _without_own(batch: Batch, own: re.Pattern[bytes]) -> Batch:
-    messages = batch.columns.get("MESSAGE", ())
-    if _OWN_NAME not in b"\n".join(filter(None, messages)):  # one search is cheaper than a match for each line
-        return batch
-    return batch.pick([i for i, text in enumerate(messages) if not text or not own.match(text)])
+    return batch.pick([i for i, text in enumerate(messages) if not text or not returned(text)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from agent.shipping import Batch
+from agent.shipping import Batch, Column, Constant
 
 _NOISE = frozenset(
     ("_CAP_EFFECTIVE", "_SELINUX_CONTEXT", "_STREAM_ID", "SYSLOG_RAW", "SYSLOG_TIMESTAMP", "_SOURCE_REALTIME_TIMESTAMP")
@@ -13,7 +13,6 @@ _NOISE = frozenset(
 """What "*" leaves out: it tells an operator nothing that another field does not."""
 _ENTRY_BYTES = 300
 """About what an entry weighs besides its message."""
-_SEPARATOR = b"\0"
 _UNLIKE = frozenset(("MESSAGE",))
 """Fields whose values hardly ever repeat."""
 
@@ -26,6 +25,32 @@ def every_name(rows: Iterable[Mapping[str, Value]]) -> list[str]:
     return [name for name in dict.fromkeys(name for row in rows for name in row) if name not in _NOISE]
 
 
+class _Growing:
+    """A column as it grows, constant for as long as it can be."""
+
+    __slots__ = ("_constant", "_values")
+
+    def __init__(self, blank: int) -> None:
+        self._constant: Constant | None = Constant(None, blank)
+        self._values: list[bytes | None] = []
+
+    def add_same(self, value: bytes | None, count: int) -> None:
+        before = self._constant
+        if before is not None and (not len(before) or before.value == value):
+            self._constant = Constant(value, len(before) + count)
+        else:
+            self.add([value] * count)
+
+    def add(self, values: Iterable[bytes | None]) -> None:
+        if self._constant is not None:
+            self._values += self._constant
+            self._constant = None
+        self._values += values
+
+    def column(self) -> Column:
+        return self._values if self._constant is None else self._constant
+
+
 class Rows:
     """Entries as they come, for one batch. A value longer than `threshold` is cut there."""
 
@@ -34,7 +59,7 @@ class Rows:
         self._threshold = threshold
         self._times: list[int] = []
         self._ids: list[str] = []
-        self._columns: dict[str, list[bytes | None]] = {} if self._all else {name: [] for name in fields}
+        self._columns: dict[str, _Growing] = {} if self._all else {name: _Growing(0) for name in fields}
         self._same: dict[bytes | None, bytes | None] = {}
         self.cursor = ""
         self.missing = 0
@@ -49,36 +74,33 @@ class Rows:
         weight = _ENTRY_BYTES * count
         if self._all:
             for name in raw.columns:
-                self._columns.setdefault(name, [None] * before)
+                if name not in self._columns:
+                    self._columns[name] = _Growing(before)
         for name, column in self._columns.items():
             if name in raw.columns:
                 weight += self._gather(column, raw.columns[name], unlike=name in _UNLIKE)
             else:
-                column += [None] * count
+                column.add_same(None, count)
         return weight
 
-    def _gather(self, column: list[bytes | None], values: Sequence[Value], *, unlike: bool) -> int:
+    def _gather(self, column: _Growing, values: Sequence[Value], *, unlike: bool) -> int:
         """One field of some entries to the end of its column; how many bytes. Equal values are one object: what comes
         after looks at each only once, and a batch of them stays in the processor's cache."""
         first, count = values[0], len(values)
-        if first is None and values.count(None) == count:
-            column += values
-            return 0
+        if values.count(first) == count:
+            value = self._cut(first)
+            column.add_same(value, count)
+            return len(value or b"") * count
         try:
-            joined = _SEPARATOR.join(values)
+            weight = len(b"".join(values))
         except TypeError:  # a field that not all entries have, or one of them several times
             values = [self._cut(value) for value in values]
-            joined = _SEPARATOR.join([value or b"" for value in values])
+            weight = sum(map(len, filter(None, values)))
         else:
-            # Without a separator in the first, as many texts joined are the same as it only if each of them is.
-            if _SEPARATOR not in first and joined == _SEPARATOR.join([first] * count):
-                value = self._cut(first)
-                column += [self._same.setdefault(value, value)] * count
-                return len(first) * count
-            if len(joined) > self._threshold:
+            if weight > self._threshold:
                 values = [self._cut(value) for value in values]
-        column += values if unlike else map(self._same.setdefault, values, values)
-        return len(joined)
+        column.add(values if unlike else map(self._same.setdefault, values, values))
+        return weight
 
     def _cut(self, value: Value) -> bytes | None:
         """libsystemd cuts long fields where they are compressed, and leaves others whole."""
@@ -91,5 +113,10 @@ class Rows:
         self.missing += missing
 
     def batch(self, position: Mapping[str, Any], *, full: bool, lost: int, skipped: int) -> Batch:
-        kept = {name: column for name, column in self._columns.items() if any(value is not None for value in column)}
+        grown = {name: column.column() for name, column in self._columns.items()}
+        kept = {name: column for name, column in grown.items() if not _is_blank(column)}
         return Batch(self._times, kept, position, self._ids, full=full, lost=lost, skipped=skipped)
+
+
+def _is_blank(column: Column) -> bool:
+    return isinstance(column, Constant) and column.value is None

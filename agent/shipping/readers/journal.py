@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ _AT_ONCE = 100
 """So many are read between two looks at how much memory they take."""
 _TAIL_SECONDS = 10.0
 _BOOT_FILE = "/proc/sys/kernel/random/boot_id"
+_Take = Callable[[Mapping[str, Value]], Any]
 
 
 class JournalReader:
@@ -53,6 +55,9 @@ class JournalReader:
         self._places = places
         self._fields = tuple(fields)
         self._names = () if "*" in fields else tuple(dict.fromkeys((*fields, *_OWN_FIELDS)))
+        self._all: _Take = itemgetter(*self._names) if self._names else _whole
+        self._some: _Take = lambda entry: tuple(map(entry.get, self._names))
+        self._take: _Take = self._all
         self._cursor = str(position.get("cursor", "")) if position and since_us is None else ""
         self._since_us = since_us
         self._threshold = line_max + OVERLAP_BYTES
@@ -113,6 +118,7 @@ class JournalReader:
         journal = self._journal
         names: Sequence[str] = self._names
         step, get_all, realtime, cursor = journal._next, journal._get_all, journal._get_realtime, journal._get_cursor
+        take: _Take = self._take
         times: list[int] = []
         found: list[Any] = []
         ids: list[str] = []
@@ -127,12 +133,18 @@ class JournalReader:
                     raise
                 continue
             times.append(time_us)
-            found.append([*map(fields.get, names)] if names else fields)
+            try:
+                found.append(take(fields))
+            except KeyError:  # it lacks one
+                found.append(self._some(fields))
             if self._wants_ids:
                 ids.append(cursor())
         if not names:
             names = every_name(found)
-            found = [[*map(fields.get, names)] for fields in found]
+            found = [tuple(map(entry.get, names)) for entry in found]
+        elif found:
+            # what comes after an entry without one of the fields is mostly of its kind, and an exception costs most
+            self._take = self._some if None in found[-1] else self._all
         # without an entry there is no column for any name
         columns: dict[str, Sequence[Value]] = dict(zip(names, zip(*found, strict=True), strict=False))
         return Batch(times, columns, ids=ids), skipped
@@ -300,6 +312,10 @@ class JournalReader:
             return str(probe._get_cursor()) if probe._previous() else ""
         finally:
             probe.close()
+
+
+def _whole(entry: Mapping[str, Value]) -> Mapping[str, Value]:
+    return entry
 
 
 def _kernel_boot(path: Path) -> Iterator[bytes]:
