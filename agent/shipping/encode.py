@@ -7,12 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from json.encoder import encode_basestring
 
-from agent.shipping import Batch, Column
+from agent.shipping import Batch, Column, Constant
 
 _SEPARATOR = "\x7f"
 """Hardly ever in a text, not escaped in JSON, and ASCII: another one would make every text a wide one."""
 _JOIN = _SEPARATOR.encode()
-_MEMO_MAX = 20_000
+_CONTROLS = bytes(range(32))
+_MEMO_BYTES = 4 << 20
+_SAMPLE = 64
+"""So many values tell whether those of a column are worth remembering."""
+Piece = str | Sequence[str]
+"""Of a line of JSON: a text that all entries have, or one for each entry."""
 
 
 def literal(text: str) -> str:
@@ -25,51 +30,111 @@ class JsonFields:
 
     def __init__(self) -> None:
         self._memo: dict[str, dict[bytes | None, str]] = {}
+        self._room = _MEMO_BYTES
 
     def literals(self, column: Column) -> Sequence[str]:
         """Each value as a JSON string; "" for None."""
-        return _escape_all(column)
+        if isinstance(column, Constant):
+            return [_literal(column.value)] * len(column)
+        parts = _escaped(column)
+        if parts is None or ("" in parts and None in column):
+            return [_literal(value) for value in column]
+        return [f'"{part}"' for part in parts]
 
-    def members(self, name: str, column: Column) -> Iterable[str]:
-        """Each value as `,"NAME":"value"`; "" for None."""
-        distinct = set(column)
+    def members(self, name: str, column: Column) -> list[Piece]:
+        """Each value as `,"NAME":"value"`, in pieces; "" for None."""
         prefix = f",{encode_basestring(name)}:"
-        if len(distinct) * 4 > len(column) > 8:
-            return _escape_all(column, prefix)
+        if isinstance(column, Constant):
+            return [_member(prefix, column.value)]
+        sample = column[:_SAMPLE]
+        if len(set(sample)) * 4 > len(sample) > 8:
+            return _unlike(prefix, column)
         memo = self._memo.setdefault(name, {})
-        if len(memo) > _MEMO_MAX:
-            memo.clear()
-        for value in distinct - memo.keys():
-            memo[value] = "" if value is None else prefix + encode_basestring(value.decode("utf-8", "replace"))
-        return repeat(memo[column[0]], len(column)) if len(distinct) == 1 else map(memo.__getitem__, column)
+        for value in set(column) - memo.keys():
+            memo[value] = text = _member(prefix, value)
+            self._room -= len(text)
+        members = [*map(memo.__getitem__, column)]
+        if self._room < 0:
+            self._memo.clear()
+            self._room = _MEMO_BYTES
+        return [members]
 
     def bodies(self, batch: Batch, *, skip: frozenset[str] = frozenset()) -> list[str]:
         """The fields of each entry as one JSON object, without time and labels."""
-        columns, same = self._columns(batch, skip)
-        if not columns:
-            return [f"{{{same[1:]}}}"] * len(batch)
-        return [f"{{{row[1:]}}}" for row in map("".join, zip(*columns, repeat(same)))]
+        return [f"{{{row[1:]}}}" for row in joined(self._fields(batch, skip), len(batch))]
 
-    def objects(self, batch: Batch, *, skip: frozenset[str] = frozenset()) -> list[str]:
+    def objects(self, batch: Batch) -> list[str]:
         """Each entry as one JSON object: its time (RFC 3339), its fields, then the labels."""
-        columns, same = self._columns(batch, skip)
-        return list(map("".join, zip(_heads(batch.times), *columns, repeat(f"{same}{label_members(batch.labels)}}}"))))
+        return joined(self._pieces(batch, "}"), len(batch))
 
-    def _columns(self, batch: Batch, skip: frozenset[str]) -> tuple[list[Iterable[str]], str]:
-        """The members of the columns that vary, and those of the others, which are the same for every entry, in one."""
-        varying, same = [], []
-        for name, column in batch.columns.items():
-            if name not in skip:
-                members = self.members(name, column)
-                if isinstance(members, repeat):
-                    same.append(next(members))
-                else:
-                    varying.append(members)
-        return varying, "".join(same)
+    def ndjson(self, batch: Batch) -> bytes:
+        """All entries as JSON objects, one a line."""
+        flat: list[str] = []
+        for row in _rows(self._pieces(batch, "}\n"), len(batch)):
+            flat += row
+        return "".join(flat).encode()
+
+    def _pieces(self, batch: Batch, end: str) -> list[Piece]:
+        seconds_of, micros = _clock(batch.times, '{"timestamp":"')
+        return [seconds_of, micros, 'Z"', *self._fields(batch), label_members(batch.labels), end]
+
+    def _fields(self, batch: Batch, skip: frozenset[str] = frozenset()) -> list[Piece]:
+        return [
+            piece for name, column in batch.columns.items() if name not in skip for piece in self.members(name, column)
+        ]
 
 
-def _heads(times: Sequence[int]) -> list[str]:
-    return timestamps(times, '{"timestamp":"', '"')
+def joined(pieces: Sequence[Piece], count: int) -> list[str]:
+    """The text of each of `count` entries."""
+    return list(map("".join, _rows(pieces, count)))
+
+
+def _rows(pieces: Sequence[Piece], count: int) -> Iterable[tuple[str, ...]]:
+    """The pieces of each entry. Of those that are the same for all, neighbours are one."""
+    columns: list[Iterable[str]] = []
+    same = ""
+    for piece in pieces:
+        if isinstance(piece, str):
+            same += piece
+        else:
+            columns += (repeat(same, count), piece)
+            same = ""
+    return zip(*columns, repeat(same, count), strict=True)
+
+
+def _literal(value: bytes | None) -> str:
+    return "" if value is None else encode_basestring(value.decode("utf-8", "replace"))
+
+
+def _member(prefix: str, value: bytes | None) -> str:
+    return "" if value is None else prefix + _literal(value)
+
+
+def _unlike(prefix: str, column: Column) -> list[Piece]:
+    """The members of a column whose values are hardly worth remembering."""
+    parts = _escaped(column)
+    if parts is None:
+        return [[_member(prefix, value) for value in column]]
+    if "" in parts and None in column:
+        pairs = zip(column, parts, strict=True)
+        return [["" if value is None else f'{prefix}"{part}"' for value, part in pairs]]
+    return [f'{prefix}"', parts, '"']
+
+
+def _escaped(column: Column) -> list[str] | None:
+    """Every value as it stands between the quotes of a JSON string, "" for None, with one decoding and one escaping for
+    them all. None where one of them holds what they are joined with."""
+    try:
+        raw = _JOIN.join(column)  # type: ignore[arg-type]  # what it raises for is the seldom case
+    except TypeError:
+        raw = _JOIN.join([value or b"" for value in column])
+    text = raw.decode("utf-8", "replace")
+    if len(raw.translate(None, _CONTROLS)) == len(raw):
+        text = text.replace("\\", "\\\\").replace('"', '\\"')  # a tenth of what going through it all would cost
+    else:
+        text = encode_basestring(text)[1:-1]
+    parts = text.split(_SEPARATOR)
+    return parts if len(parts) == len(column) else None
 
 
 def seconds(times: Sequence[int]) -> list[str]:
@@ -81,26 +146,21 @@ def label_members(labels: Mapping[str, str]) -> str:
     return "".join(f",{encode_basestring(name)}:{encode_basestring(value)}" for name, value in labels.items())
 
 
-def _escape_all(column: Column, prefix: str = "") -> Sequence[str]:
-    """One decoding and one escaping for the whole column."""
-    joined = _JOIN.join([b"" if value is None else value for value in column]).decode("utf-8", "replace")
-    parts = encode_basestring(joined)[1:-1].split(_SEPARATOR)
-    if len(parts) != len(column):
-        return ["" if value is None else prefix + encode_basestring(value.decode("utf-8", "replace")) for value in column]
-    if None in column:
-        return ["" if value is None else f'{prefix}"{part}"' for value, part in zip(column, parts, strict=True)]
-    return [f'{prefix}"{part}"' for part in parts]
+def timestamps(times: Sequence[int]) -> list[str]:
+    """Microseconds since 1970 as RFC 3339 in UTC."""
+    return [f"{second}{micros}Z" for second, micros in zip(*_clock(times), strict=True)]
 
 
-def timestamps(times: Sequence[int], before: str = "", after: str = "") -> list[str]:
-    """Microseconds since 1970 as RFC 3339 in UTC, with other text around each."""
-    found: list[str] = []
-    second, prefix, suffix = "", "", f"Z{after}"
-    # cutting digits off a text is faster than dividing
-    texts = map(str, times) if min(times, default=0) >= 1_000_000 else map("{:07d}".format, times)
-    for text in texts:
-        if text[:-6] != second:
-            second = text[:-6]
-            prefix = before + time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(int(second)))
-        found.append(prefix + text[-6:] + suffix)
-    return found
+def _clock(times: Sequence[int], before: str = "") -> tuple[list[str], list[str]]:
+    """Of each time what RFC 3339 has up to the second's point, after the text `before`, and its six digits after that."""
+    heads: list[str] = []
+    micros: list[str] = []
+    first, end, head = 0, 0, ""
+    for moment in times:
+        if not first <= moment < end:
+            first = moment // 1_000_000 * 1_000_000
+            end = first + 1_000_000
+            head = before + time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(first // 1_000_000))
+        heads.append(head)
+        micros.append(str(moment - first + 1_000_000)[1:])
+    return heads, micros

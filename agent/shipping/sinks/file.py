@@ -45,7 +45,7 @@ class FileSink:
         self._json = JsonFields()
 
     def send(self, batch: Batch) -> Outcome:
-        body = ("\n".join(self._json.objects(batch)) + "\n").encode()
+        body = self._json.ndjson(batch)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             append(

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from agent.errors import SinkDenied, SinkRefused, SinkUnavailable
 from agent.schema import setting
 from agent.shipping import TAKEN, Batch, Column, Outcome, SinkContext, SinkTooLarge
-from agent.shipping.encode import JsonFields, literal, seconds
+from agent.shipping.encode import JsonFields, joined, literal, seconds
 from agent.shipping.sinks.stream import Stream, check_stream_url
 from agent.shipping.sinks.web import Poster, WebOptions
 
@@ -94,14 +94,13 @@ class GelfSink:
         names = sorted(batch.columns, key=lambda name: name.startswith("_"))
         columns = {_name(name): batch.columns[name] for name in names if name not in _OWN_PLACE}
         blank = [None] * len(batch)
-        more = [self._json.members(name, column) for name, column in columns.items()]
-        extra = list(map("".join, zip(*more, strict=True))) if columns else [""] * len(batch)
+        more = [piece for name, column in columns.items() for piece in self._json.members(name, column)]
         heads = zip(
             seconds(batch.times),
             self._json.literals(_filled(batch.columns.get("_HOSTNAME", blank), b"unknown")),
             self._json.literals(_filled(batch.columns.get("MESSAGE", blank), b"-")),
             batch.columns.get("PRIORITY", blank),
-            extra,
+            joined(more, len(batch)),
             strict=False,
         )
         for when, host, text, priority, rest in heads:

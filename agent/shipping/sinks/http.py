@@ -27,7 +27,7 @@ class HttpSink:
         self._json = JsonFields()
 
     def send(self, batch: Batch) -> Outcome:
-        body = ("\n".join(self._json.objects(batch)) + "\n").encode()
+        body = self._json.ndjson(batch)
         self._poster.post(body, self._options.content_type)
         return TAKEN
 

@@ -41,7 +41,7 @@ class S3Sink:
         self._json = JsonFields()
 
     def send(self, batch: Batch) -> Outcome:
-        body = ("\n".join(self._json.objects(batch)) + "\n").encode()
+        body = self._json.ndjson(batch)
         first = batch.times[0]
         prefix = time.strftime(self._options.prefix, time.gmtime(first // 1_000_000))
         key = f"{prefix}{first}-{hashlib.sha256(body).hexdigest()[:16]}.ndjson.gz"
