@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from agent.credentials import locate
+from agent.deadlines import DEADLINES
 from agent.errors import ParbakeError
 from agent.httpreply import SOURCE, Family, Reply, Trouble, check_status, json_body, read_body, text_body
 from agent.httptls import TlsFiles, TlsOptions
@@ -219,9 +220,7 @@ class Client:
             late.set()
             self._wire.cut(thread)
 
-        timer = threading.Timer(max(0.0, ends - time.monotonic()), cut)
-        timer.daemon = True
-        timer.start()
+        deadline = DEADLINES.at(ends, cut)
         response = None
         try:
             response = self._send(method, url, headers, body, ends)
@@ -240,7 +239,7 @@ class Client:
             text, hint = httptransport.reason(error)
             raise Trouble("unreachable", f"{shown(url)}: {text}", hint, again=True) from None
         finally:
-            timer.cancel()
+            DEADLINES.off(deadline)
             self._wire.rest()
             if response is not None:
                 response.close()

@@ -26,7 +26,7 @@ PRIVATE_ERRORS = {"TooLong", "Trouble", "GaveUp", "Refused"}
 LAYERS: tuple[tuple[str, ...], ...] = (
     # the values and errors that everything may use, and which use nothing of ours but each other
     ("errors", "model", "places", "logs", "jsontext", "tomltext", "runner", "sockets", "urls", "schema", "placeholders"),
-    ("plugins", "masking", "disk", "credentials", "metrics", "shipstatus"),
+    ("plugins", "masking", "disk", "credentials", "metrics", "shipstatus", "deadlines"),
     ("settings",),
     # the workers: each does one step and knows no other worker but those it is built of
     ("merge", "contract", "views", "reading", "dropins", "decoy", "sealing", "units"),
