@@ -1,8 +1,9 @@
 """Entries per CPU second: parbake ship, rsyslog's imjournal and systemd-journal-upload on the same journal, in turns.
 
-Run as root: `python3 -m bench.shipping [ENTRIES]`. parbake ships 10 fields over HTTP with 20 secrets to mask; rsyslog
-forwards over TCP; systemd-journal-upload posts to systemd-journal-remote. Only the shipper's own CPU time counts, and
-only the ratios carry over to other machines: of the best round each, since what else runs here can only slow one down.
+Run as root: `python3 -m bench.shipping [ENTRIES]`. parbake ships 10 fields over HTTP with 20 secrets to mask, in its
+unit's environment; rsyslog forwards over TCP; systemd-journal-upload posts to systemd-journal-remote. Only the shipper's
+own CPU time counts, and only the ratios carry over to other machines: of the best round each, since what else runs here
+can only slow one down.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.servers.journal_directory import WRITER, JournalWriter, entry
@@ -75,12 +76,9 @@ class Drain:
                 wire.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
 
 
-def watched(argv: list[str], scratch: Path, done: Callable[[], bool]) -> float:
+def watched(argv: list[str], scratch: Path, done: Callable[[], bool], environment: Mapping[str, str] | None = None) -> float:
     """The CPU seconds that a program took until `done`."""
-    # compiled once, as the package ships it
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONPYCACHEPREFIX": str(scratch.parent / "compiled")}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    child = Child(argv, scratch / "out.log", env=environment)
+    child = Child(argv, scratch / "out.log", env={**os.environ, **(environment or {})})
     try:
         wait_until(lambda: done() or not child.alive, 180, f"{argv[0]} to ship all")
         if not done():
@@ -88,6 +86,13 @@ def watched(argv: list[str], scratch: Path, done: Callable[[], bool]) -> float:
         return cpu_seconds(child.pid)
     finally:
         child.stop()
+
+
+def unit_environment() -> dict[str, str]:
+    """What the service's unit sets."""
+    lines = (REPOSITORY / "systemd/parbake-ship.service").read_text().splitlines()
+    pairs = [pair for line in lines if line.startswith("Environment=") for pair in line.partition("=")[2].split()]
+    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def parbake(root: Path, scratch: Path, entries: int) -> float:
@@ -100,7 +105,11 @@ def parbake(root: Path, scratch: Path, entries: int) -> float:
         f'[component]\nname = "bench"\n[[sink]]\nname = "s{scratch.name}"\ntype = "http"\n'
         f'url = "http://127.0.0.1:{drain.port}/"\nfields = {json.dumps(FIELDS)}\n{labels}\n'
     )
-    return watched(["/usr/bin/python3", "-m", "agent", "--root", str(root), "ship"], scratch, lambda: drain.lines >= entries)
+    # compiled once, as the package ships it
+    environment = {"PYTHONPATH": str(REPOSITORY), "PYTHONPYCACHEPREFIX": str(scratch.parent / "compiled")}
+    environment |= {"PYTHONDONTWRITEBYTECODE": "", **unit_environment()}
+    argv = ["/usr/bin/python3", "-m", "agent", "--root", str(root), "ship"]
+    return watched(argv, scratch, lambda: drain.lines >= entries, environment)
 
 
 def rsyslog(root: Path, scratch: Path, entries: int) -> float:

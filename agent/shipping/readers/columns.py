@@ -26,29 +26,29 @@ def every_name(rows: Iterable[Mapping[str, Value]]) -> list[str]:
 
 
 class _Growing:
-    """A column as it grows, constant for as long as it can be."""
+    """A column as it grows: one value and how many entries have it, or the values, once there is another one."""
 
-    __slots__ = ("_constant", "_values")
+    __slots__ = ("_count", "_value", "_values")
 
     def __init__(self, blank: int) -> None:
-        self._constant: Constant | None = Constant(None, blank)
+        self._value: bytes | None = None
+        self._count = blank
         self._values: list[bytes | None] = []
 
     def add_same(self, value: bytes | None, count: int) -> None:
-        before = self._constant
-        if before is not None and (not len(before) or before.value == value):
-            self._constant = Constant(value, len(before) + count)
-        else:
+        if self._values or (self._count and value != self._value):
             self.add([value] * count)
+        else:
+            self._value = value
+            self._count += count
 
     def add(self, values: Iterable[bytes | None]) -> None:
-        if self._constant is not None:
-            self._values += self._constant
-            self._constant = None
+        self._values += [self._value] * self._count
+        self._count = 0
         self._values += values
 
     def column(self) -> Column:
-        return self._values if self._constant is None else self._constant
+        return self._values or Constant(self._value, self._count)
 
 
 class Rows:

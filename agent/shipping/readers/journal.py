@@ -118,26 +118,27 @@ class JournalReader:
         journal = self._journal
         names: Sequence[str] = self._names
         step, get_all, realtime, cursor = journal._next, journal._get_all, journal._get_realtime, journal._get_cursor
-        take: _Take = self._take
+        take, wants_ids = self._take, self._wants_ids
         times: list[int] = []
         found: list[Any] = []
         ids: list[str] = []
-        skipped = 0
-        while len(times) < most and step():
+        left, skipped = most, 0
+        while left and step():
             try:
-                fields = get_all()
                 time_us = realtime()
+                fields = get_all()
+                row = take(fields)
+            except KeyError:  # it lacks one
+                row = self._some(fields)
             except OSError:
                 skipped += 1
                 if skipped > _ERRORS_IN_A_ROW:
                     raise
                 continue
             times.append(time_us)
-            try:
-                found.append(take(fields))
-            except KeyError:  # it lacks one
-                found.append(self._some(fields))
-            if self._wants_ids:
+            found.append(row)
+            left -= 1
+            if wants_ids:
                 ids.append(cursor())
         if not names:
             names = every_name(found)
