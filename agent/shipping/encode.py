@@ -79,9 +79,7 @@ class JsonFields:
         return [seconds_of, micros, 'Z"', *self._fields(batch), label_members(batch.labels), end]
 
     def _fields(self, batch: Batch, skip: frozenset[str] = frozenset()) -> list[Piece]:
-        return [
-            piece for name, column in batch.columns.items() if name not in skip for piece in self.members(name, column)
-        ]
+        return [piece for name, column in batch.columns.items() if name not in skip for piece in self.members(name, column)]
 
 
 def joined(pieces: Sequence[Piece], count: int) -> list[str]:
