@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import html
+import itertools
 import json
 import os
 import re
@@ -35,6 +36,7 @@ WORDS_MAX = 20_000
 GROUP = "parbake-ship"
 _MASK = MASK.encode()
 _SEPARATOR = b"\n\0\n"
+_PROSE = frozenset(b"abcdefghijklmnopqrstuvwxyz .-_/:=")
 _ALONE = re.compile(r"\(\?(?!:|P<)|[*+?}]\+|\\[AZ]")
 """What makes a pattern see the neighbours of a text: such patterns are not tried on many texts joined."""
 Text = TypeVar("Text", bytes, str)
@@ -122,10 +124,9 @@ class _Words:
 
 def _rarest(needle: bytes, reach: int, size: int) -> int:
     """Where `reach` words that begin one byte after the other look least like prose, so that other text seldom holds one."""
-    plain = frozenset(b"abcdefghijklmnopqrstuvwxyz .-_/:=")
     length = reach + size - 1
-    spans = range(len(needle) - length + 1)
-    return max(spans, key=lambda start: sum(byte not in plain for byte in needle[start : start + length]))
+    before = [0, *itertools.accumulate(byte not in _PROSE for byte in needle)]
+    return max(range(len(needle) - length + 1), key=lambda start: before[start + length] - before[start])
 
 
 class Masker:

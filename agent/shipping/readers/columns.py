@@ -77,20 +77,22 @@ class Rows:
                 if name not in self._columns:
                     self._columns[name] = _Growing(before)
         for name, column in self._columns.items():
-            if name in raw.columns:
-                weight += self._gather(column, raw.columns[name], unlike=name in _UNLIKE)
-            else:
+            values = raw.columns.get(name)
+            if values is None:
                 column.add_same(None, count)
+                continue
+            first = values[0]
+            if values.count(first) == count:
+                value = self._cut(first)
+                column.add_same(value, count)
+                weight += len(value or b"") * count
+            else:
+                weight += self._gather(column, values, unlike=name in _UNLIKE)
         return weight
 
     def _gather(self, column: _Growing, values: Sequence[Value], *, unlike: bool) -> int:
         """One field of some entries to the end of its column; how many bytes. Equal values are one object: what comes
         after looks at each only once, and a batch of them stays in the processor's cache."""
-        first, count = values[0], len(values)
-        if values.count(first) == count:
-            value = self._cut(first)
-            column.add_same(value, count)
-            return len(value or b"") * count
         try:
             weight = len(b"".join(values))
         except TypeError:  # a field that not all entries have, or one of them several times
