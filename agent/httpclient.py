@@ -29,6 +29,8 @@ from agent.urls import check_url, shown, split_address
 if TYPE_CHECKING:
     import requests
 
+    from agent.httptransport import Connections
+
 ANY_STATUS = range(100, 600)
 MAX_BODY_BYTES = 32 << 20
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -89,7 +91,7 @@ class Client:
         self._stopping = stopping or threading.Event()
         self._wire = Wire()
         self._lock = threading.Lock()
-        self._session: requests.Session | None = None
+        self._connections: Connections | None = None
         self._proxies: dict[tuple[str, str], dict[str, str]] = {}
         self._tls.warn()
 
@@ -101,8 +103,8 @@ class Client:
         """End requests that wait in other threads, and free the connections. Later requests fail at once."""
         self._wire.close()
         with self._lock:
-            if self._session is not None:
-                self._session.close()
+            if self._connections is not None:
+                self._connections.close()
 
     def request(
         self,
@@ -266,16 +268,7 @@ class Client:
 
     def _send_once(self, method: str, url: str, headers: dict[str, str], body: bytes | None, ends: float) -> requests.Response:
         left = max(0.05, ends - time.monotonic())
-        return self._opened().request(
-            method,
-            url,
-            headers=headers,
-            data=body,
-            timeout=(left, left),
-            stream=True,
-            allow_redirects=False,
-            proxies=self._proxies_for(url),
-        )
+        return self._opened().send(method, url, headers, body, left, self._proxies_for(url))
 
     def _proxies_for(self, url: str) -> dict[str, str]:
         """Looked up once for each peer: it takes as long as half the rest of a request."""
@@ -288,16 +281,16 @@ class Client:
             self._proxies[peer] = httptransport.proxies(url)
         return self._proxies[peer]
 
-    def _opened(self) -> requests.Session:
+    def _opened(self) -> Connections:
         from agent import httptransport
 
         with self._lock:
-            if self._session is None:
+            if self._connections is None:
                 tls = self._tls
                 ca = self._file(tls.ca_file, "ca_file")
                 certificate, key = self._file(tls.cert_file, "cert_file"), self._file(tls.key_file, "key_file")
                 pair = (str(certificate), str(key)) if key else str(certificate)
-                self._session = httptransport.session(
+                self._connections = httptransport.Connections(
                     self._wire,
                     unix_socket=self._unix_socket,
                     server_name=tls.server_name,
@@ -305,7 +298,7 @@ class Client:
                     client_certificate=pair if certificate else None,
                     insecure=tls.insecure,
                 )
-            return self._session
+            return self._connections
 
     def _file(self, reference: str, option: str) -> Path | None:
         if not reference:

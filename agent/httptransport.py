@@ -1,4 +1,4 @@
-"""requests and urllib3, and nothing else of them anywhere: sessions over `Wire`, and what their exceptions mean.
+"""requests and urllib3, and nothing else of them anywhere: connections over `Wire`, and what their exceptions mean.
 
 Imported by `agent.httpclient` at the first request, since the two cost tens of milliseconds.
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from http.client import HTTPException, RemoteDisconnected
-from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
 
@@ -83,27 +83,49 @@ class _Adapter(HTTPAdapter):
         return manager
 
 
-def session(
-    wire: Wire,
-    *,
-    unix_socket: Path | None = None,
-    server_name: str = "",
-    ca_file: Path | None = None,
-    client_certificate: tuple[str, str] | str | None = None,
-    insecure: bool = False,
-) -> requests.Session:
-    """A session of its own: no .netrc, no cookies between requests, no proxy but one that `proxies` names."""
-    made = requests.Session()
-    made.trust_env = False
-    made.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    made.mount("http://", _Adapter(wire, unix_socket, ""))
-    made.mount("https://", _Adapter(wire, unix_socket, server_name))
-    made.cert = client_certificate
-    made.verify = str(ca_file) if ca_file else (_system_bundle() or True)
-    if insecure:
-        made.verify = False
-        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-    return made
+class Connections:
+    """Pools of connections, and single requests over them: no .netrc, no cookies, no redirect that is followed, no proxy
+    but one that `proxies` names. A session of requests would merge all that into each request, to leave it out again."""
+
+    def __init__(
+        self,
+        wire: Wire,
+        *,
+        unix_socket: Path | None = None,
+        server_name: str = "",
+        ca_file: Path | None = None,
+        client_certificate: tuple[str, str] | str | None = None,
+        insecure: bool = False,
+    ) -> None:
+        self._adapters = {"http": _Adapter(wire, unix_socket, ""), "https": _Adapter(wire, unix_socket, server_name)}
+        self._certificate = client_certificate
+        self._verify = str(ca_file) if ca_file else (_system_bundle() or True)
+        if insecure:
+            self._verify = False
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        timeout_seconds: float,
+        proxies: Mapping[str, str],
+    ) -> requests.Response:
+        """The open answer. The time-out is one for connecting and one for each read. Raises ERRORS."""
+        prepared = requests.Request(method, url, headers={"Accept": "*/*", **headers}, data=body).prepare()
+        adapter = self._adapters.get(str(prepared.url).partition(":")[0].lower())
+        if adapter is None:
+            raise requests.exceptions.InvalidSchema("neither http nor https")
+        timeout = (timeout_seconds, timeout_seconds)
+        return adapter.send(
+            prepared, stream=True, timeout=timeout, verify=self._verify, cert=self._certificate, proxies=proxies
+        )
+
+    def close(self) -> None:
+        for adapter in self._adapters.values():
+            adapter.close()
 
 
 def _system_bundle() -> str | None:
