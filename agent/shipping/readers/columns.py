@@ -1,113 +1,88 @@
-"""Entries gathered by column. Fields stay bytes; what is not shipped is never looked at."""
+"""Entries gathered, and turned into columns. Fields stay bytes; what is not shipped is never looked at.
+
+Entries that follow one another mostly differ in their message alone. The other fields of an entry are a row, which equal
+ones share, and whatever is done with rows is done once for each distinct one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.shipping import Batch, Column, Constant
 
-_NOISE = frozenset(
-    ("_CAP_EFFECTIVE", "_SELINUX_CONTEXT", "_STREAM_ID", "SYSLOG_RAW", "SYSLOG_TIMESTAMP", "_SOURCE_REALTIME_TIMESTAMP")
-)
+_NOISE = ("_CAP_EFFECTIVE", "_SELINUX_CONTEXT", "_STREAM_ID", "SYSLOG_RAW", "SYSLOG_TIMESTAMP", "_SOURCE_REALTIME_TIMESTAMP")
 """What "*" leaves out: it tells an operator nothing that another field does not."""
+_NO_ROW = ("MESSAGE", *_NOISE)
 _ENTRY_BYTES = 300
-"""About what an entry weighs besides its message."""
-_UNLIKE = frozenset(("MESSAGE",))
-"""Fields whose values hardly ever repeat."""
+"""About what an entry weighs besides its fields."""
 
 Value = Any
 """Of a field: bytes, None where an entry has none, a list of bytes where it has several."""
+Row = tuple[Any, ...]
+"""The values of an entry's fields besides MESSAGE, in the order of the names; with "*" first the names of its fields."""
 
 
-def every_name(rows: Iterable[Mapping[str, Value]]) -> list[str]:
-    """The fields that "*" stands for in these entries."""
-    return [name for name in dict.fromkeys(name for row in rows for name in row) if name not in _NOISE]
-
-
-class _Growing:
-    """A column as it grows: one value and how many entries have it, or the values, once there is another one."""
-
-    __slots__ = ("_count", "_value", "_values")
-
-    def __init__(self, blank: int) -> None:
-        self._value: bytes | None = None
-        self._count = blank
-        self._values: list[bytes | None] = []
-
-    def add_same(self, value: bytes | None, count: int) -> None:
-        if self._values or (self._count and value != self._value):
-            self.add([value] * count)
-        else:
-            self._value = value
-            self._count += count
-
-    def add(self, values: Iterable[bytes | None]) -> None:
-        self._values += [self._value] * self._count
-        self._count = 0
-        self._values += values
-
-    def column(self) -> Column:
-        return self._values or Constant(self._value, self._count)
+def whole_row(entry: dict[str, Value]) -> Row:
+    """The row of an entry of which all fields are wanted. Takes out of it what does not belong to the row."""
+    for name in _NO_ROW:
+        entry.pop(name, None)
+    return (*entry, *entry.values())
 
 
 class Rows:
-    """Entries as they come, for one batch. A value longer than `threshold` is cut there."""
+    """Entries as they come, for one batch: whoever reads them appends to `times`, `messages` and `rows`, each row `shared`
+    first, and then weighs them. A value longer than `threshold` is cut there.
+    """
 
-    def __init__(self, fields: Sequence[str], threshold: int) -> None:
-        self._all = "*" in fields
+    def __init__(self, names: Sequence[str], threshold: int) -> None:
+        """`names` are those of a row's values, none where each row has its own."""
+        self._names = names
         self._threshold = threshold
-        self._times: list[int] = []
-        self._ids: list[str] = []
-        self._columns: dict[str, _Growing] = {} if self._all else {name: _Growing(0) for name in fields}
-        self._same: dict[bytes | None, bytes | None] = {}
+        self.times: list[int] = []
+        self.messages: list[Value] = []
+        self.rows: list[Row] = []
+        self.ids: list[str] = []
         self.cursor = ""
         self.missing = 0
+        self._known: dict[Row, Row] = {}
+        self._weights: dict[Row, int] = {}
 
-    def add(self, raw: Batch) -> int:
-        """Keep some entries as libsystemd gives them, each field a `Value`; about how many bytes they weigh."""
-        if not len(raw):
-            return 0
-        before, count = len(self._times), len(raw)
-        self._times += raw.times
-        self._ids += raw.ids
-        weight = _ENTRY_BYTES * count
-        if self._all:
-            for name in raw.columns:
-                if name not in self._columns:
-                    self._columns[name] = _Growing(before)
-        for name, column in self._columns.items():
-            values = raw.columns.get(name)
-            if values is None:
-                column.add_same(None, count)
-                continue
-            first = values[0]
-            if values.count(first) == count:
-                value = self._cut(first)
-                column.add_same(value, count)
-                weight += len(value or b"") * count
-            else:
-                weight += self._gather(column, values, unlike=name in _UNLIKE)
-        return weight
-
-    def _gather(self, column: _Growing, values: Sequence[Value], *, unlike: bool) -> int:
-        """One field of some entries to the end of its column; how many bytes. Equal values are one object: what comes
-        after looks at each only once, and a batch of them stays in the processor's cache."""
+    def shared(self, row: Row) -> Row:
+        """The row to keep in place of an equal one."""
         try:
-            weight = len(b"".join(values))
-        except TypeError:  # a field that not all entries have, or one of them several times
-            values = [self._cut(value) for value in values]
-            weight = sum(map(len, filter(None, values)))
-        else:
-            if weight > self._threshold:
-                values = [self._cut(value) for value in values]
-        column.add(values if unlike else map(self._same.setdefault, values, values))
+            return self._known.setdefault(row, row)
+        except TypeError:  # an entry has one of the fields several times
+            row = tuple(map(_joined, row))
+            return self._known.setdefault(row, row)
+
+    def weigh(self, count: int) -> int:
+        """About how many bytes the newest entries weigh. Their messages are cut on the way."""
+        if not count:
+            return 0
+        messages, rows = self.messages[-count:], self.rows[-count:]
+        try:
+            weight = len(b"".join(messages))
+        except TypeError:  # one without a message, or with several
+            messages = list(map(_joined, messages))
+            weight = sum(map(len, filter(None, messages)))
+            self.messages[-count:] = messages
+        if weight > self._threshold:
+            self.messages[-count:] = map(self._cut, messages)
+        if rows.count(rows[0]) == count:
+            return weight + (self._weight(rows[0]) + _ENTRY_BYTES) * count
+        return weight + sum(map(self._weight, rows)) + _ENTRY_BYTES * count
+
+    def _weight(self, row: Row) -> int:
+        weight = self._weights.get(row)
+        if weight is None:
+            values = row if self._names else row[len(row) // 2 :]
+            weight = self._weights[row] = sum(map(len, filter(None, values)))
         return weight
 
-    def _cut(self, value: Value) -> bytes | None:
+    def _cut(self, value: bytes | None) -> bytes | None:
         """libsystemd cuts long fields where they are compressed, and leaves others whole."""
-        joined = b"\n".join(value) if isinstance(value, list) else value
-        return joined and joined[: self._threshold]
+        return value and value[: self._threshold]
 
     def end(self, cursor: str, missing: int) -> None:
         """The position after all that was looked at, kept or not, and how many entries are gone on the way there."""
@@ -115,10 +90,38 @@ class Rows:
         self.missing += missing
 
     def batch(self, position: Mapping[str, Any], *, full: bool, lost: int, skipped: int) -> Batch:
-        grown = {name: column.column() for name, column in self._columns.items()}
-        kept = {name: column for name, column in grown.items() if not _is_blank(column)}
-        return Batch(self._times, kept, position, self._ids, full=full, lost=lost, skipped=skipped)
+        columns: dict[str, Column] = {"MESSAGE": self.messages} if any(map(_there, self.messages)) else {}
+        names, table = self._table()
+        same: dict[bytes | None, bytes | None] = {}
+        places: list[int] = []
+        for name, values in zip(names, zip(*table, strict=True), strict=False):  # without a row there is no column
+            first = self._cut(values[0])
+            if values.count(values[0]) < len(values):
+                places = places or self._places()
+                cut = map(self._cut, values)
+                kept = [same.setdefault(value, value) for value in cut]
+                columns[name] = list(map(kept.__getitem__, places))
+            elif first is not None:
+                columns[name] = Constant(first, len(self.times))
+        return Batch(self.times, columns, position, self.ids, full=full, lost=lost, skipped=skipped)
+
+    def _table(self) -> tuple[Sequence[str], Sequence[Row]]:
+        """The distinct rows, and the names of their values."""
+        if self._names:
+            return self._names, list(self._known)
+        entries = [dict(zip(row[: len(row) // 2], row[len(row) // 2 :], strict=True)) for row in self._known]
+        names = list(dict.fromkeys(name for entry in entries for name in entry))
+        return names, [tuple(map(entry.get, names)) for entry in entries]
+
+    def _places(self) -> list[int]:
+        """Of each entry, the number of its row."""
+        numbers = {row: number for number, row in enumerate(self._known)}
+        return list(map(numbers.__getitem__, self.rows))
 
 
-def _is_blank(column: Column) -> bool:
-    return isinstance(column, Constant) and column.value is None
+def _joined(value: Value) -> bytes | None:
+    return b"\n".join(value) if isinstance(value, list) else value
+
+
+def _there(value: Value) -> bool:
+    return value is not None

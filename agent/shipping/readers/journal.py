@@ -10,6 +10,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from operator import itemgetter
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 from agent.places import Places
 from agent.settings.tables import PRIORITIES, Journal
 from agent.shipping import OVERLAP_BYTES, Batch
-from agent.shipping.readers.columns import Rows, Value, every_name
+from agent.shipping.readers.columns import Row, Rows, Value, whole_row
 from agent.shipping.readers.cursor import Cursor
 from agent.shipping.readers.damage import damaged_files
 from agent.shipping.stop import Stop
@@ -33,7 +34,7 @@ _AT_ONCE = 100
 """So many are read between two looks at how much memory they take."""
 _TAIL_SECONDS = 10.0
 _BOOT_FILE = "/proc/sys/kernel/random/boot_id"
-_Take = Callable[[Mapping[str, Value]], Any]
+_Take = Callable[[dict[str, Value]], Row]
 
 
 class JournalReader:
@@ -54,9 +55,10 @@ class JournalReader:
         self._options = options
         self._places = places
         self._fields = tuple(fields)
-        self._names = () if "*" in fields else tuple(dict.fromkeys((*fields, *_OWN_FIELDS)))
-        self._all: _Take = itemgetter(*self._names) if self._names else _whole
-        self._some: _Take = lambda entry: tuple(map(entry.get, self._names))
+        others = dict.fromkeys(name for name in (*fields, *_OWN_FIELDS) if name != "MESSAGE")
+        self._names = () if "*" in fields else tuple(others)
+        self._all: _Take = itemgetter(*others) if self._names else whole_row
+        self._some: _Take = (lambda entry: tuple(map(entry.get, others))) if self._names else whole_row
         self._take: _Take = self._all
         self._cursor = str(position.get("cursor", "")) if position and since_us is None else ""
         self._since_us = since_us
@@ -78,7 +80,7 @@ class JournalReader:
         if lost:
             self._tail_due = 0.0  # or the same gap would be counted again before a seldom match moves the position
         tail = self._tail() if self._sparse else ""
-        rows = Rows(self._fields, self._threshold)
+        rows = Rows(self._names, self._threshold)
         try:
             full, bad = self._fill(rows, max_entries, max_bytes)
             skipped += bad
@@ -90,7 +92,9 @@ class JournalReader:
         elif tail and not full:
             self._cursor = tail
         position = {"cursor": self._cursor} if self._cursor else {}
-        return rows.batch(position, full=full, lost=max(lost, rows.missing), skipped=skipped)
+        batch = self._without_own(rows.batch(position, full=full, lost=max(lost, rows.missing), skipped=skipped))
+        wanted = self._fields if self._names else batch.columns
+        return replace(batch, columns={name: batch.columns[name] for name in wanted if name in batch.columns})
 
     def _fill(self, rows: Rows, max_entries: int, max_bytes: int) -> tuple[bool, int]:
         """Up to `max_entries` into `rows`. Whether there may be more, and how many entries could not be read."""
@@ -98,9 +102,8 @@ class JournalReader:
         before = None if self._sparse else Cursor.parse(self._cursor)
         while count < max_entries and size < max_bytes:
             most = min(_AT_ONCE, max_entries - count)
-            raw, bad = self._look(most)
-            looked = len(raw)
-            size += rows.add(self._without_own(raw))
+            looked, bad = self._look(rows, most)
+            size += rows.weigh(looked)
             count += looked
             skipped += bad
             if looked:
@@ -112,43 +115,39 @@ class JournalReader:
                 return False, skipped
         return True, skipped
 
-    def _look(self, most: int) -> tuple[Batch, int]:
-        """The next entries, and how many could not be read. Each is taken apart at once, or the fields that nobody wants
-        would be held until all are read."""
+    def _look(self, rows: Rows, most: int) -> tuple[int, int]:
+        """Add the next entries; how many, and how many could not be read. Each is taken apart at once, or the fields that
+        nobody wants would be held until all are read."""
         journal = self._journal
-        names: Sequence[str] = self._names
         step, get_all, realtime, cursor = journal._next, journal._get_all, journal._get_realtime, journal._get_cursor
+        times, messages, kept, ids = rows.times, rows.messages, rows.rows, rows.ids
         take, wants_ids = self._take, self._wants_ids
-        times: list[int] = []
-        found: list[Any] = []
-        ids: list[str] = []
+        last: Row = ()
         left, skipped = most, 0
         while left and step():
             try:
                 time_us = realtime()
-                fields = get_all()
-                row = take(fields)
-            except KeyError:  # it lacks one
-                row = self._some(fields)
+                entry = get_all()
+                message = entry.get("MESSAGE")
+                row = take(entry)
+            except KeyError:  # it lacks one of the fields
+                row = self._some(entry)
             except OSError:
                 skipped += 1
                 if skipped > _ERRORS_IN_A_ROW:
                     raise
                 continue
+            if row != last:
+                last = rows.shared(row)
             times.append(time_us)
-            found.append(row)
-            left -= 1
+            messages.append(message)
+            kept.append(last)
             if wants_ids:
                 ids.append(cursor())
-        if not names:
-            names = every_name(found)
-            found = [tuple(map(entry.get, names)) for entry in found]
-        elif found:
-            # what comes after an entry without one of the fields is mostly of its kind, and an exception costs most
-            self._take = self._some if None in found[-1] else self._all
-        # without an entry there is no column for any name
-        columns: dict[str, Sequence[Value]] = dict(zip(names, zip(*found, strict=True), strict=False))
-        return Batch(times, columns, ids=ids), skipped
+            left -= 1
+        # what comes after an entry without one of the fields is mostly of its kind, and an exception costs most
+        self._take = self._some if None in last else self._all
+        return most - left, skipped
 
     def _without_own(self, raw: Batch) -> Batch:
         """Less the shipper's own entries. A process of an earlier boot, or of the host that an image was captured from, may
@@ -313,10 +312,6 @@ class JournalReader:
             return str(probe._get_cursor()) if probe._previous() else ""
         finally:
             probe.close()
-
-
-def _whole(entry: Mapping[str, Value]) -> Mapping[str, Value]:
-    return entry
 
 
 def _kernel_boot(path: Path) -> Iterator[bytes]:
