@@ -50,15 +50,17 @@ def _general(*, top: bool) -> _Parser:
 
 
 def parser(command: str | None = None) -> argparse.ArgumentParser:
-    """The parser, with the arguments of `command` only: the other commands' modules are not imported."""
+    """The parser, with the arguments of `command` only: the others are but known, and their modules are not imported."""
     top = _Parser(prog="parbake", description="Finishes the baking of a par-baked image.", parents=[_general(top=True)])
     top.add_argument("--version", action="version", version=f"parbake {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     for name, text in COMMANDS.items():
+        if name != command:
+            commands.add_parser(name, help=text)
+            continue
         sub = commands.add_parser(name, help=text, description=text, parents=[_general(top=False)])
         sub.add_argument("--version", action="version", version=f"parbake {__version__}")
-        if name == command:
-            _module(name).add_arguments(sub)
+        _module(name).add_arguments(sub)
     return top
 
 

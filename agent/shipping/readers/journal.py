@@ -102,7 +102,7 @@ class JournalReader:
         before = None if self._sparse else Cursor.parse(self._cursor)
         while count < max_entries and size < max_bytes:
             most = min(_AT_ONCE, max_entries - count)
-            looked, bad = self._look(rows, most)
+            looked, bad, more = self._look(rows, most)
             size += rows.weigh(looked)
             count += looked
             skipped += bad
@@ -111,20 +111,23 @@ class JournalReader:
                 here = None if self._sparse else Cursor.parse(cursor)
                 rows.end(cursor, _gone(before, here, looked + bad))
                 before = here
-            if looked < most:
+            if not more:
                 return False, skipped
         return True, skipped
 
-    def _look(self, rows: Rows, most: int) -> tuple[int, int]:
-        """Add the next entries; how many, and how many could not be read. Each is taken apart at once, or the fields that
-        nobody wants would be held until all are read."""
+    def _look(self, rows: Rows, most: int) -> tuple[int, int, bool]:
+        """Add the next entries; how many, how many could not be read, and whether there may be more. Each is taken apart at
+        once, or the fields that nobody wants would be held until all are read."""
         journal = self._journal
         step, get_all, realtime, cursor = journal._next, journal._get_all, journal._get_realtime, journal._get_cursor
         times, messages, kept, ids = rows.times, rows.messages, rows.rows, rows.ids
         take, wants_ids = self._take, self._wants_ids
         last: Row = ()
-        left, skipped = most, 0
-        while left and step():
+        before, skipped, more = len(times), 0, True
+        for _ in range(most):
+            if not step():
+                more = False
+                break
             try:
                 time_us = realtime()
                 entry = get_all()
@@ -134,7 +137,7 @@ class JournalReader:
                 row = self._some(entry)
             except OSError:
                 skipped += 1
-                if skipped > _ERRORS_IN_A_ROW:
+                if skipped == _ERRORS_IN_A_ROW:
                     raise
                 continue
             if row != last:
@@ -144,10 +147,9 @@ class JournalReader:
             kept.append(last)
             if wants_ids:
                 ids.append(cursor())
-            left -= 1
         # what comes after an entry without one of the fields is mostly of its kind, and an exception costs most
         self._take = self._some if None in last else self._all
-        return most - left, skipped
+        return len(times) - before, skipped, more
 
     def _without_own(self, raw: Batch) -> Batch:
         """Less the shipper's own entries. A process of an earlier boot, or of the host that an image was captured from, may
