@@ -185,8 +185,8 @@ def main() -> None:
         own = found["parbake"]
         for label, costs in found.items():
             best, median = (of(costs) / of(own) for of in (min, statistics.median))
-            rate = 1 / min(costs)
-            print(f"{label:14} {rate:9.0f} entries per CPU second; parbake is {best:5.2f} times as fast, by the medians {median:5.2f}")
+            ratios = f"parbake is {best:5.2f} times as fast, by the medians {median:5.2f}"
+            print(f"{label:14} {1 / min(costs):9.0f} entries per CPU second; {ratios}")
 
 
 if __name__ == "__main__":
