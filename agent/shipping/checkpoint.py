@@ -75,7 +75,9 @@ class Checkpoint:
         try:
             if os.fstat(descriptor).st_size != 2 * self._place_bytes:
                 return False
-            os.pwrite(descriptor, record.ljust(self._place_bytes), turn % 2 * self._place_bytes)
+            written = os.pwrite(descriptor, record.ljust(self._place_bytes), turn % 2 * self._place_bytes)
+            if written < self._place_bytes:
+                raise OSError(errno.EIO, "only a part of it was written")
             os.fdatasync(descriptor)
         finally:
             os.close(descriptor)
