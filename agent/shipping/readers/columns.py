@@ -45,6 +45,7 @@ class Rows:
         self.ids: list[str] = []
         self.cursor = ""
         self.missing = 0
+        self._ended = 0
         self._known: dict[Row, Row] = {}
         self._weights: dict[Row, int] = {}
 
@@ -88,6 +89,12 @@ class Rows:
         """The position after all that was looked at, kept or not, and how many entries are gone on the way there."""
         self.cursor = cursor
         self.missing += missing
+        self._ended = len(self.times)
+
+    def back(self) -> None:
+        """Forget the entries after the position: they will be read again."""
+        for kept in (self.times, self.messages, self.rows, self.ids):
+            del kept[self._ended :]
 
     def batch(self, position: Mapping[str, Any], *, full: bool, lost: int, skipped: int) -> Batch:
         columns: dict[str, Column] = {"MESSAGE": self.messages} if any(map(_there, self.messages)) else {}

@@ -86,6 +86,7 @@ class JournalReader:
             skipped += bad
         except OSError:
             self.close()  # it is opened anew, at the position
+            rows.back()
             full, skipped = True, skipped + 1
         if rows.cursor:
             self._cursor = rows.cursor
@@ -122,7 +123,7 @@ class JournalReader:
         step, get_all, realtime, cursor = journal._next, journal._get_all, journal._get_realtime, journal._get_cursor
         times, messages, kept, ids = rows.times, rows.messages, rows.rows, rows.ids
         take, wants_ids = self._take, self._wants_ids
-        last: Row = ()
+        last: Row | None = None
         before, skipped, more = len(times), 0, True
         for _ in range(most):
             if not step():
@@ -147,8 +148,9 @@ class JournalReader:
             kept.append(last)
             if wants_ids:
                 ids.append(cursor())
-        # what comes after an entry without one of the fields is mostly of its kind, and an exception costs most
-        self._take = self._some if None in last else self._all
+        if last is not None:
+            # what comes after an entry without one of the fields is mostly of its kind, and an exception costs most
+            self._take = self._some if None in last else self._all
         return len(times) - before, skipped, more
 
     def _without_own(self, raw: Batch) -> Batch:

@@ -62,6 +62,13 @@ def test_all_fields_leave_out_what_tells_nothing() -> None:
     assert list(gathered([[entry]], everything=True).columns) == ["MESSAGE", "A"]
 
 
+def test_an_entry_without_another_field_is_no_other_entry() -> None:
+    """A row of no field at all, between others and before them."""
+    bare = {"MESSAGE": b"m"}
+    batch = gathered([[bare, {**bare, "A": b"1"}, bare]], everything=True)
+    assert list(batch.columns["A"]) == [None, b"1", None]
+
+
 def test_equal_values_of_a_batch_are_one_object() -> None:
     """Also where they came in different rows."""
     entries = [{"UNIT": bytes([98, number % 2]), "OTHER": bytes([number])} for number in range(6)]

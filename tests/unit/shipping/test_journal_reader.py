@@ -249,6 +249,52 @@ def _follow_on(directory: Path, whole: Path, number: int) -> None:
     _renumber(directory / "system.journal", family, number)
 
 
+class Failing:
+    """The real reader, of which one call fails once."""
+
+    def __init__(self, directory: Path, name: str, calls: list[int]) -> None:
+        from systemd._reader import _Reader
+
+        self._real, self._name, self._calls = _Reader(0, path=str(directory)), name, calls
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._real, name)
+        return self._failing(found) if name == self._name else found
+
+    def _failing(self, call: Any) -> Any:
+        def counted(*args: Any) -> Any:
+            self._calls[0] -= 1
+            if self._calls[0] == 0:
+                raise OSError(5, "Input/output error")
+            return call(*args)
+
+        return counted
+
+
+@pytest.mark.parametrize("calls", [5, 60, 130])
+@pytest.mark.parametrize("name", ["_next", "_get_cursor"])
+def test_a_journal_that_fails_is_read_again_from_the_position(tmp_path: Path, name: str, calls: int) -> None:
+    """Each entry comes once, with the id that is its own, wherever in a batch it was that the journal failed."""
+    expected = [f"m{i}" for i in range(300)]
+    write_journal(journal_of(tmp_path), expected)
+    left = [calls]
+    found = reader(tmp_path, wants_ids=True, open_journal=lambda: Failing(journal_of(tmp_path), name, left))
+    batches = drain(found, 250)
+    assert left[0] < 0
+    assert messages(batches) == expected
+    plain = drain(reader(tmp_path, wants_ids=True), 250)
+    assert [i for batch in batches for i in batch.ids] == [i for batch in plain for i in batch.ids]
+
+
+@pytest.mark.parametrize("name", ["_get_all", "_get_realtime"])
+def test_an_entry_that_cannot_be_read_is_skipped_and_counted(tmp_path: Path, name: str) -> None:
+    write_journal(journal_of(tmp_path), [f"m{i}" for i in range(300)])
+    left = [120]
+    batches = drain(reader(tmp_path, open_journal=lambda: Failing(journal_of(tmp_path), name, left)), 250)
+    assert messages(batches) == [f"m{i}" for i in range(300) if i != 119]
+    assert sum(batch.skipped for batch in batches) == 1
+
+
 def test_no_journal_yet_is_an_empty_stream(tmp_path: Path) -> None:
     """A host whose journal does not exist yet has nothing to ship, and is looked at again."""
     found = reader(tmp_path)
