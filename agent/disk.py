@@ -14,7 +14,7 @@ import os
 import pwd
 import stat
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,22 +182,29 @@ def fsync_directory(descriptor: int) -> None:
     os.fsync(descriptor)
 
 
-def write_atomic(path: Path, content: bytes, mode: int) -> None:
-    """Write a file of parbake's own (state, status): whole or not at all, durable before it returns. Raises OSError."""
+def write_atomic(
+    path: Path, content: bytes, mode: int, *, sync: bool = True, made: Callable[[int], None] | None = None
+) -> None:
+    """Write a file of parbake's own (state, status), whole or not at all. `made` is given its descriptor before it has its
+    mode. With `sync` it is durable before this returns. Raises OSError."""
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with open(descriptor, "wb") as file:
             file.write(content)
+            if made is not None:
+                made(descriptor)
             os.fchmod(descriptor, mode)
             file.flush()
-            os.fsync(descriptor)
+            if sync:
+                os.fsync(descriptor)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_directory(path.parent)
+    if sync:
+        sync_directory(path.parent)
 
 
 def sync_directory(path: Path) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 from urllib.parse import quote, quote_plus
 
+from agent.disk import write_atomic
 from agent.model import MASK
 
 MIN_ANYWHERE = 4
@@ -235,19 +236,8 @@ def write_mask_file(path: Path, texts: Iterable[str], group: str = GROUP) -> boo
             return False
     except FileNotFoundError:
         pass
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            if gid is not None and os.geteuid() == 0:
-                os.fchown(descriptor, -1, gid)
-            os.fchmod(descriptor, wanted[0])
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    give = (lambda descriptor: os.fchown(descriptor, -1, gid)) if gid is not None else None
+    write_atomic(path, content, wanted[0], sync=False, made=give)
     return True
 
 

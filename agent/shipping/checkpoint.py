@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from agent.disk import write_atomic
 from agent.errors import StateError
 
 log = logging.getLogger("parbake")
@@ -87,16 +89,8 @@ class Checkpoint:
         """A file with room for this record and another, whole or not at all."""
         place_bytes = -(-len(record) // _BLOCK_BYTES) * _BLOCK_BYTES
         places = (record, b"") if turn % 2 == 0 else (b"", record)
-        temporary = self._path.with_suffix(".new")
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(b"".join(place.ljust(place_bytes) for place in places))
-            file.flush()
-            give_to_owner(file.fileno(), self._path.parent)
-            os.fsync(file.fileno())
-        os.replace(temporary, self._path)
-        _sync(self._path.parent)
+        content = b"".join(place.ljust(place_bytes) for place in places)
+        write_atomic(self._path, content, 0o600, made=functools.partial(give_to_owner, directory=self._path.parent))
         self._place_bytes = place_bytes
 
 
@@ -125,11 +119,3 @@ def give_to_owner(descriptor: int, directory: Path) -> None:
         owner = directory.stat()
         with contextlib.suppress(OSError):
             os.fchown(descriptor, owner.st_uid, owner.st_gid)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

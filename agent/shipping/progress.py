@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from agent.disk import write_atomic
 from agent.errors import ParbakeError
 from agent.shipping.checkpoint import give_to_owner
 
@@ -142,12 +143,9 @@ class StatusFile:
             self.write()
 
     def write(self) -> None:
-        temporary = self._path.with_suffix(".new")
+        content = json.dumps(as_status(self._lanes, draining=self._draining())).encode()
+        give = functools.partial(give_to_owner, directory=self._path.parent)
         try:
-            with temporary.open("w") as file:
-                os.fchmod(file.fileno(), 0o644)
-                json.dump(as_status(self._lanes, draining=self._draining()), file)
-                give_to_owner(file.fileno(), self._path.parent)
-            os.replace(temporary, self._path)
+            write_atomic(self._path, content, 0o644, sync=False, made=give)
         except OSError as error:
             log.debug("%s cannot be written: %s", self._path, error.strerror)

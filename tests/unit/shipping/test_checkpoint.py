@@ -83,10 +83,10 @@ def test_a_record_half_written_leaves_the_one_before_it(data: st.DataObject) -> 
 def test_a_position_that_cannot_be_saved_is_an_error(tmp_path: Path) -> None:
     """A disk that takes nothing costs repeated entries after a restart, and the lane is told."""
     checkpoint = Checkpoint(tmp_path, "loki", "journal")
-    (tmp_path / "loki.journal.new").mkdir()
+    (tmp_path / ".loki.journal.json.new").mkdir()
     with pytest.raises(StateError, match="cannot be written"):
         checkpoint.save(POSITION)
-    (tmp_path / "loki.journal.new").rmdir()
+    (tmp_path / ".loki.journal.json.new").rmdir()
     checkpoint.save(POSITION)
     assert Checkpoint(tmp_path, "loki", "journal").load() == POSITION
 
@@ -106,7 +106,7 @@ def test_no_link_in_its_place_is_followed(tmp_path: Path) -> None:
     """The directory is the service's; what root saves by hand must not end in a file of root's."""
     precious = tmp_path / "precious"
     precious.write_bytes(b"x" * 8192)
-    for name in ("loki.journal.json", "loki.journal.new"):
+    for name in ("loki.journal.json", ".loki.journal.json.new"):
         checkpoint = Checkpoint(tmp_path, "loki", "journal")
         checkpoint.save({"cursor": name})
         (tmp_path / name).unlink(missing_ok=True)
