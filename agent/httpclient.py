@@ -247,9 +247,11 @@ class Client:
                 response.close()
 
     def _send(self, method: str, url: str, headers: Headers, body: bytes | None, ends: float) -> requests.Response:
-        sent = {"User-Agent": "parbake", "Accept-Encoding": "identity", **_plain(self._headers()), **_plain(headers)}
+        sent = {"User-Agent": "parbake", "Accept-Encoding": "identity", "Accept": "*/*"}
+        sent |= {**_plain(self._headers()), **_plain(headers)}
         for _ in range(6):
-            response = self._send_once(method, url, sent, body, ends)
+            left = max(0.05, ends - time.monotonic())
+            response = self._opened().send(method, url, sent, body, left, self._proxies_for(url))
             location = response.headers.get("Location", "")
             if response.status_code not in _REDIRECTS or not location or self._guarded:
                 return response
@@ -265,10 +267,6 @@ class Client:
                 method, body = "GET", None
             url = target
         raise Trouble("invalid", f"{shown(url)} redirects without end")
-
-    def _send_once(self, method: str, url: str, headers: dict[str, str], body: bytes | None, ends: float) -> requests.Response:
-        left = max(0.05, ends - time.monotonic())
-        return self._opened().send(method, url, headers, body, left, self._proxies_for(url))
 
     def _proxies_for(self, url: str) -> dict[str, str]:
         """Looked up once for each peer: it takes as long as half the rest of a request."""

@@ -99,7 +99,6 @@ class Connections:
     ) -> None:
         self._adapters = {"http": _Adapter(wire, unix_socket, ""), "https": _Adapter(wire, unix_socket, server_name)}
         self._certificate = client_certificate
-        self._last = ("", ""), requests.PreparedRequest()
         self._verify = str(ca_file) if ca_file else (_system_bundle() or True)
         if insecure:
             self._verify = False
@@ -115,24 +114,13 @@ class Connections:
         proxies: Mapping[str, str],
     ) -> requests.Response:
         """The open answer. The time-out is one for connecting and one for each read. Raises ERRORS."""
-        prepared = self._prepared(method, url)
-        prepared.prepare_headers({"Accept": "*/*", **headers})
-        prepared.prepare_body(body, None)
+        prepared = requests.Request(method, url, headers=headers, data=body).prepare()
         adapter = self._adapters.get(str(prepared.url).partition(":")[0].lower())
         if adapter is None:
             raise requests.exceptions.InvalidSchema("neither http nor https")
-        timeout = (timeout_seconds, timeout_seconds)
         return adapter.send(
-            prepared, stream=True, timeout=timeout, verify=self._verify, cert=self._certificate, proxies=proxies
+            prepared, stream=True, timeout=timeout_seconds, verify=self._verify, cert=self._certificate, proxies=proxies
         )
-
-    def _prepared(self, method: str, url: str) -> requests.PreparedRequest:
-        """A request without headers and body: to take the address apart costs as much as all the rest of it."""
-        last, prepared = self._last  # read at once: several threads use one client
-        if last != (method, url):
-            prepared = requests.Request(method, url).prepare()
-            self._last = (method, url), prepared
-        return prepared.copy()
 
     def close(self) -> None:
         for adapter in self._adapters.values():
