@@ -42,13 +42,16 @@ def clean(
 
 def _texts(batch: Batch) -> list[bytes]:
     """The texts of a batch, each once, but for messages: to look for equal ones costs more than to look at them twice."""
-    messages, repeated = batch.columns.get("MESSAGE", ()), set[bytes | None]()
+    messages: Column = ()
+    others = set[bytes | None]()
     for name, column in batch.columns.items():
         if isinstance(column, Constant):
-            repeated.add(column.value)
-        elif name != "MESSAGE":
-            repeated.update(column)
-    return [*filter(None, repeated), *filter(None, () if isinstance(messages, Constant) else messages)]
+            others.add(column.value)
+        elif name == "MESSAGE":
+            messages = column
+        else:
+            others.update(column)
+    return [*filter(None, others), *filter(None, messages)]
 
 
 def _cut(text: bytes, line_max: int) -> bytes:

@@ -21,7 +21,7 @@ class DryRun:
 
     def send(self, batch: Batch) -> Outcome:
         told = replace(batch, labels={**batch.labels, "sink": self._sink})
-        self._out.write("".join(line + "\n" for line in self._json.objects(told)))
+        self._out.write(self._json.ndjson(told))
         return TAKEN
 
     def close(self) -> None:

@@ -36,10 +36,7 @@ class JsonFields:
         """Each value as a JSON string; "" for None."""
         if isinstance(column, Constant):
             return [_literal(column.value)] * len(column)
-        parts = _escaped(column)
-        if parts is None or ("" in parts and None in column):
-            return [_literal(value) for value in column]
-        return [f'"{part}"' for part in parts]
+        return joined(_unlike("", column), len(column))
 
     def members(self, name: str, column: Column) -> list[Piece]:
         """Each value as `,"NAME":"value"`, in pieces; "" for None."""
@@ -67,12 +64,12 @@ class JsonFields:
         """Each entry as one JSON object: its time (RFC 3339), its fields, then the labels."""
         return joined(self._pieces(batch, "}"), len(batch))
 
-    def ndjson(self, batch: Batch) -> bytes:
-        """All entries as JSON objects, one a line."""
+    def ndjson(self, batch: Batch) -> str:
+        """All entries as JSON objects, each on a line."""
         flat: list[str] = []
         for row in _rows(self._pieces(batch, "}\n"), len(batch)):
             flat += row
-        return "".join(flat).encode()
+        return "".join(flat)
 
     def _pieces(self, batch: Batch, end: str) -> list[Piece]:
         seconds_of, micros = _clock(batch.times, '{"timestamp":"')

@@ -97,7 +97,7 @@ class Rows:
             del kept[self._ended :]
 
     def batch(self, position: Mapping[str, Any], *, full: bool, lost: int, skipped: int) -> Batch:
-        columns: dict[str, Column] = {"MESSAGE": self.messages} if any(map(_there, self.messages)) else {}
+        columns: dict[str, Column] = {"MESSAGE": self.messages} if any(message is not None for message in self.messages) else {}
         names, table = self._table()
         same: dict[bytes | None, bytes | None] = {}
         places: list[int] = []
@@ -128,7 +128,3 @@ class Rows:
 
 def _joined(value: Value) -> bytes | None:
     return b"\n".join(value) if isinstance(value, list) else value
-
-
-def _there(value: Value) -> bool:
-    return value is not None

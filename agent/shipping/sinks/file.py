@@ -45,7 +45,7 @@ class FileSink:
         self._json = JsonFields()
 
     def send(self, batch: Batch) -> Outcome:
-        body = self._json.ndjson(batch)
+        body = self._json.ndjson(batch).encode()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             append(

@@ -27,7 +27,7 @@ class HttpSink:
         self._json = JsonFields()
 
     def send(self, batch: Batch) -> Outcome:
-        body = self._json.ndjson(batch)
+        body = self._json.ndjson(batch).encode()
         self._poster.post(body, self._options.content_type)
         return TAKEN
 

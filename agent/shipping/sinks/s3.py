@@ -41,7 +41,7 @@ class S3Sink:
         self._json = JsonFields()
 
     def send(self, batch: Batch) -> Outcome:
-        body = self._json.ndjson(batch)
+        body = self._json.ndjson(batch).encode()
         first = batch.times[0]
         prefix = time.strftime(self._options.prefix, time.gmtime(first // 1_000_000))
         key = f"{prefix}{first}-{hashlib.sha256(body).hexdigest()[:16]}.ndjson.gz"

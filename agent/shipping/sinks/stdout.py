@@ -25,7 +25,7 @@ class StdoutSink:
 
     def send(self, batch: Batch) -> Outcome:
         try:
-            sys.stdout.write("\n".join(self._json.objects(batch)) + "\n")
+            sys.stdout.write(self._json.ndjson(batch))
             sys.stdout.flush()
         except BrokenPipeError:
             raise  # whoever read the pipe has gone and does not come back: the command ends, as others do
