@@ -28,7 +28,6 @@ OWN_UNIT = b"parbake-ship.service"
 _LOCAL_ONLY = 1
 _INVALIDATE = 2
 _UNKNOWN_LOSS = 1
-_ERRORS_IN_A_ROW = 100
 _OWN_FIELDS = ("_SYSTEMD_UNIT", "_PID", "_BOOT_ID")
 _AT_ONCE = 100
 """So many are read between two looks at how much memory they take."""
@@ -68,6 +67,7 @@ class JournalReader:
         self._journal: Any = None
         self._unseen = True
         self._tail_due = 0.0
+        self._passed = 0
         self._own_pid = str(os.getpid()).encode()
         self._own_boots: frozenset[bytes] = frozenset()
         self._damaged: set[str] = set()
@@ -98,20 +98,21 @@ class JournalReader:
         return replace(batch, columns={name: batch.columns[name] for name in wanted if name in batch.columns})
 
     def _fill(self, rows: Rows, max_entries: int, max_bytes: int) -> tuple[bool, int]:
-        """Up to `max_entries` into `rows`. Whether there may be more, and how many entries could not be read."""
+        """Up to `max_entries` into `rows`. Whether there may be more, and how many of them could not be read."""
         skipped, count, size = 0, 0, 0
         before = None if self._sparse else Cursor.parse(self._cursor)
         while count < max_entries and size < max_bytes:
             most = min(_AT_ONCE, max_entries - count)
             looked, bad, more = self._look(rows, most)
             size += rows.weigh(looked)
-            count += looked
+            count += looked + bad
             skipped += bad
+            self._passed += looked + bad
             if looked:
                 cursor = self._journal._get_cursor()
                 here = None if self._sparse else Cursor.parse(cursor)
-                rows.end(cursor, _gone(before, here, looked + bad))
-                before = here
+                rows.end(cursor, _gone(before, here, self._passed))
+                before, self._passed = here, 0
             if not more:
                 return False, skipped
         return True, skipped
@@ -138,8 +139,6 @@ class JournalReader:
                 row = self._some(entry)
             except OSError:
                 skipped += 1
-                if skipped == _ERRORS_IN_A_ROW:
-                    raise
                 continue
             if row != last:
                 last = rows.shared(row)
@@ -201,6 +200,7 @@ class JournalReader:
         self._own_boots = self._find_own_boots()
         self._match(journal)
         self._unseen = True
+        self._passed = 0
         if self._cursor and Cursor.parse(self._cursor):
             journal.seek_cursor(self._cursor)
             self._step_over(journal)

@@ -250,12 +250,12 @@ def _follow_on(directory: Path, whole: Path, number: int) -> None:
 
 
 class Failing:
-    """The real reader, of which one call fails once."""
+    """The real reader, of which some calls of one name fail, counted in `calls` over all that are opened."""
 
-    def __init__(self, directory: Path, name: str, calls: list[int]) -> None:
+    def __init__(self, directory: Path, name: str, calls: list[int], failing: range) -> None:
         from systemd._reader import _Reader
 
-        self._real, self._name, self._calls = _Reader(0, path=str(directory)), name, calls
+        self._real, self._name, self._calls, self._failing_calls = _Reader(0, path=str(directory)), name, calls, failing
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._real, name)
@@ -263,36 +263,45 @@ class Failing:
 
     def _failing(self, call: Any) -> Any:
         def counted(*args: Any) -> Any:
-            self._calls[0] -= 1
-            if self._calls[0] == 0:
+            self._calls[0] += 1
+            if self._calls[0] - 1 in self._failing_calls:
                 raise OSError(5, "Input/output error")
             return call(*args)
 
         return counted
 
 
-@pytest.mark.parametrize("calls", [5, 60, 130])
+@pytest.mark.parametrize("at", [4, 59, 129])
 @pytest.mark.parametrize("name", ["_next", "_get_cursor"])
-def test_a_journal_that_fails_is_read_again_from_the_position(tmp_path: Path, name: str, calls: int) -> None:
+def test_a_journal_that_fails_is_read_again_from_the_position(tmp_path: Path, name: str, at: int) -> None:
     """Each entry comes once, with the id that is its own, wherever in a batch it was that the journal failed."""
     expected = [f"m{i}" for i in range(300)]
     write_journal(journal_of(tmp_path), expected)
-    left = [calls]
-    found = reader(tmp_path, wants_ids=True, open_journal=lambda: Failing(journal_of(tmp_path), name, left))
+    calls = [0]
+    failing = range(at, at + 1)
+    found = reader(tmp_path, wants_ids=True, open_journal=lambda: Failing(journal_of(tmp_path), name, calls, failing))
     batches = drain(found, 250)
-    assert left[0] < 0
+    assert calls[0] > at
     assert messages(batches) == expected
     plain = drain(reader(tmp_path, wants_ids=True), 250)
     assert [i for batch in batches for i in batch.ids] == [i for batch in plain for i in batch.ids]
 
 
+@pytest.mark.parametrize("unreadable", [range(119, 120), range(20, 250)])
+@pytest.mark.parametrize("size", [50, 250])
 @pytest.mark.parametrize("name", ["_get_all", "_get_realtime"])
-def test_an_entry_that_cannot_be_read_is_skipped_and_counted(tmp_path: Path, name: str) -> None:
+def test_entries_that_cannot_be_read_are_skipped_and_counted(tmp_path: Path, name: str, size: int, unreadable: range) -> None:
+    """However many they are one after the other: what is before and after them comes, and no read takes longer for them."""
     write_journal(journal_of(tmp_path), [f"m{i}" for i in range(300)])
-    left = [120]
-    batches = drain(reader(tmp_path, open_journal=lambda: Failing(journal_of(tmp_path), name, left)), 250)
-    assert messages(batches) == [f"m{i}" for i in range(300) if i != 119]
-    assert sum(batch.skipped for batch in batches) == 1
+    calls = [0]
+    found = reader(tmp_path, open_journal=lambda: Failing(journal_of(tmp_path), name, calls, unreadable))
+    batches: list[Batch] = []
+    while not batches or batches[-1].full:
+        before = calls[0]
+        batches.append(found.read(size, 1 << 20))
+        assert calls[0] - before <= size
+    assert messages(batches) == [f"m{i}" for i in range(300) if i not in unreadable]
+    assert (sum(batch.skipped for batch in batches), sum(batch.lost for batch in batches)) == (len(unreadable), 0)
 
 
 def test_no_journal_yet_is_an_empty_stream(tmp_path: Path) -> None:
