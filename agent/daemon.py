@@ -145,7 +145,7 @@ class Daemon:
         """Wait until changes have calmed down, and for this instance's share of the splay. Returns what it came to, and the
         cause of that: STOP outdoes CHANGED, which outdoes TOUCHED."""
         watch = self.world.settings.watch
-        kind, cause = self._gather(kind, cause, watch.settle, watch.settle_max)
+        kind, cause = self._gather(kind, cause, watch.calm_seconds, watch.settle_max)
         if kind == CHANGED and self.ready and watch.splay:
             share = random.uniform(0, watch.splay)  # noqa: S311 - spreads a swarm, guards nothing
             kind, cause = self._gather(kind, cause, share, share)

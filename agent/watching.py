@@ -171,10 +171,10 @@ class Watcher:
         longer than the loop waits."""
         layers = self._layers
         end = time.monotonic() + self._settling.settle_max
-        calm_at = time.monotonic() + self._settling.settle
+        calm_at = time.monotonic() + self._settling.calm_seconds
         while layers is not None and time.monotonic() < min(calm_at, end):
             with self._told:
-                if self._told.wait_for(lambda: self._is_past(version), self._settling.settle / 2):
+                if self._told.wait_for(lambda: self._is_past(version), self._settling.look_seconds):
                     return
             try:
                 now = self.source.fetch(layers)
@@ -182,7 +182,7 @@ class Watcher:
                 return  # the loop finds out by itself, when it pulls
             if now != last:
                 self._changed(self._name)
-                calm_at = time.monotonic() + self._settling.settle
+                calm_at = time.monotonic() + self._settling.calm_seconds
             last = now
 
     def _is_past(self, version: int) -> bool:

@@ -183,9 +183,21 @@ class Units:
 class Watch:
     """[watch]"""
 
-    settle: Seconds = setting("changes closer together than this are one generation", Seconds(0.2))
+    settle: Seconds = setting(
+        "changes closer together than this are one generation; it begins when half as long again is over", Seconds(0.2)
+    )
     settle_max: Seconds = setting("but nothing waits longer than this to settle", Seconds(5.0))
     splay: Seconds = setting("a random delay up to this before acting, so that a swarm does not move at once", Seconds(0.0))
+
+    @property
+    def look_seconds(self) -> float:
+        """How often a source that has changed is looked at while its changes settle."""
+        return self.settle / 2
+
+    @property
+    def calm_seconds(self) -> float:
+        """How long without news of a change is calm: a change within `settle` may have come just after a look."""
+        return self.settle + self.look_seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
