@@ -247,8 +247,8 @@ class Client:
                 response.close()
 
     def _send(self, method: str, url: str, headers: Headers, body: bytes | None, ends: float) -> requests.Response:
-        sent = {"User-Agent": "parbake", "Accept-Encoding": "identity", "Accept": "*/*"}
-        sent |= {**_plain(self._headers()), **_plain(headers)}
+        own = {"User-Agent": "parbake", "Accept-Encoding": "identity", "Accept": "*/*"}
+        sent = own | _plain(self._headers()) | _plain(headers)
         for _ in range(6):
             left = max(0.05, ends - time.monotonic())
             response = self._opened().send(method, url, sent, body, left, self._proxies_for(url))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, MappingView
 from datetime import date
 from pathlib import Path
@@ -15,6 +14,7 @@ from jinja2.exceptions import UndefinedError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Cycler, Joiner, Namespace
 
+from agent.disk import write_atomic
 from agent.filters import FILTERS
 from agent.places import Places
 from agent.settings.tables import Flavour
@@ -133,9 +133,6 @@ class Compiled(BytecodeCache):
         if not self._writable:
             return
         path = self._directory / f"{bucket.key}.jinja"
-        temporary = path.with_suffix(".new")
         self._directory.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            bucket.write_bytecode(file)
-        os.replace(temporary, path)
+        write_atomic(path, bucket.bytecode_to_string(), 0o644, sync=False)
         self.written.append(path)

@@ -184,7 +184,7 @@ class Watch:
     """[watch]"""
 
     settle: Seconds = setting(
-        "changes closer together than this are one generation; it begins when half as long again is over", Seconds(0.2)
+        "changes closer together than this are one generation; it starts one and a half times this after the last", Seconds(0.2)
     )
     settle_max: Seconds = setting("but nothing waits longer than this to settle", Seconds(5.0))
     splay: Seconds = setting("a random delay up to this before acting, so that a swarm does not move at once", Seconds(0.0))
