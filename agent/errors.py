@@ -25,8 +25,8 @@
         ├── SinkDenied                 401, 403
         └── SinkRefused                the sink will never take this batch as it is
 
-Only `agent.cli` and `agent.daemon` catch `ParbakeError`. Anything else that reaches them is a bug: exit 70.
-Foreign exceptions become one of these in one place a family: `agent.httpclient` for requests, each plugin for its library.
+Only `agent.cli.main` and `agent.daemon.loop` catch `ParbakeError`. Anything else that reaches them is a bug: exit 70.
+Foreign exceptions become one of these in one place a family: `agent.net.http_client` for requests, each plugin for its library.
 """
 
 from __future__ import annotations

@@ -26,14 +26,14 @@ HANG_SECONDS = 1.0
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from agent.places import Places
-from agent.schema import Seconds
-from agent.settings.tables import Component, Discovery, Settings
+from agent.paths import Paths
+from agent.settings.schema import Seconds
+from agent.settings.models import Component, Discovery, Settings
 discovery = Discovery(imds_url=sys.argv[2], timeout=Seconds(float(sys.argv[3])))
 settings = Settings(component=Component(name="web"), discovery=discovery)
 start = time.perf_counter()
-from agent.discovery.discover import discover
-facts = discover(settings, Places(Path(sys.argv[1])))
+from agent.discovery.engine import discover
+facts = discover(settings, Paths(Path(sys.argv[1])))
 print(time.perf_counter() - start, len(facts.values))
 """
 

@@ -15,9 +15,10 @@ from typing import Any
 TREE = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TREE))
 
-from agent import cli, schema  # noqa: E402
-from agent.settings import TABLES  # noqa: E402
-from agent.settings.tables import Key, Sink, Source, Template, TemplateUnit  # noqa: E402
+from agent.cli import main as cli  # noqa: E402
+from agent.settings import schema  # noqa: E402
+from agent.settings.loader import TABLES  # noqa: E402
+from agent.settings.models import Key, Sink, Source, Template, TemplateUnit  # noqa: E402
 
 SETTINGS_HEAD = """# Settings
 
@@ -104,7 +105,7 @@ def commands_page() -> str:
     common = {option for action in general._actions for option in action.option_strings}
     for name, text in cli.COMMANDS.items():
         parser = argparse.ArgumentParser(add_help=False)
-        importlib.import_module(f"agent.commands.{name}").add_arguments(parser)
+        importlib.import_module(f"agent.cli.{name}").add_arguments(parser)
         own = _options(parser, skip=tuple(common))
         parts.append(f"## parbake {name}\n\n{text[0].upper()}{text[1:]}.\n{chr(10) + own if own else ''}")
     return "\n".join(parts)

@@ -7,16 +7,30 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from agent.model import Attempt, FactValue
-from agent.places import Places
-from agent.settings.tables import Discovery
+from agent.paths import Paths
+from agent.settings.models import Discovery
+
+__all__ = [
+    "CHANGING",
+    "NAMES",
+    "PROVIDERS",
+    "TABLES",
+    "Context",
+    "Provider",
+    "clouds",
+    "engine",
+    "fact_validation",
+    "identity",
+    "watcher",
+]
 
 PROVIDERS: dict[str, str] = {
-    "kernel": "agent.discovery.kernel:Kernel",
-    "credentials": "agent.discovery.credentials:Credentials",
-    "cloud-init": "agent.discovery.cloudinit:CloudInit",
-    "imds": "agent.discovery.imds:Imds",
-    "file": "agent.discovery.file:File",
-    "host": "agent.discovery.host:Host",
+    "kernel": "agent.discovery.providers.kernel:Kernel",
+    "credentials": "agent.discovery.providers.credentials:Credentials",
+    "cloud-init": "agent.discovery.providers.cloud_init:CloudInit",
+    "imds": "agent.discovery.providers.imds:Imds",
+    "file": "agent.discovery.providers.fact_files:File",
+    "host": "agent.discovery.providers.host:Host",
 }
 
 NAMES = (
@@ -53,7 +67,7 @@ class Context:
     too late.
     """
 
-    places: Places
+    paths: Paths
     settings: Discovery
     deadline: float
     known: Mapping[str, FactValue] = field(default_factory=dict)

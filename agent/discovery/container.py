@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from agent.places import Places
+from agent.paths import Paths
 
 _HINTS = ("docker", "lxc", "kubepods", "libpod", "containerd", "machine.slice/machine-")
 _MARKERS = ("run/systemd/container", ".dockerenv", "run/.containerenv")
@@ -14,12 +14,12 @@ _FIRST_PIDS = "pid:[4026531836]"
 """The process namespace that the machine booted with: its number is part of the kernel's interface (PROC_PID_INIT_INO)."""
 
 
-def in_container(places: Places) -> bool:
+def in_container(paths: Paths) -> bool:
     """The checks of `systemd-detect-virt --container`, without starting it.
 
     Below --root only DIR/run/systemd/container counts, for the machine's own state says nothing about an image.
     """
-    return is_container(Path("/")) if places.is_host else places.host("/run/systemd/container").exists()
+    return is_container(Path("/")) if paths.is_host else paths.host("/run/systemd/container").exists()
 
 
 def is_container(root: Path) -> bool:

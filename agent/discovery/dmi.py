@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 
 from agent.discovery.container import in_container
-from agent.places import Places
+from agent.paths import Paths
 
 FIELDS = {
     "V": "/sys/class/dmi/id/sys_vendor",
@@ -48,14 +48,14 @@ ID_FIELDS = {"digitalocean": "S", "hetzner": "S", "akamai": "S", "upcloud": "U"}
 """Where the instance id stands in the DMI itself, so that it is known without a network."""
 
 
-def strings(places: Places) -> dict[str, str]:
+def strings(paths: Paths) -> dict[str, str]:
     """The DMI's strings by their letter, those that are set. Empty in a container, where they are the host's."""
-    if in_container(places):
+    if in_container(paths):
         return {}
     found = {}
     for letter, path in FIELDS.items():
         try:
-            text = places.host(path).read_text("utf-8", "replace").strip()
+            text = paths.host(path).read_text("utf-8", "replace").strip()
         except OSError:
             continue
         if text:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from agent.discovery.container import in_container
 from agent.model import Facts
-from agent.places import Places
+from agent.paths import Paths
 
 _ID = re.compile(r"[0-9a-f]{32}")
 
@@ -28,18 +28,18 @@ class Identity:
         return self.instance_id or self.machine_id
 
 
-def identify(facts: Facts, places: Places) -> Identity:
+def identify(facts: Facts, paths: Paths) -> Identity:
     """The identity of this instance. Reads /etc/machine-id and, outside a container, the product UUID of DMI."""
     instance = facts.values.get("instance_id", "")
     if facts.providers.get("instance_id") in ("host", "settings"):
         # the machine id under another name, or what every instance of the image has
         instance = ""
-    return Identity(instance if isinstance(instance, str) else "", _product_uuid(places), machine_id(places))
+    return Identity(instance if isinstance(instance, str) else "", _product_uuid(paths), machine_id(paths))
 
 
-def identity(facts: Facts, places: Places) -> str:
+def identity(facts: Facts, paths: Paths) -> str:
     """The instance id, else the machine id, else ""."""
-    return str(identify(facts, places))
+    return str(identify(facts, paths))
 
 
 def changed(before: Identity, now: Identity) -> bool:
@@ -58,23 +58,23 @@ def remembered(before: Identity, now: Identity) -> Identity:
     )
 
 
-def machine_id(places: Places) -> str:
+def machine_id(paths: Paths) -> str:
     """/etc/machine-id, or "" where it is missing, empty or still "uninitialized"."""
-    text = _read(places, "/etc/machine-id")
+    text = _read(paths, "/etc/machine-id")
     return text if _ID.fullmatch(text) else ""
 
 
-def _product_uuid(places: Places) -> str:
-    if in_container(places):
+def _product_uuid(paths: Paths) -> str:
+    if in_container(paths):
         return ""
-    text = _read(places, "/sys/class/dmi/id/product_uuid").lower()
+    text = _read(paths, "/sys/class/dmi/id/product_uuid").lower()
     digits = text.replace("-", "")
     # Firmware that was never given one says all zeros or all ones, on every such machine alike.
     return text if _ID.fullmatch(digits) and len(set(digits)) > 2 else ""
 
 
-def _read(places: Places, path: str) -> str:
+def _read(paths: Paths, path: str) -> str:
     try:
-        return places.host(path).read_text("ascii").strip()
+        return paths.host(path).read_text("ascii").strip()
     except (OSError, UnicodeDecodeError):
         return ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from agent.discovery import documents
+from agent.discovery import userdata
 from agent.errors import DiscoveryError
 
 
@@ -68,6 +68,6 @@ def userdata_of(value: Any, *, base64: bool = False) -> Mapping[str, Any] | None
     if not isinstance(value, str):
         return None
     try:
-        return documents.userdata(documents.unbase64(value, "user-data") if base64 else value.encode())
+        return userdata.userdata(userdata.unbase64(value, "user-data") if base64 else value.encode())
     except (DiscoveryError, UnicodeEncodeError):
         return None

@@ -12,8 +12,25 @@ from itertools import repeat
 from typing import Any, ClassVar, Protocol, overload
 
 from agent.errors import SinkRefused
-from agent.places import Places
-from agent.shipping.stop import Stop
+from agent.paths import Paths
+from agent.shipping.shutdown import Stop
+
+__all__ = [
+    "Batch",
+    "Column",
+    "Constant",
+    "Outcome",
+    "Reader",
+    "Sink",
+    "SinkContext",
+    "SinkTooLarge",
+    "daemon_view",
+    "feedback_loops",
+    "shipper",
+    "shutdown",
+    "sinks",
+    "termination",
+]
 
 Column = Sequence[bytes | None]
 PRIORITY_OF_LOSS = b"4"
@@ -116,7 +133,7 @@ class SinkContext:
     that a line that comes back is known."""
 
     name: str
-    places: Places
+    paths: Paths
     stop: Stop
     mark: str = ""
 

@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agent.disk import write_atomic
 from agent.errors import StateError
+from agent.system.safe_files import write_atomic
 
 log = logging.getLogger("parbake")
 _BLOCK_BYTES = 4096
@@ -88,8 +88,8 @@ class Checkpoint:
     def _create(self, record: bytes, turn: int) -> None:
         """A file with room for this record and another, whole or not at all."""
         place_bytes = -(-len(record) // _BLOCK_BYTES) * _BLOCK_BYTES
-        places = (record, b"") if turn % 2 == 0 else (b"", record)
-        content = b"".join(place.ljust(place_bytes) for place in places)
+        slots = (record, b"") if turn % 2 == 0 else (b"", record)
+        content = b"".join(place.ljust(place_bytes) for place in slots)
         write_atomic(self._path, content, 0o600, made=functools.partial(give_to_owner, directory=self._path.parent))
         self._place_bytes = place_bytes
 

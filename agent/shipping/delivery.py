@@ -21,9 +21,9 @@ from pathlib import Path
 
 from agent.errors import SinkDenied, SinkRefused, SinkUnavailable
 from agent.shipping import Batch, Outcome, Sink, SinkTooLarge
-from agent.shipping.deadletter import DeadLetters
-from agent.shipping.progress import Progress
-from agent.shipping.stop import Stop
+from agent.shipping.dead_letter import DeadLetters
+from agent.shipping.shutdown import Stop
+from agent.shipping.status_file import Progress
 
 log = logging.getLogger("parbake")
 

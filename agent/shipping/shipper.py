@@ -16,26 +16,26 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from agent import plugins
 from agent.errors import BusyError, SettingsError, StateError
-from agent.places import Places
-from agent.settings.tables import Journal, Settings
-from agent.settings.tables import Sink as SinkSettings
-from agent.shipping import Batch, Reader, Sink, SinkContext, loops
+from agent.paths import Paths
+from agent.settings import plugins
+from agent.settings.models import Journal, Settings
+from agent.settings.models import Sink as SinkSettings
+from agent.shipping import Batch, Reader, Sink, SinkContext, feedback_loops
 from agent.shipping.checkpoint import Checkpoint
-from agent.shipping.cleaning import clean, own_lines
-from agent.shipping.deadletter import DeadLetters
+from agent.shipping.daemon_view import Labels, Masking, Spaces
+from agent.shipping.dead_letter import DeadLetters
 from agent.shipping.delivery import Delivery
-from agent.shipping.dryrun import DryRun
-from agent.shipping.guarded import Guarded
-from agent.shipping.lane import Lane
-from agent.shipping.placed import PlacedSink
-from agent.shipping.progress import Progress, StatusFile
+from agent.shipping.dry_run import DryRun
+from agent.shipping.lazy_sink import PlacedSink
+from agent.shipping.pipeline import Lane
 from agent.shipping.readers.files import FilesReader
 from agent.shipping.readers.journal import JournalReader
+from agent.shipping.scrubbing import clean, own_lines
+from agent.shipping.shutdown import Stop
 from agent.shipping.sinks import SINKS
-from agent.shipping.stop import Stop
-from agent.shipping.surroundings import Labels, Masking, Spaces
+from agent.shipping.status_file import Progress, StatusFile
+from agent.shipping.supervisor import Guarded
 
 log = logging.getLogger("parbake")
 _MARK_BYTES = 12
@@ -60,11 +60,11 @@ class Wishes:
 class Shipper:
     """Builds and runs the lanes. Raises SettingsError for settings that cannot work."""
 
-    def __init__(self, settings: Settings, places: Places, wishes: Wishes, stop: Stop) -> None:
-        self._settings, self._places, self._wishes, self._stop = settings, places, wishes, stop
-        self._spaces = Spaces(settings, places)
-        self._masking = Masking(settings, places)
-        self._written = loops.Written(settings, places, self._spaces.current)
+    def __init__(self, settings: Settings, paths: Paths, wishes: Wishes, stop: Stop) -> None:
+        self._settings, self._paths, self._wishes, self._stop = settings, paths, wishes, stop
+        self._spaces = Spaces(settings, paths)
+        self._masking = Masking(settings, paths)
+        self._written = feedback_loops.Written(settings, paths, self._spaces.current)
         self._turn = threading.Lock()
         self._mark = ""
         self._sinks: list[Sink] = []
@@ -73,7 +73,7 @@ class Shipper:
 
     def run(self) -> tuple[str, ...]:
         """Ship until the stop (or once). The names of the sinks that something was left behind for."""
-        found = list(loops.problems(self._settings, self._places))
+        found = list(feedback_loops.problems(self._settings, self._paths))
         if found:
             raise SettingsError("the settings would ship logs in circles", found, hint="ship to another place")
         if not self._await_daemon():
@@ -82,7 +82,7 @@ class Shipper:
         with self._directory():
             lanes = [lane for sink in self._chosen() for lane in self._lanes(sink)]
             status = StatusFile(
-                self._places.ship / "status.json",
+                self._paths.ship / "status.json",
                 [lane.progress for lane in lanes],
                 draining=lambda: self._stop.urgent or self._stop.is_set,
             )
@@ -133,11 +133,9 @@ class Shipper:
         if files:
             yield self._lane(sink, labels, "files", None)
 
-    def _lane(
-        self, sink: SinkSettings, labels: Callable[[], Mapping[str, str]], kind: str, journal: Journal | None
-    ) -> Guarded:
+    def _lane(self, sink: SinkSettings, labels: Callable[[], Mapping[str, str]], kind: str, journal: Journal | None) -> Guarded:
         progress = Progress(sink.name, sink.type, kind, self._mask)
-        directory = self._places.ship
+        directory = self._paths.ship
         checkpoint = Checkpoint(directory, sink.name, kind)
         plugin: Any = DryRun if self._wishes.dry_run else plugins.load(SINKS, sink.type, "type")
         made = self._sink(sink, plugin)
@@ -166,7 +164,7 @@ class Shipper:
         if journal is not None:
             return JournalReader(
                 journal,
-                self._places,
+                self._paths,
                 fields=sink.fields,
                 position=position,
                 since_us=since_us,
@@ -175,7 +173,7 @@ class Shipper:
             )
         return FilesReader(
             ship.files,
-            self._places,
+            self._paths,
             position=position,
             since_us=since_us,
             line_max=ship.line_max,
@@ -186,7 +184,7 @@ class Shipper:
     def _sink(self, sink: SinkSettings, plugin: Any) -> Sink:
         if self._wishes.dry_run is not None:
             return DryRun(sink.name, self._wishes.dry_run)
-        context = SinkContext(sink.name, self._places, self._stop, self._mark)
+        context = SinkContext(sink.name, self._paths, self._stop, self._mark)
         return PlacedSink(plugin, sink.options, context, self._spaces.current)
 
     @property
@@ -219,21 +217,21 @@ class Shipper:
         if not self._masking.known:
             log.warning(
                 "%s does not exist, so that only patterns are masked: parbake has not converged since this boot",
-                self._places.run / "mask",
+                self._paths.run / "mask",
             )
         return True
 
     @property
     def _ours(self) -> bool:
         """Whether the checkpoints are this instance's. Below a root no daemon says so, and nobody has captured an image."""
-        if not self._places.is_host or self._spaces.known:
+        if not self._paths.is_host or self._spaces.known:
             return True
-        return all(path.name == "status.json" for path in self._places.ship.glob("*.json"))
+        return all(path.name == "status.json" for path in self._paths.ship.glob("*.json"))
 
     @contextmanager
     def _directory(self) -> Iterator[None]:
         """ship/, held against a second shipper where checkpoints are moved. Raises BusyError, StateError."""
-        directory = self._places.ship
+        directory = self._paths.ship
         lock: int | None = None
         try:
             if self._wishes.keeps:

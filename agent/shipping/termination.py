@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 
-from agent.shipping.stop import Stop
-from agent.shipping.surroundings import Spaces
+from agent.shipping.daemon_view import Spaces
+from agent.shipping.shutdown import Stop
 
 log = logging.getLogger("parbake")
 LOOK_SECONDS = 1.0

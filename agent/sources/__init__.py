@@ -8,26 +8,37 @@ from threading import Event
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from agent.model import Snapshot
-from agent.places import Places
+from agent.paths import Paths
+
+__all__ = [
+    "BACKENDS",
+    "Factory",
+    "Source",
+    "SourceContext",
+    "Watching",
+    "pull",
+    "throttle",
+    "watcher",
+]
 
 BACKENDS: dict[str, str] = {
-    "file": "agent.sources.file:FileSource",
-    "env": "agent.sources.env:EnvSource",
-    "exec": "agent.sources.exec:ExecSource",
-    "http": "agent.sources.http:HttpSource",
-    "consul": "agent.sources.consul:ConsulSource",
-    "etcd": "agent.sources.etcd:EtcdSource",
-    "vault": "agent.sources.vault:VaultSource",
-    "redis": "agent.sources.redis:RedisSource",
-    "zookeeper": "agent.sources.zookeeper:ZookeeperSource",
-    "dns": "agent.sources.dns:DnsSource",
-    "aws-ssm": "agent.sources.aws_ssm:SsmSource",
-    "aws-secretsmanager": "agent.sources.aws_secretsmanager:SecretsManagerSource",
-    "aws-appconfig": "agent.sources.aws_appconfig:AppConfigSource",
-    "s3": "agent.sources.s3:S3Source",
-    "dynamodb": "agent.sources.dynamodb:DynamodbSource",
-    "gcp-secret-manager": "agent.sources.gcp_secret_manager:GcpSecretManagerSource",
-    "azure-keyvault": "agent.sources.azure_keyvault:AzureKeyvaultSource",
+    "file": "agent.sources.backends.file:FileSource",
+    "env": "agent.sources.backends.env:EnvSource",
+    "exec": "agent.sources.backends.exec:ExecSource",
+    "http": "agent.sources.backends.http:HttpSource",
+    "consul": "agent.sources.backends.consul:ConsulSource",
+    "etcd": "agent.sources.backends.etcd:EtcdSource",
+    "vault": "agent.sources.backends.vault:VaultSource",
+    "redis": "agent.sources.backends.redis:RedisSource",
+    "zookeeper": "agent.sources.backends.zookeeper:ZookeeperSource",
+    "dns": "agent.sources.backends.dns:DnsSource",
+    "aws-ssm": "agent.sources.backends.aws_ssm:SsmSource",
+    "aws-secretsmanager": "agent.sources.backends.aws_secretsmanager:SecretsManagerSource",
+    "aws-appconfig": "agent.sources.backends.aws_appconfig:AppConfigSource",
+    "s3": "agent.sources.backends.s3:S3Source",
+    "dynamodb": "agent.sources.backends.dynamodb:DynamodbSource",
+    "gcp-secret-manager": "agent.sources.backends.gcp_secret_manager:GcpSecretManagerSource",
+    "azure-keyvault": "agent.sources.backends.azure_keyvault:AzureKeyvaultSource",
 }
 
 
@@ -38,7 +49,7 @@ class SourceContext:
     out to tell of nothing."""
 
     name: str
-    places: Places
+    paths: Paths
     timeout_seconds: float
     poll_seconds: float = 60.0
     stopping: Event = field(default_factory=Event)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import logs
+from agent.system import journal_log
 from tests.image import haproxy
 from tests.image.conftest import Machines
 from tests.image.haproxy import fill, served, serves
@@ -115,7 +115,7 @@ def test_a_value_that_keeps_a_unit_from_starting_is_rolled_back_and_not_tried_ag
     assert serves(machine, "first", seconds=5)
     assert time.monotonic() - began < 15
     assert machine.read(haproxy.TARGET) == before
-    rolled_back = events(machine, logs.ROLLED_BACK)
+    rolled_back = events(machine, journal_log.ROLLED_BACK)
     assert len(rolled_back) == 1
     assert "keys that changed: web.port" in rolled_back[0]["MESSAGE"]
     assert status(machine)["generation"] == 1
@@ -169,7 +169,7 @@ def test_a_reload_that_the_unit_only_pretends_is_found_by_verify_and_rolled_back
     assert served(machine) == "first"
     assert machine.read(haproxy.TARGET) == before
     assert show(machine, haproxy.UNIT, "MainPID") == pid
-    assert "keys that changed: web.port" in events(machine, logs.ROLLED_BACK)[0]["MESSAGE"]
+    assert "keys that changed: web.port" in events(machine, journal_log.ROLLED_BACK)[0]["MESSAGE"]
     reloads = count(machine, RELOADED, haproxy.UNIT)
     time.sleep(3)
     assert count(machine, RELOADED, haproxy.UNIT) == reloads == 2
@@ -190,7 +190,7 @@ def test_a_first_config_that_does_not_start_is_reported_and_a_good_one_starts_th
     machine.boot(degraded=True)
     assert state_becomes(machine, "failed")
     assert "unit haproxy.service" in status(machine)["error"]
-    assert len(events(machine, logs.FAILED)) == 1
+    assert len(events(machine, journal_log.FAILED)) == 1
     assert [(g["number"], g["state"]) for g in history(machine)] == [(1, "failed")]
     consul.put("site/common/unrelated", "x")
     time.sleep(3)

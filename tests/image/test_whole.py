@@ -250,21 +250,21 @@ def test_logs_arrive_labelled_and_complete_and_the_secret_is_nowhere_else(machin
 
 def only_in_its_target(machine: Machine) -> list[str]:
     """Where else the canary is: disk, /run, arguments, environments, and the journal less the lines the test logged."""
-    places = []
+    paths = []
     for path in machine.changes.rglob("*"):
         shown = "/" + str(path.relative_to(machine.changes))
         # the journal holds the lines that the test itself logged; it is searched by entry below
         ours = shown.startswith("/var/log/journal/") or shown == "/etc/app/app.env"
         if path.is_file() and not path.is_symlink() and not ours and CANARY.encode() in path.read_bytes():
-            places.append(shown)
+            paths.append(shown)
     run = machine.run(["grep", "-rlsa", CANARY, "/run", "/tmp"], check=False).stdout.split()
     # the one file on a tmpfs that tells the shipper what to mask: docs/reference/sinks.md
-    places += [path for path in run if path != "/run/parbake/mask" and not path.startswith("/run/log/journal")]
+    paths += [path for path in run if path != "/run/parbake/mask" and not path.startswith("/run/log/journal")]
     mode = machine.run(["stat", "-c", "%a %U %G", "/run/parbake/mask"]).stdout.split()
     assert mode == ["640", "root", "parbake-ship"]
     script = f"grep -la {CANARY} /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | grep -v /proc/$$/ || true"
     found = machine.run(["sh", "-c", script.replace(CANARY, f"{CANARY[:5]}[{CANARY[5]}]{CANARY[6:]}")]).stdout.split()
-    places += found
+    paths += found
     journal = machine.run(["journalctl", "-q", "-o", "json", "--all"]).stdout
-    places += [line[:200] for line in journal.splitlines() if CANARY in line and '"while-away"' not in line]
-    return places
+    paths += [line[:200] for line in journal.splitlines() if CANARY in line and '"while-away"' not in line]
+    return paths

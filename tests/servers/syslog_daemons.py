@@ -89,8 +89,8 @@ class SyslogDaemon:
 
     def start(self) -> None:
         library = self._root / "usr/lib"
-        places = (*library.glob("*-linux-gnu"), *(self._root / "lib").glob("*-linux-gnu"), library / "syslog-ng")
-        env = {**os.environ, "LD_LIBRARY_PATH": ":".join(map(str, places))}
+        paths = (*library.glob("*-linux-gnu"), *(self._root / "lib").glob("*-linux-gnu"), library / "syslog-ng")
+        env = {**os.environ, "LD_LIBRARY_PATH": ":".join(map(str, paths))}
         self._child = Child(self.command(), self._directory / f"{self.name}.log", env=env)
         self._child.wait_ready(self._listening, 20, f"{self.name} to listen")
 

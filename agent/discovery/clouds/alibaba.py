@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-from agent.discovery import Context, documents
+from agent.discovery import Context, userdata
 from agent.discovery.clouds.ec2 import tags
-from agent.discovery.service import Service
+from agent.discovery.metadata_client import Service
 from agent.discovery.shapes import pick
 
 BASE = "http://100.100.100.200"
@@ -37,7 +37,7 @@ class Alibaba:
             # An elastic address stands under eipv4 alone.
             yield {"public_ipv4": service.text(f"{META}/eipv4") or service.text(f"{META}/public-ipv4")}
             yield {"tags": tags(service, f"{META}/tags/instance")}
-            yield {"userdata": documents.userdata(service.get("/latest/user-data") or b"")}
+            yield {"userdata": userdata.userdata(service.get("/latest/user-data") or b"")}
             yield notices(service)
 
     def changing(self, context: Context) -> Iterator[Mapping[str, Any]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-from agent.discovery import Context, documents
-from agent.discovery.service import Service
+from agent.discovery import Context, userdata
+from agent.discovery.metadata_client import Service
 from agent.discovery.shapes import items, pick, userdata_of
 from agent.errors import DiscoveryError
 
@@ -36,7 +36,7 @@ class Azure:
             reply = service.request("GET", EVENTS, {}, patient=True)
             self.look_seconds = 0.0
             if reply.status == 200:
-                events = documents.json_table(reply.body, f"{BASE}/metadata/scheduledevents")
+                events = userdata.json_table(reply.body, f"{BASE}/metadata/scheduledevents")
                 yield parse_events(events, pick(instance, "compute", "name"))
 
 

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from agent.discovery import Context, documents
+from agent.discovery import Context, userdata
 from agent.discovery.clouds import openstack
-from agent.discovery.file import read
-from agent.discovery.imds import CONFIG_DRIVE_SEED, config_drive
+from agent.discovery.providers.fact_files import read
+from agent.discovery.providers.imds import CONFIG_DRIVE_SEED, config_drive
 from agent.errors import DiscoveryError
-from agent.places import Places
+from agent.paths import Paths
 
 
 class ConfigDrive:
@@ -28,11 +28,11 @@ class ConfigDrive:
             document = _read(latest / "meta_data.json")
             if document is None:
                 raise DiscoveryError("the config drive has no openstack/latest/meta_data.json")
-            yield openstack.parse(documents.json_table(document, "meta_data.json of the config drive"))
+            yield openstack.parse(userdata.json_table(document, "meta_data.json of the config drive"))
             network = _read(latest / "network_data.json")
             if network is not None:
-                yield openstack.parse_network(documents.json_table(network, "network_data.json of the config drive"))
-            yield {"userdata": documents.userdata(_read(latest / "user_data") or b"")}
+                yield openstack.parse_network(userdata.json_table(network, "network_data.json of the config drive"))
+            yield {"userdata": userdata.userdata(_read(latest / "user_data") or b"")}
 
 
 def _read(path: Path) -> bytes | None:
@@ -42,18 +42,18 @@ def _read(path: Path) -> bytes | None:
 @contextlib.contextmanager
 def _opened(context: Context) -> Iterator[Path]:
     """The drive's directory: the seed's, where it is mounted already, or mounted by us for as long as it takes."""
-    drive = config_drive(context.places)
+    drive = config_drive(context.paths)
     if not drive:
         raise DiscoveryError("there is no config drive", hint="a filesystem labelled config-2 is looked for")
     if drive == CONFIG_DRIVE_SEED:
-        yield context.places.host(drive)
+        yield context.paths.host(drive)
         return
-    device = os.path.realpath(context.places.host(drive))
-    mounted = _mounted_at(context.places, device)
+    device = os.path.realpath(context.paths.host(drive))
+    mounted = _mounted_at(context.paths, device)
     if mounted is not None:
         yield mounted
         return
-    if os.geteuid() != 0 or not context.places.is_host:
+    if os.geteuid() != 0 or not context.paths.is_host:
         raise DiscoveryError(f"the config drive {drive} is not mounted, and only root can mount it")
     directory = tempfile.mkdtemp(prefix="parbake-config-drive-")
     try:
@@ -66,16 +66,16 @@ def _opened(context: Context) -> Iterator[Path]:
         os.rmdir(directory)
 
 
-def _mounted_at(places: Places, device: str) -> Path | None:
+def _mounted_at(paths: Paths, device: str) -> Path | None:
     try:
-        lines = places.host("/proc/self/mounts").read_text("utf-8", "replace").splitlines()
+        lines = paths.host("/proc/self/mounts").read_text("utf-8", "replace").splitlines()
     except OSError:
         return None
     for line in lines:
         source, directory = line.split(" ")[:2]
         if source.startswith("/") and os.path.realpath(source) == device:
             # The kernel writes blanks in paths as octal escapes.
-            return places.host(directory.replace("\\040", " "))
+            return paths.host(directory.replace("\\040", " "))
     return None
 
 

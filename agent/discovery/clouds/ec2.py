@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 from urllib.parse import quote
 
-from agent.discovery import Context, documents
-from agent.discovery.service import Service
+from agent.discovery import Context, userdata
+from agent.discovery.metadata_client import Service
 from agent.discovery.shapes import pick
 
 BASES = ("http://169.254.169.254", "http://[fd00:ec2::254]")
@@ -49,7 +49,7 @@ class Ec2:
                 if not document.get(name):
                     yield {name: service.text(f"{META}/{path}")}
             yield {"tags": tags(service, f"{META}/tags/instance")}
-            yield {"userdata": documents.userdata(service.get("/latest/user-data") or b"")}
+            yield {"userdata": userdata.userdata(service.get("/latest/user-data") or b"")}
             yield notices(service)
 
     def changing(self, context: Context) -> Iterator[Mapping[str, Any]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agent.discovery import Context, documents
-from agent.discovery.service import Service
+from agent.discovery import Context, userdata
+from agent.discovery.metadata_client import Service
 from agent.discovery.shapes import pick
 
 BASE = "http://169.254.169.254"
@@ -27,7 +27,7 @@ class Exoscale:
         with Service(context, BASE) as service:
             for name, path in PATHS.items():
                 yield {name: service.text(f"{META}/{path}")}
-            yield {"userdata": documents.userdata(service.get("/1.0/user-data") or b"")}
+            yield {"userdata": userdata.userdata(service.get("/1.0/user-data") or b"")}
 
 
 def parse_tree(tree: Any) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 from urllib.parse import quote
 
-from agent.discovery import Context, documents
-from agent.discovery.service import Service
+from agent.discovery import Context, userdata
+from agent.discovery.metadata_client import Service
 from agent.discovery.shapes import address, first, last_part, pick, region_of, tags_of, userdata_of
 from agent.errors import DiscoveryError
 
@@ -70,7 +70,7 @@ class Gce:
         if reply.status != 200 or reply.headers.get("metadata-flavor") != "Google":
             raise DiscoveryError(f"{BASE} answered {reply.status}, and not as Google's metadata service does")
         self._etag = reply.headers.get("etag", "")
-        return parse(documents.json_table(reply.body, BASE))
+        return parse(userdata.json_table(reply.body, BASE))
 
 
 def parse(instance: Mapping[str, Any]) -> dict[str, Any]:

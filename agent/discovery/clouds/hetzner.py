@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agent.discovery import Context, documents
-from agent.discovery.service import Service
+from agent.discovery import Context, userdata
+from agent.discovery.metadata_client import Service
 from agent.discovery.shapes import address, first, items, pick
 from agent.errors import DiscoveryError
 
@@ -25,9 +25,9 @@ class Hetzner:
             networks = service.get(f"{META}/private-networks")
             if networks:
                 # A list, which alone is no table.
-                yield parse_networks(documents.yaml_table(b"networks:\n" + networks, f"{META}/private-networks"))
+                yield parse_networks(userdata.yaml_table(b"networks:\n" + networks, f"{META}/private-networks"))
             # An instance without user-data gets 204.
-            yield {"userdata": documents.userdata(service.get(USERDATA) or b"")}
+            yield {"userdata": userdata.userdata(service.get(USERDATA) or b"")}
 
 
 def parse(document: Mapping[str, Any]) -> dict[str, Any]:

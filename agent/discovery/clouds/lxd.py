@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from agent.discovery import Context, documents
-from agent.discovery.imds import LXD_SOCKET
-from agent.discovery.service import Service
+from agent.discovery import Context, userdata
+from agent.discovery.metadata_client import Service
+from agent.discovery.providers.imds import LXD_SOCKET
 from agent.discovery.shapes import pick
 
 PREFIX = "user."
@@ -21,7 +21,7 @@ class Lxd:
     """Addresses are not on the socket: the `host` provider knows them."""
 
     def discover(self, context: Context) -> Iterator[Mapping[str, Any]]:
-        with Service(context, "http://lxd", unix_socket=str(context.places.host(LXD_SOCKET))) as service:
+        with Service(context, "http://lxd", unix_socket=str(context.paths.host(LXD_SOCKET))) as service:
             yield parse(service.yaml("/1.0/meta-data") or {})
             yield parse_server(service.json("/1.0") or {})
             keys = [path.rsplit("/", 1)[-1] for path in _list(service, "/1.0/config")]
@@ -30,13 +30,13 @@ class Lxd:
             yield {"tags": {name: value for name, value in tags.items() if value is not None}}
             for key in _USERDATA:
                 if key in keys and (body := service.get(f"/1.0/config/{key}")):
-                    yield {"userdata": documents.userdata(body)}
+                    yield {"userdata": userdata.userdata(body)}
                     break
 
 
 def _list(service: Service, path: str) -> list[str]:
     body = service.get(path)
-    wrapped = documents.json_table(b'{"list":' + body + b"}", path) if body else {}
+    wrapped = userdata.json_table(b'{"list":' + body + b"}", path) if body else {}
     found = pick(wrapped, "list")
     return [item for item in found if isinstance(item, str)] if isinstance(found, list) else []
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agent.discovery import Context, documents
-from agent.discovery.service import Service
+from agent.discovery import Context, userdata
+from agent.discovery.metadata_client import Service
 from agent.discovery.shapes import address, first, items, pick
 from agent.errors import DiscoveryError
 
@@ -33,7 +33,7 @@ class OpenStack:
             yield parse(document)
             # Before what the tree says, which is the address that the instance has now.
             yield parse_network(service.json(NETWORK))
-            yield {"userdata": documents.userdata(service.get(USERDATA) or b"")}
+            yield {"userdata": userdata.userdata(service.get(USERDATA) or b"")}
             for name, path in EC2_PATHS.items():
                 yield {name: service.text(f"/latest/meta-data/{path}")}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agent.discovery import Context, documents
-from agent.discovery.service import Service
+from agent.discovery import Context, userdata
+from agent.discovery.metadata_client import Service
 from agent.discovery.shapes import first, items, pick, userdata_of
 from agent.errors import DiscoveryError
 
@@ -26,7 +26,7 @@ class Oracle:
             vnics = service.get(f"/opc/{version}/vnics/")
             if vnics:
                 wrapped = b'{"vnics":' + vnics + b"}"
-                yield parse_vnics(documents.json_table(wrapped, f"{BASE}/opc/{version}/vnics/"))
+                yield parse_vnics(userdata.json_table(wrapped, f"{BASE}/opc/{version}/vnics/"))
 
 
 def parse(instance: Mapping[str, Any]) -> dict[str, Any]:

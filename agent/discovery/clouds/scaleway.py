@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agent.discovery import Context, documents
-from agent.discovery.service import Service
+from agent.discovery import Context, userdata
+from agent.discovery.metadata_client import Service
 from agent.discovery.shapes import first, items, pick, region_of, tags_of
 from agent.errors import DiscoveryError
 
@@ -26,7 +26,7 @@ class Scaleway:
         if os.geteuid() == 0:
             # The service tells user-data to a source port below 1024 alone.
             with Service(context, *BASES, privileged_port=True) as service:
-                yield {"userdata": documents.userdata(service.get(USERDATA) or b"")}
+                yield {"userdata": userdata.userdata(service.get(USERDATA) or b"")}
 
 
 def parse(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agent.discovery import Context
-from agent.discovery.service import Service
+from agent.discovery.metadata_client import Service
 from agent.discovery.shapes import first, items, pick, tags_of, userdata_of
 from agent.errors import DiscoveryError
 

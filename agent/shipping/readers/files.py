@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.places import Places
-from agent.settings.tables import LogFile
+from agent.paths import Paths
+from agent.settings.models import LogFile
 from agent.shipping import Batch
-from agent.shipping.readers.arming import Arming
-from agent.shipping.readers.following import Following
-from agent.shipping.stop import Stop
+from agent.shipping.readers.file_set import Following
+from agent.shipping.readers.file_wait import Arming
+from agent.shipping.shutdown import Stop
 
 _RESCAN_SECONDS = 5.0
 _ENTRY_BYTES = 300
@@ -33,7 +33,7 @@ class FilesReader:
     def __init__(
         self,
         files: Sequence[str | LogFile],
-        places: Places,
+        paths: Paths,
         *,
         position: Mapping[str, Any] | None = None,
         since_us: int | None = None,
@@ -42,12 +42,12 @@ class FilesReader:
         ending: Callable[[], bool] = lambda: False,
     ) -> None:
         self._logs = [LogFile(path=file) if isinstance(file, str) else file for file in files]
-        self._places = places
+        self._paths = paths
         self._since_us = since_us
         self._wants_ids = wants_ids
         self._ending = ending
         self._hostname = socket.gethostname().encode()
-        self._following = Following(self._logs, places, line_max, position or {})
+        self._following = Following(self._logs, paths, line_max, position or {})
         self._key = _key_of(position or {})
         self._scanned = float("-inf")
         self._arming: Arming | None = None
@@ -67,7 +67,7 @@ class FilesReader:
             while len(texts) < max_entries and size < max_bytes:
                 lines = tail.read(max_entries - len(texts), max_bytes - size, final=final or self._following.done(tail))
                 texts += lines.texts
-                names += [self._places.shown(tail.path).encode()] * len(lines.texts)
+                names += [self._paths.shown(tail.path).encode()] * len(lines.texts)
                 size += sum(map(len, lines.texts)) + _ENTRY_BYTES * len(lines.texts)
                 if self._wants_ids:
                     name = tail.name.encode()
@@ -107,7 +107,7 @@ class FilesReader:
     def _directories(self) -> set[Path]:
         found = {tail.path.parent for tail in self._following.tails}
         for log_file in self._logs:
-            parent = self._places.host(log_file.path).parent
+            parent = self._paths.host(log_file.path).parent
             while any(c in str(parent) for c in "*?["):
                 parent = parent.parent
             found.add(parent)

@@ -16,13 +16,13 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from agent.places import Places
-from agent.settings.tables import PRIORITIES, Journal
+from agent.paths import Paths
+from agent.settings.models import PRIORITIES, Journal
 from agent.shipping import OVERLAP_BYTES, Batch
-from agent.shipping.readers.columns import Row, Rows, Value, whole_row
-from agent.shipping.readers.cursor import Cursor
-from agent.shipping.readers.damage import damaged_files
-from agent.shipping.stop import Stop
+from agent.shipping.readers.journal_columns import Row, Rows, Value, whole_row
+from agent.shipping.readers.journal_cursor import Cursor
+from agent.shipping.readers.journal_damage import damaged_files
+from agent.shipping.shutdown import Stop
 
 OWN_UNIT = b"parbake-ship.service"
 _LOCAL_ONLY = 1
@@ -42,7 +42,7 @@ class JournalReader:
     def __init__(
         self,
         options: Journal,
-        places: Places,
+        paths: Paths,
         *,
         fields: Sequence[str],
         position: Mapping[str, Any] | None = None,
@@ -52,7 +52,7 @@ class JournalReader:
         open_journal: Callable[[], Any] | None = None,
     ) -> None:
         self._options = options
-        self._places = places
+        self._paths = paths
         self._fields = tuple(fields)
         others = dict.fromkeys(name for name in (*fields, *_OWN_FIELDS) if name != "MESSAGE")
         self._names = () if "*" in fields else tuple(others)
@@ -181,12 +181,12 @@ class JournalReader:
 
     @property
     def _directory(self) -> Path:
-        return self._places.host("/var/log/journal")
+        return self._paths.host("/var/log/journal")
 
     def _open_host(self) -> Any:
         from systemd._reader import _Reader
 
-        return _Reader(_LOCAL_ONLY) if self._places.is_host else _Reader(0, path=str(self._directory))
+        return _Reader(_LOCAL_ONLY) if self._paths.is_host else _Reader(0, path=str(self._directory))
 
     def _open(self) -> bool:
         """Open at the position; False where there is no journal yet."""
@@ -221,7 +221,7 @@ class JournalReader:
     def _seek_boot(self, journal: Any) -> None:
         """The oldest entry of this boot. Below a root, whose boot is over, the oldest of all."""
         journal.seek_head()
-        if not self._places.is_host:
+        if not self._paths.is_host:
             return
         probe = self._open_journal()
         try:
@@ -237,7 +237,7 @@ class JournalReader:
 
     def _find_own_boots(self) -> frozenset[bytes]:
         """This boot by all of its names. Below a root the newest entry's is no boot of ours."""
-        if not self._places.is_host:
+        if not self._paths.is_host:
             return frozenset(_kernel_boot(Path(_BOOT_FILE)))
         probe = self._open_journal()
         try:
@@ -248,7 +248,7 @@ class JournalReader:
     def _boots(self, probe: Any) -> Iterator[bytes]:
         """The kernel's word for this boot; and the newest entry's, because the sandbox of a service in a container shows
         the id of its host."""
-        yield from _kernel_boot(self._places.host(_BOOT_FILE))
+        yield from _kernel_boot(self._paths.host(_BOOT_FILE))
         probe.seek_tail()
         if probe._previous() and (boot := probe._get_all().get("_BOOT_ID")):
             yield boot
@@ -282,7 +282,7 @@ class JournalReader:
         self._unseen = changed
         if not changed:
             return 0
-        directories = [self._directory] + ([Path("/run/log/journal")] if self._places.is_host else [])
+        directories = [self._directory] + ([Path("/run/log/journal")] if self._paths.is_host else [])
         found = damaged_files(directories) - self._damaged
         self._damaged |= found
         return len(found)

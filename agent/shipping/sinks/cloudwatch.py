@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from agent.errors import SinkDenied, SinkUnavailable
-from agent.schema import setting
+from agent.settings.schema import setting
 from agent.shipping import Batch, Outcome, SinkContext
-from agent.shipping.encode import JsonFields
-from agent.shipping.sinks.aws import Aws, AwsOptions
+from agent.shipping.json_lines import JsonFields
+from agent.shipping.sinks.aws_base import Aws, AwsOptions
 
 _BYTES_MAX = 1_048_576
 _EVENTS_MAX = 10_000

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from agent.errors import SinkUnavailable
-from agent.schema import setting
+from agent.settings.schema import setting
 from agent.shipping import Batch, Outcome, SinkContext
-from agent.shipping.encode import JsonFields, label_members, literal, timestamps
-from agent.shipping.sinks.web import Poster, WebOptions, parsed
+from agent.shipping.json_lines import JsonFields, label_members, literal, timestamps
+from agent.shipping.sinks.http_base import Poster, WebOptions, parsed
 
 _TAKEN = frozenset((200, 201, 409))
 _BUSY = frozenset((408, 429))

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from agent.errors import SinkUnavailable
-from agent.schema import Mode, Size, setting
+from agent.settings.schema import Mode, Size, setting
 from agent.shipping import TAKEN, Batch, Outcome, SinkContext
-from agent.shipping.appending import append
-from agent.shipping.encode import JsonFields
+from agent.shipping.json_lines import JsonFields
+from agent.shipping.locked_append import append
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class FileSink:
 
     def __init__(self, options: FileOptions, context: SinkContext) -> None:
         self._options = options
-        self._path: Path = context.places.host(options.path)
+        self._path: Path = context.paths.host(options.path)
         self._json = JsonFields()
 
     def send(self, batch: Batch) -> Outcome:

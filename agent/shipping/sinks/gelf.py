@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from agent.errors import SinkDenied, SinkRefused, SinkUnavailable
-from agent.schema import setting
+from agent.settings.schema import setting
 from agent.shipping import TAKEN, Batch, Column, Outcome, SinkContext, SinkTooLarge
-from agent.shipping.encode import JsonFields, joined, literal, seconds
-from agent.shipping.sinks.stream import Stream, check_stream_url
-from agent.shipping.sinks.web import Poster, WebOptions
+from agent.shipping.json_lines import JsonFields, joined, literal, seconds
+from agent.shipping.sinks.http_base import Poster, WebOptions
+from agent.shipping.sinks.stream_base import Stream, check_stream_url
 
 _CHUNK_BYTES = 1420
 _CHUNKS_MAX = 128
@@ -105,10 +105,7 @@ class GelfSink:
         )
         for when, host, text, priority, rest in heads:
             level = priority.decode() if priority in (b"0", b"1", b"2", b"3", b"4", b"5", b"6", b"7") else "6"
-            yield (
-                f'{{"version":"1.1","host":{host},"short_message":{text},'
-                f'"timestamp":{when},"level":{level}{rest}{labels}}}'
-            )
+            yield (f'{{"version":"1.1","host":{host},"short_message":{text},"timestamp":{when},"level":{level}{rest}{labels}}}')
 
 
 def _filled(column: Column, default: bytes) -> Column:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from agent.schema import setting
+from agent.settings.schema import setting
 from agent.shipping import TAKEN, Batch, Outcome, SinkContext
-from agent.shipping.encode import JsonFields
-from agent.shipping.sinks.web import Poster, WebOptions
+from agent.shipping.json_lines import JsonFields
+from agent.shipping.sinks.http_base import Poster, WebOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,9 +10,9 @@ import struct
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from agent.schema import setting
+from agent.settings.schema import setting
 from agent.shipping import TAKEN, Batch, Outcome, SinkContext
-from agent.shipping.sinks.web import Poster, WebOptions
+from agent.shipping.sinks.http_base import Poster, WebOptions
 
 _PATH = "/upload"
 _MEDIA_TYPE = "application/vnd.fdo.journal"

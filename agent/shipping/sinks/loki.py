@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from agent.schema import setting
+from agent.settings.schema import setting
 from agent.shipping import TAKEN, Batch, Outcome, SinkContext
-from agent.shipping.encode import JsonFields, label_members
-from agent.shipping.sinks.web import Poster, WebOptions
+from agent.shipping.json_lines import JsonFields, label_members
+from agent.shipping.sinks.http_base import Poster, WebOptions
 
 _PATH = "/loki/api/v1/push"
 _NAMES = {"_SYSTEMD_UNIT": "unit", "FILE": "filename", "_HOSTNAME": "hostname"}
@@ -68,8 +68,7 @@ class LokiSink:
         for key, moment, line, more in zip(keys, batch.times, lines, bodies, strict=True):
             streams.setdefault(key, []).append(f'["{moment}000",{line or _EMPTY},{more}]')
         found = [
-            f'{{"stream":{_labels(kept, stream_fields, key)},"values":[{",".join(values)}]}}'
-            for key, values in streams.items()
+            f'{{"stream":{_labels(kept, stream_fields, key)},"values":[{",".join(values)}]}}' for key, values in streams.items()
         ]
         return f'{{"streams":[{",".join(found)}]}}'
 

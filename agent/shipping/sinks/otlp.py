@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 
 from agent import __version__
 from agent.errors import SinkUnavailable
-from agent.schema import setting
+from agent.settings.schema import setting
 from agent.shipping import TAKEN, Batch, Outcome, SinkContext
-from agent.shipping.encode import literal
-from agent.shipping.sinks.web import Poster, WebOptions, excerpt
+from agent.shipping.json_lines import literal
+from agent.shipping.sinks.http_base import Poster, WebOptions, excerpt
 
 _PATH = "/v1/logs"
 _SEVERITY = {"0": 21, "1": 19, "2": 18, "3": 17, "4": 13, "5": 10, "6": 9, "7": 5}

@@ -10,18 +10,18 @@ import time
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from agent.schema import setting
+from agent.settings.schema import setting
 from agent.shipping import TAKEN, Batch, Outcome, SinkContext
-from agent.shipping.encode import JsonFields
-from agent.shipping.sinks.aws import Aws, AwsOptions
-from agent.shipping.sinks.web import compress
+from agent.shipping.json_lines import JsonFields
+from agent.shipping.sinks.aws_base import Aws, AwsOptions
+from agent.shipping.sinks.http_base import compress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class S3Options(AwsOptions):
     bucket: str = setting("the bucket")
     prefix: str = setting(
-        'what the objects\' names begin with; "%Y/%m/%d" and the like are filled from the first entry\'s time',
+        "what the objects' names begin with; \"%Y/%m/%d\" and the like are filled from the first entry's time",
         "logs/%Y/%m/%d/%H/",
     )
 

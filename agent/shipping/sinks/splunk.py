@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from agent.errors import SinkDenied, SinkRefused, SinkUnavailable
-from agent.httpclient import Reply
-from agent.schema import setting
+from agent.net.http_client import Reply
+from agent.settings.schema import setting
 from agent.shipping import TAKEN, Batch, Outcome, SinkContext
-from agent.shipping.encode import JsonFields, label_members, literal, seconds
-from agent.shipping.sinks.web import Poster, WebOptions, parsed
+from agent.shipping.json_lines import JsonFields, label_members, literal, seconds
+from agent.shipping.sinks.http_base import Poster, WebOptions, parsed
 
 _PATH = "/services/collector/event"
 _ACK_PATH = "/services/collector/ack"

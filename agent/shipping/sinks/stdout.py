@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from agent.errors import SinkUnavailable
 from agent.shipping import TAKEN, Batch, Outcome, SinkContext
-from agent.shipping.encode import JsonFields
+from agent.shipping.json_lines import JsonFields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from agent.schema import setting
+from agent.settings.schema import setting
 from agent.shipping import Batch, Outcome, SinkContext
-from agent.shipping.encode import timestamps
-from agent.shipping.sinks.stream import Stream, StreamOptions, check_stream_url
+from agent.shipping.json_lines import timestamps
+from agent.shipping.sinks.stream_base import Stream, StreamOptions, check_stream_url
 
 _ID = "parbake@32473"
 """The SD-ID. 32473 is the enterprise number that RFC 5612 sets aside for examples; ours is none."""
@@ -36,7 +36,7 @@ class SyslogOptions(StreamOptions):
 
 
 class SyslogSink:
-    """No receiver acknowledges syslog: see agent.shipping.sinks.stream for what that costs."""
+    """No receiver acknowledges syslog: see agent.shipping.sinks.stream_base for what that costs."""
 
     options_class: ClassVar[type[Any]] = SyslogOptions
     wants_ids: ClassVar[bool] = False

@@ -18,7 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from agent.model import Facts
-from agent.places import Places
+from agent.paths import Paths
 from tests.servers.metadata import Metadata
 from tests.unit.discovery.machines import ask, machine, said
 
@@ -70,7 +70,7 @@ def nothing(root: Path) -> Facts:
     # The kernel's own announcements of the new interface.
     time.sleep(1.5)
     before = sent()
-    facts = ask(Places(Path("/")), "kernel", "credentials", "cloud-init", "file", "host")
+    facts = ask(Paths(Path("/")), "kernel", "credentials", "cloud-init", "file", "host")
     unmatched = ask(machine(root, sys_vendor="QEMU"), "kernel", "cloud-init", "imds", "file", "host")
     return Facts({**facts.values, "packets": str(sent() - before)}, facts.providers, 0.0, unmatched.attempts)
 
@@ -104,7 +104,7 @@ def drive(root: Path) -> Facts:
 
 
 def _mounted_by_us() -> Facts:
-    return ask(Places(Path("/")), "imds", imds="configdrive")
+    return ask(Paths(Path("/")), "imds", imds="configdrive")
 
 
 STEPS: dict[str, Any] = {"ipv4": ipv4, "ipv6": ipv6, "blackhole": blackhole, "nothing": nothing, "drive": drive}

@@ -79,11 +79,11 @@ needs = pytest.mark.skipif(
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_our_facts_agree_with_cloud_inits_crawl(platform: str, suite: str, tmp_path: Path) -> None:
     """Through `cloud-init` and through `imds` an instance has the same facts, under the same names."""
-    places = machine(tmp_path, platform)
+    paths = machine(tmp_path, platform)
     assert crawl(platform, suite, tmp_path) == []
-    theirs = ask(places, "cloud-init")
+    theirs = ask(paths, "cloud-init")
     with Metadata(platform, options={"userdata": ""}) as service:
-        ours = ask(places, "imds", imds_url=service.url)
+        ours = ask(paths, "imds", imds_url=service.url)
     crawled = dict(theirs.values)
     assert crawled["platform"] == platform, said(theirs)
     assert crawled == {name: ours.values.get(name) for name in crawled}

@@ -16,15 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent import plugins
-from agent.places import Places
-from agent.schema import Problems, read
+from agent.paths import Paths
+from agent.settings import plugins
+from agent.settings.schema import Problems, read
 from agent.shipping import Batch, Column, Sink, SinkContext
-from agent.shipping.deadletter import DeadLetters
+from agent.shipping.dead_letter import DeadLetters
 from agent.shipping.delivery import Delivery
-from agent.shipping.progress import Progress
+from agent.shipping.shutdown import Stop
 from agent.shipping.sinks import SINKS
-from agent.shipping.stop import Stop
+from agent.shipping.status_file import Progress
 from tests.servers import log_receivers as fakes
 from tests.servers.faulty import Certificates
 from tests.servers.journal_directory import WRITER
@@ -55,7 +55,7 @@ def make(kind: str, options: Mapping[str, Any], root: Path, stop: Stop | None = 
     problems = Problems()
     found = read(cls.options_class, dict(options), kind, problems)
     assert not problems.found, problems.found
-    made: Sink = cls(found, SinkContext(kind, Places(root), stop or Stop(), "parbake-mark0123"))
+    made: Sink = cls(found, SinkContext(kind, Paths(root), stop or Stop(), "parbake-mark0123"))
     return made
 
 

@@ -15,9 +15,9 @@ import pytest
 
 from agent.errors import SinkRefused
 from agent.shipping import TAKEN, Batch, Outcome
-from agent.shipping.deadletter import DeadLetters
+from agent.shipping.dead_letter import DeadLetters
 from agent.shipping.delivery import GaveUp
-from agent.shipping.stop import Stop
+from agent.shipping.shutdown import Stop
 from tests.integration.shipping.receivers import deliver, letters, make
 from tests.integration.shipping.test_sink_contract import batch
 
@@ -70,6 +70,7 @@ def test_a_sink_that_is_closed_while_it_is_used_sets_nothing_aside(tmp_path: Pat
 
 def test_good_entries_after_many_bad_ones_are_not_set_aside_with_them(tmp_path: Path) -> None:
     """Half a batch that is too old for the receiver, such as after an outage: the other half is not given up with it."""
+
     def answer(messages: list[str]) -> Outcome:
         if any(message.startswith("old") for message in messages):
             raise SinkRefused("too old")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli import main
-from agent.commands.ship import since
+from agent.cli.main import main
+from agent.cli.ship import since
 from agent.errors import UsageError
 from tests.servers import journal_directory
 from tests.servers.journal_directory import write_journal

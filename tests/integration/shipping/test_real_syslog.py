@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from agent.cli import main
+from agent.cli.main import main
 from agent.errors import SinkDenied, SinkUnavailable
-from agent.shipping.stop import Stop
+from agent.shipping.shutdown import Stop
 from tests.integration.shipping.receivers import deliver, letters, make
 from tests.integration.shipping.test_sink_contract import AWKWARD, LABELS, NOW_US, batch
 from tests.servers.faulty import Certificates
@@ -104,9 +104,7 @@ def test_a_server_that_is_not_the_right_one_gets_nothing(
 
 
 @pytest.mark.parametrize("client", ["none", "stranger", "expired"])
-def test_a_client_certificate_that_is_refused_is_noticed(
-    mutual: SyslogDaemon, client: str, certificates: Certificates
-) -> None:
+def test_a_client_certificate_that_is_refused_is_noticed(mutual: SyslogDaemon, client: str, certificates: Certificates) -> None:
     """In TLS 1.3 a server refuses after the client is connected: no batch counts as sent to one that does."""
     pair = certificates.good if client == "none" else getattr(certificates, client)
     options = tls(mutual, certificates, pair)

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from agent.cli import main
+from agent.cli.main import main
 from agent.errors import SinkDenied, SinkError, SinkUnavailable
 from agent.shipping.delivery import GaveUp
-from agent.shipping.stop import Stop
+from agent.shipping.shutdown import Stop
 from tests.integration.shipping.receivers import arrived, deliver, journal_remote, letters, make, stream_target
 from tests.integration.shipping.test_sink_contract import AWKWARD, LABELS, batch
 from tests.servers import journal_directory
@@ -225,9 +225,7 @@ def test_journal_remote_takes_entries_over_https(certificates: Certificates, tmp
 
 
 @pytest.mark.parametrize("client", ["good", "none", "stranger", "expired"])
-def test_client_certificates_are_shown_to_a_front_that_asks(
-    client: str, certificates: Certificates, tmp_path: Path
-) -> None:
+def test_client_certificates_are_shown_to_a_front_that_asks(client: str, certificates: Certificates, tmp_path: Path) -> None:
     """journal-remote behind nginx that wants a certificate of its CA: with it all arrives; without, the entries wait."""
     with journal_remote(tmp_path) as target:
         port = int(str(target.options["url"]).rpartition(":")[2])
@@ -250,9 +248,7 @@ def test_client_certificates_are_shown_to_a_front_that_asks(
             child.stop()
 
 
-def test_ship_once_through_nginx_with_credentials(
-    front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ship_once_through_nginx_with_credentials(front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a user has it: the password is a systemd credential, the files are below the root, and every line arrives once."""
     root, credentials = tmp_path / "root", tmp_path / "credentials"
     credentials.mkdir()

@@ -14,17 +14,17 @@ import pytest
 
 from agent.errors import SinkDenied, SinkError, SinkRefused, SinkUnavailable
 from agent.shipping import Batch, Column, SinkTooLarge
-from agent.shipping.deadletter import DeadLetters
+from agent.shipping.dead_letter import DeadLetters
 from agent.shipping.delivery import Delivery, GaveUp
-from agent.shipping.progress import Progress
+from agent.shipping.shutdown import Stop
 from agent.shipping.sinks import SINKS
-from agent.shipping.stop import Stop
+from agent.shipping.status_file import Progress
 from tests.integration.shipping.receivers import TARGETS, TOKEN, WEB, Target, arrived, kind_of, make
 from tests.servers import journal_directory
 from tests.servers.processes import free_port
 
 NOW_US = time.time_ns() // 1000
-LABELS = {"component": "web", "environment": "prod \"1\" \\ ü"}
+LABELS = {"component": "web", "environment": 'prod "1" \\ ü'}
 AWKWARD = ["plain", 'a "quote", a \\ and a ] bracket', "ünïcödé 漢字 \U0001f600", "tab\there", "two\nlines", "x" * 90_000]
 
 

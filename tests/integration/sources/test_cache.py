@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli import main
+from agent.cli.main import main
 from tests.conftest import Image, ended
 from tests.integration.sources.benches import VaultBench
 from tests.integration.sources.fleet import source_table

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from agent.errors import SourceDenied, SourceInvalid
-from agent.places import Places
+from agent.paths import Paths
 from agent.sources import SourceContext
-from agent.sources.azure_keyvault import AzureKeyvaultOptions, AzureKeyvaultSource
-from agent.sources.gcp_secret_manager import GcpSecretManagerOptions, GcpSecretManagerSource
+from agent.sources.backends.azure_keyvault import AzureKeyvaultOptions, AzureKeyvaultSource
+from agent.sources.backends.gcp_secret_manager import GcpSecretManagerOptions, GcpSecretManagerSource
 from tests.integration.sources.benches import AppConfigBench, Bench, DynamodbBench, S3Bench, SsmBench, running
 from tests.servers.cloudfakes import KeyVaultFake, MetadataTokens, SecretManagerFake
 
-CONTEXT = SourceContext("cloud", Places(), 5.0)
+CONTEXT = SourceContext("cloud", Paths(), 5.0)
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from agent.errors import SourceInvalid
-from agent.places import Places
+from agent.paths import Paths
 from agent.sources import SourceContext
-from agent.sources.consul import ConsulOptions, ConsulSource
+from agent.sources.backends.consul import ConsulOptions, ConsulSource
 from tests.image.lab.binaries import consul_binary
 from tests.integration.sources.benches import ConsulBench
 from tests.servers.consul import Consul
@@ -30,7 +30,7 @@ def consul(tmp_path: Path) -> Iterator[Consul]:
 
 def open_consul(url: str, **options: object) -> ConsulSource:
     given = ConsulOptions(address=url, **{"prefix": "site", **options})  # type: ignore[arg-type]
-    return ConsulSource(given, SourceContext("consul", Places(), 5.0))
+    return ConsulSource(given, SourceContext("consul", Paths(), 5.0))
 
 
 def register(consul: Consul, number: int, status: str = "passing") -> None:

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from agent import plugins
 from agent.errors import SourceDenied, SourceInvalid, SourceUnreachable
 from agent.model import Snapshot
+from agent.settings import plugins
 from agent.sources import BACKENDS, Source, Watching
 from tests.integration.sources.benches import AwsBench, Bench
 from tests.servers.faulty import Faulty

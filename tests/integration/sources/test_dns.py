@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from agent.errors import SourceInvalid, SourceUnreachable
-from agent.places import Places
+from agent.paths import Paths
 from agent.sources import SourceContext
-from agent.sources.dns import DnsOptions, DnsSource
+from agent.sources.backends.dns import DnsOptions, DnsSource
 from tests.servers.stores import Dnsmasq
 
 RECORDS = (
@@ -39,7 +39,7 @@ def server(tmp_path: Path) -> Iterator[Dnsmasq]:
 
 def source(server: Dnsmasq, seconds: float = 5.0, **services: str) -> DnsSource:
     options = DnsOptions(services=services, nameservers=(f"127.0.0.1:{server.port}",))
-    return DnsSource(options, SourceContext("dns", Places(), seconds))
+    return DnsSource(options, SourceContext("dns", Paths(), seconds))
 
 
 def test_srv_and_address_records_are_services_in_a_stable_order(server: Dnsmasq) -> None:

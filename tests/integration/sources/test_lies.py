@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from agent.cli import main
+from agent.cli.main import main
 from tests.conftest import REPOSITORY, Image
 from tests.integration.sources.benches import Bench, ConsulBench, EtcdBench, FileBench, HttpBench, RedisBench
 from tests.integration.sources.benches.base import Documents
@@ -207,7 +207,7 @@ def flood(server: Scripted, announced: bool, wire: socket.socket) -> None:
 
 SMALL = r"""
 import re, sys
-from agent.cli import main
+from agent.cli.main import main
 code = main(sys.argv[1:])
 print(re.search(r"VmHWM:\s*(\d+)", open("/proc/self/status").read())[1])
 sys.exit(code)

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from agent.places import Places
+from agent.paths import Paths
 from agent.sources import SourceContext
-from agent.sources.redis import RedisOptions, RedisSource
+from agent.sources.backends.redis import RedisOptions, RedisSource
 from tests.integration.sources.benches import RedisBench
 from tests.servers.stores import Redis
 
 
 def open_redis(server: Redis, poll: float = 60.0) -> RedisSource:
     options = RedisOptions(url=f"redis://127.0.0.1:{server.port}/0", prefix="site")
-    return RedisSource(options, SourceContext("redis", Places(), 5.0, poll_seconds=poll))
+    return RedisSource(options, SourceContext("redis", Paths(), 5.0, poll_seconds=poll))
 
 
 def test_a_burst_of_changed_keys_is_one_alarm(tmp_path: Path) -> None:

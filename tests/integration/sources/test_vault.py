@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from agent.errors import SourceDenied
-from agent.places import Places
+from agent.paths import Paths
 from agent.sources import SourceContext
-from agent.sources.vault import VaultSource
-from agent.sources.vaultauth import VaultOptions
-from agent.watching import Watcher
+from agent.sources.backends.vault import VaultSource
+from agent.sources.backends.vaultauth import VaultOptions
+from agent.sources.watcher import Watcher
 from tests.servers.cloudfakes import MetadataTokens
 from tests.servers.fakehttp import Asked, Told
 from tests.servers.vaultfake import DENIED, VaultFake
@@ -63,7 +63,7 @@ def metadata() -> Iterator[MetadataTokens]:
 
 def open_vault(vault: VaultFake, poll: float = 30.0, **options: Any) -> VaultSource:
     given = VaultOptions(address=vault.url, prefix="site", **options)
-    return VaultSource(given, SourceContext("vault", Places(), 5.0, poll_seconds=poll))
+    return VaultSource(given, SourceContext("vault", Paths(), 5.0, poll_seconds=poll))
 
 
 def file(directory: Path, text: str) -> str:
@@ -119,7 +119,7 @@ def test_a_certificate_is_a_login(vault: VaultFake, tmp_path: Path) -> None:
             address=f"https://127.0.0.1:{proxy.port}", prefix="site", auth="cert", role="web",
             ca_file=str(certificates.ca), cert_file=certificate, key_file=key,
         )  # fmt: skip
-        source = VaultSource(options, SourceContext("vault", Places(), 5.0))
+        source = VaultSource(options, SourceContext("vault", Paths(), 5.0))
         assert source.fetch(["common"]).layers[0].tree == {"db": {"password": "x"}}
         source.close()
 

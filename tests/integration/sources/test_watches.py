@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.places import Places
+from agent.paths import Paths
 from agent.sources import SourceContext
-from agent.sources.redis import RedisOptions, RedisSource
+from agent.sources.backends.redis import RedisOptions, RedisSource
 from tests.integration.sources.benches import EtcdBench, RedisBench, running
 from tests.servers.stores import Redis, encoded
 
@@ -52,7 +52,7 @@ def test_a_redis_that_does_not_notify_is_polled(tmp_path: Path, flags: str) -> N
     with Redis(tmp_path / "redis", notifications=flags) as server:
         server.ask("SET", "site:common:name", "one")
         options = RedisOptions(url=f"redis://127.0.0.1:{server.port}/0", prefix="site")
-        source = RedisSource(options, SourceContext("redis", Places(), 5.0, poll_seconds=1.0))
+        source = RedisSource(options, SourceContext("redis", Paths(), 5.0, poll_seconds=1.0))
         seen = source.fetch(["common"])
         begun = time.monotonic()
         assert source.watch(seen, 60)

@@ -6,11 +6,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from agent.discovery.discover import discover
+from agent.discovery.engine import discover
 from agent.model import Facts
-from agent.places import Places
-from agent.schema import Seconds
-from agent.settings.tables import Component, Discovery, Settings
+from agent.paths import Paths
+from agent.settings.models import Component, Discovery, Settings
+from agent.settings.schema import Seconds
 
 FIRMWARE: dict[str, dict[str, str]] = {
     "akamai": {"sys_vendor": "Akamai", "product_serial": "12345"},
@@ -37,11 +37,11 @@ def write(root: Path, path: str, content: str | bytes) -> Path:
     return file
 
 
-def machine(root: Path, platform: str = "", **strings: str) -> Places:
+def machine(root: Path, platform: str = "", **strings: str) -> Paths:
     """A root with the firmware of a platform, and `strings` besides or instead."""
     for name, text in {**FIRMWARE.get(platform, {}), **strings}.items():
         write(root, f"/sys/class/dmi/id/{name}", text + "\n")
-    return Places(root)
+    return Paths(root)
 
 
 def settings(**discovery: Any) -> Settings:
@@ -51,15 +51,15 @@ def settings(**discovery: Any) -> Settings:
     return Settings(component=Component(name="web"), discovery=Discovery(**discovery), **tables)
 
 
-def ask(places: Places, *providers: str, **discovery: Any) -> Facts:
+def ask(paths: Paths, *providers: str, **discovery: Any) -> Facts:
     """What discovery finds there, asking these providers alone."""
-    return discover(settings(providers=providers, **discovery), places)
+    return discover(settings(providers=providers, **discovery), paths)
 
 
-def timed(places: Places, *providers: str, **discovery: Any) -> tuple[Facts, float]:
+def timed(paths: Paths, *providers: str, **discovery: Any) -> tuple[Facts, float]:
     """The same, and how many seconds it took."""
     start = time.monotonic()
-    facts = ask(places, *providers, **discovery)
+    facts = ask(paths, *providers, **discovery)
     return facts, time.monotonic() - start
 
 

@@ -87,9 +87,7 @@ def test_a_wrong_setting_is_named_with_what_would_be_right(text: str, words: str
 
 def test_what_is_refused_or_found_nowhere_is_said(image: Image) -> None:
     """A static fact that is no fact, an origin that does not exist, and a service that is switched off."""
-    settings(
-        image, '[discovery]\nimds = "off"\n[facts]\ntags = "x"\n[facts_from]\nenvironment = ["tag:env", "userdata:env"]\n'
-    )
+    settings(image, '[discovery]\nimds = "off"\n[facts]\ntags = "x"\n[facts_from]\nenvironment = ["tag:env", "userdata:env"]\n')
     shown = image.run("facts", "-v").out
     assert "[facts]: refused 'tags': is not a table" in shown
     assert "environment: there is no tag:env and no userdata:env" in shown

@@ -11,14 +11,14 @@ from typing import Any, ClassVar
 import pytest
 
 from agent.discovery import Context
-from agent.discovery.changes import Watcher
-from agent.discovery.discover import discover
-from agent.discovery.rules import Learnt
+from agent.discovery.engine import discover
+from agent.discovery.precedence import Learnt
+from agent.discovery.watcher import Watcher
 from agent.errors import DiscoveryError
 from agent.model import Facts
-from agent.places import Places
-from agent.pull import layer_names
-from agent.settings.tables import Source
+from agent.paths import Paths
+from agent.settings.models import Source
+from agent.sources.pull import layer_names
 from tests.servers.metadata import Metadata
 from tests.servers.scripted import Scripted
 from tests.unit.discovery.machines import ask, machine, said, settings, write
@@ -75,55 +75,55 @@ def test_a_default_is_used_where_the_platform_has_nothing_to_say(tmp_path: Path)
 
 def test_what_was_learnt_in_this_run_is_used_while_the_platform_is_away(tmp_path: Path) -> None:
     """The daemon goes on with the environment that the platform named before, and says so; a new process knows nothing."""
-    places, learnt = machine(tmp_path, "ec2"), Learnt()
+    paths, learnt = machine(tmp_path, "ec2"), Learnt()
     rules: dict[str, Any] = {"facts": {"environment": "dev"}, "facts_from": {"environment": ("tag:environment",)}}
     with Metadata("ec2") as service:
-        well = discover(settings(providers=("imds",), imds_url=service.url, **rules), places, learnt=learnt)
+        well = discover(settings(providers=("imds",), imds_url=service.url, **rules), paths, learnt=learnt)
     assert well.values["environment"] == "prod"
     away = settings(providers=("imds",), imds_url=NOBODY, timeout=0.1, **rules)
-    facts = discover(away, places, learnt=learnt)
+    facts = discover(away, paths, learnt=learnt)
     assert (facts.values["environment"], facts.providers["environment"]) == ("prod", "tag:environment")
     assert "environment is as it was before: imds:ec2 failed" in said(facts)
-    assert discover(away, places, learnt=Learnt()).values["environment"] == "dev"
+    assert discover(away, paths, learnt=Learnt()).values["environment"] == "dev"
 
 
 def test_a_default_that_was_right_before_stays(tmp_path: Path) -> None:
     """Where the platform had said that there is no such tag, its next failure changes nothing."""
-    places, learnt = machine(tmp_path, "ec2"), Learnt()
+    paths, learnt = machine(tmp_path, "ec2"), Learnt()
     rules: dict[str, Any] = {"facts": {"site": "home"}, "facts_from": {"site": ("tag:site",)}}
     with Metadata("ec2") as service:
-        discover(settings(providers=("imds",), imds_url=service.url, **rules), places, learnt=learnt)
+        discover(settings(providers=("imds",), imds_url=service.url, **rules), paths, learnt=learnt)
     away = settings(providers=("imds",), imds_url=NOBODY, timeout=0.1, **rules)
-    assert discover(away, places, learnt=learnt).values["site"] == "home"
+    assert discover(away, paths, learnt=learnt).values["site"] == "home"
 
 
 def test_the_tags_of_the_boot_do_not_replace_the_current_ones_while_the_platform_is_away(tmp_path: Path) -> None:
     """cloud-init's copy is older than what this run has learnt since."""
-    places, learnt = machine(tmp_path, "ec2"), Learnt()
+    paths, learnt = machine(tmp_path, "ec2"), Learnt()
     cloud_init(tmp_path, {"environment": "test"})
     rules: dict[str, Any] = {"providers": ("cloud-init", "imds"), "facts_from": {"environment": ("tag:environment",)}}
     with Metadata("ec2") as service:
-        assert discover(settings(imds_url=service.url, **rules), places, learnt=learnt).values["environment"] == "prod"
+        assert discover(settings(imds_url=service.url, **rules), paths, learnt=learnt).values["environment"] == "prod"
     away = settings(imds_url=NOBODY, timeout=0.1, **rules)
-    assert discover(away, places, learnt=learnt).values["environment"] == "prod"
+    assert discover(away, paths, learnt=learnt).values["environment"] == "prod"
 
 
 @pytest.mark.parametrize(("tags", "environment"), [({"environment": "new"}, "new"), (None, "dev")])
 def test_a_notice_is_newer_than_what_was_learnt(tags: dict[str, str] | None, environment: str, tmp_path: Path) -> None:
     """What the platform was seen to say since is its answer, also while it is away."""
-    places, learnt = machine(tmp_path, "ec2"), Learnt()
+    paths, learnt = machine(tmp_path, "ec2"), Learnt()
     cloud_init(tmp_path, {"environment": "test"})
     rules: dict[str, Any] = {"providers": ("cloud-init", "imds"), **DEV, "facts_from": {"environment": ("tag:environment",)}}
     with Metadata("ec2") as service:
-        assert discover(settings(imds_url=service.url, **rules), places, learnt=learnt).values["environment"] == "prod"
+        assert discover(settings(imds_url=service.url, **rules), paths, learnt=learnt).values["environment"] == "prod"
     away = settings(imds_url=NOBODY, timeout=0.1, **rules)
-    assert discover(away, places, learnt=learnt, notices={"tags": tags}).values["environment"] == environment
+    assert discover(away, paths, learnt=learnt, notices={"tags": tags}).values["environment"] == environment
 
 
 @pytest.mark.parametrize(("provider", "doubted"), [("Rack", "rack"), ("Anything", "role")])
 def test_only_what_the_failed_provider_may_know_is_doubted(tmp_path: Path, provider: str, doubted: str) -> None:
     """A provider that says what it gives knows that, and any other one may know any fact."""
-    facts = ask(Places(tmp_path), f"{HERE}:{provider}", facts={"role": "web", "rack": "1", "slot": "1"})
+    facts = ask(Paths(tmp_path), f"{HERE}:{provider}", facts={"role": "web", "rack": "1", "slot": "1"})
     assert facts.values["role"] == "web"
     assert facts.values["slot"] == ("7" if provider == "Anything" else "1")
     assert f"{doubted} is taken from [facts]" in said(facts)
@@ -171,7 +171,7 @@ def test_one_bad_value_costs_itself_alone(value: str, tmp_path: Path) -> None:
     """What the YAML library stumbles over, or nobody can write, is refused: other facts and discovery itself stay."""
     write(tmp_path, "/etc/parbake/facts.d/a.yaml", f"own: {value}\n")
     write(tmp_path, "/etc/parbake/facts.d/b.toml", 'role = "web"\n')
-    facts = ask(Places(tmp_path), "file")
+    facts = ask(Paths(tmp_path), "file")
     assert dict(facts.values) == {"role": "web"}
     json.dumps(dict(facts.values))
     assert "the provider" not in said(facts)
@@ -180,7 +180,7 @@ def test_one_bad_value_costs_itself_alone(value: str, tmp_path: Path) -> None:
 def test_a_name_that_is_a_long_number_is_refused(tmp_path: Path) -> None:
     """Its text cannot even be told."""
     write(tmp_path, "/etc/parbake/facts.d/a.yaml", f"? {LONG}\n: x\nrole: web\n")
-    facts = ask(Places(tmp_path), "file")
+    facts = ask(Paths(tmp_path), "file")
     assert dict(facts.values) == {"role": "web"}
     assert "refused 'a number'" in said(facts)
 
@@ -188,14 +188,14 @@ def test_a_name_that_is_a_long_number_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", ['!!int ""', "!!bool x", "!!timestamp x"])
 def test_bad_user_data_costs_no_fact_of_the_platform(value: str, tmp_path: Path) -> None:
     """User-data is its writer's; tags and ids are the platform's."""
-    from agent.discovery import documents
+    from agent.discovery import userdata
 
-    assert documents.userdata(f"parbake: {{a: {value}}}".encode()) is None
+    assert userdata.userdata(f"parbake: {{a: {value}}}".encode()) is None
 
 
 def test_a_provider_that_breaks_keeps_what_it_had_learnt(tmp_path: Path) -> None:
     """As one that comes back too late does."""
-    facts = ask(Places(tmp_path), f"{HERE}:Anything")
+    facts = ask(Paths(tmp_path), f"{HERE}:Anything")
     assert facts.values["slot"] == "7"
 
 
@@ -223,7 +223,7 @@ def test_a_look_takes_no_longer_than_discovery_unless_it_waits_for_a_change(
     """A request that stalls must not hide a notice of two minutes; a long poll is to wait."""
     cloud = Stalling()
     cloud.waits = waits
-    watcher = Watcher(settings().discovery, Places(tmp_path))
+    watcher = Watcher(settings().discovery, Paths(tmp_path))
     watcher._cloud, watcher._name = cloud, "ec2"
     watcher._look(time.monotonic() + 300)
     assert least < cloud.ends[0] <= most
@@ -248,7 +248,7 @@ def test_a_request_that_stalls_hides_no_notice(tmp_path: Path) -> None:
             wire.sendall(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body))
 
     server.plays = [hang, answer]
-    watcher = Watcher(settings(imds="ec2", imds_url=server.url, timeout=1.0).discovery, Places(tmp_path))
+    watcher = Watcher(settings(imds="ec2", imds_url=server.url, timeout=1.0).discovery, Paths(tmp_path))
     start = time.monotonic()
     try:
         assert watcher.wait(Facts(), 300) is True

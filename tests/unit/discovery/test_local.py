@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from agent.discovery.host import addresses
-from agent.discovery.kernel import parse
-from agent.places import Places
+from agent.discovery.providers.host import addresses
+from agent.discovery.providers.kernel import parse
+from agent.paths import Paths
 from tests.unit.discovery.machines import ask, machine, said, write
 
 MACHINE_ID = "0123456789abcdef0123456789abcdef"
@@ -34,7 +34,7 @@ MACHINE_ID = "0123456789abcdef0123456789abcdef"
 def test_the_kernel_command_line(cmdline: str, facts: dict[str, str], tmp_path: Path) -> None:
     """parbake.NAME=value is a fact, quoted as the kernel quotes; the last of a name wins, as with the kernel."""
     write(tmp_path, "/proc/cmdline", cmdline)
-    found = ask(Places(tmp_path), "kernel")
+    found = ask(Paths(tmp_path), "kernel")
     assert dict(found.values) == facts
     assert set(found.providers.values()) <= {"kernel"}
 
@@ -44,7 +44,7 @@ def test_in_a_container_the_hosts_command_line_says_nothing_about_us(tmp_path: P
     write(tmp_path, "/run/systemd/container", "systemd-nspawn\n")
     write(tmp_path, "/proc/cmdline", "parbake.environment=host\n")
     write(tmp_path, "/proc/1/cmdline", b"/sbin/init\0parbake.role=web edge\0")
-    assert dict(ask(Places(tmp_path), "kernel").values) == {"role": "web edge"}
+    assert dict(ask(Paths(tmp_path), "kernel").values) == {"role": "web edge"}
 
 
 def test_words_of_a_command_line() -> None:
@@ -56,21 +56,21 @@ def test_credentials_are_facts(tmp_path: Path) -> None:
     """A system credential parbake.NAME is the fact NAME, less one trailing newline; another name is none."""
     write(tmp_path, "/run/credentials/@system/parbake.environment", "prod\n")
     write(tmp_path, "/run/credentials/@system/consul-token", "secret")
-    assert dict(ask(Places(tmp_path), "credentials").values) == {"environment": "prod"}
+    assert dict(ask(Paths(tmp_path), "credentials").values) == {"environment": "prod"}
 
 
 def test_the_services_own_credentials_are_not_an_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Below --root the credentials of the process that looks are not read."""
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "own"))
     write(tmp_path, "/own/parbake.role", "builder")
-    assert dict(ask(Places(tmp_path), "credentials").values) == {}
+    assert dict(ask(Paths(tmp_path), "credentials").values) == {}
 
 
 def test_a_credential_that_is_no_text_is_reported(tmp_path: Path) -> None:
     """Binary is refused with the credential's name, and discovery goes on."""
     write(tmp_path, "/run/credentials/@system/parbake.role", b"\xff\xfe")
     write(tmp_path, "/etc/parbake/facts.d/a.toml", 'role = "web"\n')
-    facts = ask(Places(tmp_path), "credentials", "file")
+    facts = ask(Paths(tmp_path), "credentials", "file")
     assert dict(facts.values) == {"role": "web"}
     assert "parbake.role is not UTF-8 text" in said(facts)
 
@@ -81,7 +81,7 @@ def test_fact_files(tmp_path: Path) -> None:
     write(tmp_path, "/etc/parbake/facts.d/20.json", '{"rack": "r2", "slot": 7}')
     write(tmp_path, "/run/parbake/facts.d/10.yaml", "role: db\n")
     write(tmp_path, "/etc/parbake/facts.d/ignored.txt", "role: x\n")
-    facts = ask(Places(tmp_path), "file")
+    facts = ask(Paths(tmp_path), "file")
     assert dict(facts.values) == {"role": "db", "rack": "r2", "slot": "7", "tags": {"team": "edge"}}
 
 
@@ -93,7 +93,7 @@ def test_a_broken_fact_file_does_not_lose_the_others(name: str, body: str | byte
     """The file is named with what is wrong with it, and the other files are read."""
     write(tmp_path, f"/etc/parbake/facts.d/{name}", body)
     write(tmp_path, "/etc/parbake/facts.d/b.toml", 'role = "web"\n')
-    facts = ask(Places(tmp_path), "file")
+    facts = ask(Paths(tmp_path), "file")
     assert dict(facts.values) == {"role": "web"}
     assert f"/etc/parbake/facts.d/{name}" in said(facts)
 
@@ -102,9 +102,9 @@ def test_the_machine_id_stands_in_where_there_is_no_platform(tmp_path: Path) -> 
     """With no cloud at all the machine id is the instance_id; with one that cannot be asked, nothing is made up."""
     write(tmp_path, "/etc/machine-id", MACHINE_ID + "\n")
     write(tmp_path, "/etc/hostname", "web-1\n")
-    assert dict(ask(Places(tmp_path), "host").values) == {"hostname": "web-1", "instance_id": MACHINE_ID}
+    assert dict(ask(Paths(tmp_path), "host").values) == {"hostname": "web-1", "instance_id": MACHINE_ID}
     machine(tmp_path, "gce")
-    facts = ask(Places(tmp_path), "imds", "host", imds_url="http://127.0.0.1:1", timeout=0.2)
+    facts = ask(Paths(tmp_path), "imds", "host", imds_url="http://127.0.0.1:1", timeout=0.2)
     assert dict(facts.values) == {"platform": "gce", "hostname": "web-1"}
 
 
@@ -112,7 +112,7 @@ def test_the_machine_id_stands_in_where_there_is_no_platform(tmp_path: Path) -> 
 def test_a_machine_id_that_is_none_is_no_identity(text: str, tmp_path: Path) -> None:
     """An image whose machine id is not yet set has none."""
     write(tmp_path, "/etc/machine-id", text)
-    assert dict(ask(Places(tmp_path), "host").values) == {}
+    assert dict(ask(Paths(tmp_path), "host").values) == {}
 
 
 def test_the_machines_own_addresses() -> None:
@@ -123,9 +123,9 @@ def test_the_machines_own_addresses() -> None:
     assert len({"private_ipv4", "public_ipv4"} & set(found)) <= 1
 
 
-def instance_data(root: Path, document: dict[str, Any]) -> Places:
+def instance_data(root: Path, document: dict[str, Any]) -> Paths:
     write(root, "/run/cloud-init/instance-data.json", json.dumps(document))
-    return Places(root)
+    return Paths(root)
 
 
 EC2_DATA: dict[str, Any] = {
@@ -174,7 +174,7 @@ def test_a_ds_of_another_shape_costs_only_its_facts(ds: Any, cloud: str, tmp_pat
 def test_half_written_instance_data_is_no_traceback(body: str | bytes, tmp_path: Path) -> None:
     """Whatever stands there, discovery goes on."""
     write(tmp_path, "/run/cloud-init/instance-data.json", body)
-    facts = ask(Places(tmp_path), "cloud-init")
+    facts = ask(Paths(tmp_path), "cloud-init")
     assert dict(facts.values) == {}
     assert "in the provider" not in said(facts)
 
@@ -195,15 +195,15 @@ def userdata(root: Path, instance: str, **files: str) -> None:
 
 def test_user_data_that_cloud_init_has_merged(tmp_path: Path) -> None:
     """The `parbake` key of all parts merged, else of the user-data as it was given, is the fact `userdata`."""
-    places = instance_data(tmp_path, EC2_DATA)
+    paths = instance_data(tmp_path, EC2_DATA)
     userdata(tmp_path, "i-1", user_data="#cloud-config\nparbake: {role: db}\n")
-    assert ask(places, "cloud-init").values["userdata"] == {"role": "db"}
+    assert ask(paths, "cloud-init").values["userdata"] == {"role": "db"}
     userdata(tmp_path, "i-1", cloud_config="#cloud-config\nparbake: {role: web}\n")
-    assert ask(places, "cloud-init").values["userdata"] == {"role": "web"}
+    assert ask(paths, "cloud-init").values["userdata"] == {"role": "web"}
 
 
 def test_user_data_of_an_earlier_instance_is_not_ours(tmp_path: Path) -> None:
     """In an image captured from a running instance the link still leads to that one: it is not followed."""
-    places = instance_data(tmp_path, EC2_DATA)
+    paths = instance_data(tmp_path, EC2_DATA)
     userdata(tmp_path, "i-0", user_data="#cloud-config\nparbake: {role: db}\n")
-    assert "userdata" not in ask(places, "cloud-init").values
+    assert "userdata" not in ask(paths, "cloud-init").values

@@ -15,10 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.discovery import cloudinit_ds, dmi, documents, values
+from agent.discovery import dmi, fact_validation, userdata
 from agent.discovery.clouds import CLOUDS
-from agent.discovery.guarded import Connection, TooLong
-from agent.discovery.kernel import parse
+from agent.discovery.metadata_connection import Connection, TooLong
+from agent.discovery.providers import cloud_init_datasources
+from agent.discovery.providers.kernel import parse
 from agent.discovery.shapes import pick, tags_of
 from agent.errors import DiscoveryError
 
@@ -50,7 +51,7 @@ DOCUMENT: st.SearchStrategy[dict[str, Any]] = st.dictionaries(
 )
 
 
-@pytest.mark.parametrize("parser", [documents.json_table, documents.toml_table, documents.yaml_table])
+@pytest.mark.parametrize("parser", [userdata.json_table, userdata.toml_table, userdata.yaml_table])
 @quick
 @given(raw=st.binary(max_size=200) | TEXT.map(str.encode) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_documents_are_tables_or_a_discovery_error(parser: Callable[[bytes, str], dict[str, Any]], raw: bytes) -> None:
@@ -69,8 +70,8 @@ def test_yaml_that_expands_is_refused() -> None:
         f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
     )
     with pytest.raises(DiscoveryError, match="aliases"):
-        documents.yaml_table(bomb.encode(), "user-data")
-    assert documents.userdata(f"parbake: {{}}\n{bomb}".encode()) is None
+        userdata.yaml_table(bomb.encode(), "user-data")
+    assert userdata.userdata(f"parbake: {{}}\n{bomb}".encode()) is None
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ def test_yaml_that_expands_is_refused() -> None:
 )
 def test_deep_documents_are_refused(raw: bytes) -> None:
     """Nesting that no stack holds is an error, not a crash."""
-    for parser in (documents.json_table, documents.toml_table, documents.yaml_table):
+    for parser in (userdata.json_table, userdata.toml_table, userdata.yaml_table):
         with pytest.raises(DiscoveryError):
             parser(raw, "the document")
 
@@ -87,8 +88,8 @@ def test_deep_documents_are_refused(raw: bytes) -> None:
 @given(raw=st.binary(max_size=300) | st.binary(max_size=100).map(lambda raw: b"\x1f\x8b" + raw))
 def test_user_data_may_be_anything(raw: bytes) -> None:
     """What is no mapping with our key is no error; the same with the key's name somewhere in it."""
-    assert documents.userdata(raw) is None or isinstance(documents.userdata(raw), dict)
-    assert documents.userdata(raw + b" parbake") is None or b":" in raw
+    assert userdata.userdata(raw) is None or isinstance(userdata.userdata(raw), dict)
+    assert userdata.userdata(raw + b" parbake") is None or b":" in raw
 
 
 @quick
@@ -96,8 +97,8 @@ def test_user_data_may_be_anything(raw: bytes) -> None:
 def test_user_data_in_json_and_in_yaml_is_the_same(table: dict[str, str]) -> None:
     """The `parbake` key gives the same table in either notation."""
     raw = json.dumps({"parbake": table, "other": 1}).encode()
-    assert documents.userdata(raw) == table
-    assert documents.userdata(b"#cloud-config\n" + raw) == table
+    assert userdata.userdata(raw) == table
+    assert userdata.userdata(b"#cloud-config\n" + raw) == table
 
 
 PARSERS = [
@@ -116,8 +117,8 @@ def test_a_document_of_any_shape_gives_facts(parser: Callable[..., dict[str, Any
     found = parser(document, document) if parser.__name__ == "parse_tree" and "ec2" in parser.__module__ else parser(document)
     for name, value in found.items():
         try:
-            values.accept(name, value)
-        except values.Refused:
+            fact_validation.accept(name, value)
+        except fact_validation.Refused:
             continue
 
 
@@ -126,7 +127,7 @@ def test_a_document_of_any_shape_gives_facts(parser: Callable[..., dict[str, Any
 @given(ds=DOCUMENT | JSON)
 def test_a_ds_of_any_shape_gives_facts(platform: str, ds: Any) -> None:
     """cloud-init's ds is read without a promise of its shape."""
-    assert isinstance(cloudinit_ds.facts(platform, ds), dict)
+    assert isinstance(cloud_init_datasources.facts(platform, ds), dict)
 
 
 @quick
@@ -150,12 +151,12 @@ def test_any_command_line_has_words_without_quotes(text: str) -> None:
 def test_accepted_values_hold_nothing_bad(name: str, value: Any) -> None:
     """What is accepted as a fact's text has no control characters and a sane length, and a name that settings can say."""
     try:
-        accepted = values.accept(name, value)
-    except values.Refused:
+        accepted = fact_validation.accept(name, value)
+    except fact_validation.Refused:
         return
-    assert values.NAME.fullmatch(name)
+    assert fact_validation.NAME.fullmatch(name)
     if isinstance(accepted, str):
-        assert 0 < len(accepted) <= values.MAX_TEXT
+        assert 0 < len(accepted) <= fact_validation.MAX_TEXT
         assert not any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 for c in accepted)
 
 
@@ -164,7 +165,7 @@ def test_accepted_values_hold_nothing_bad(name: str, value: Any) -> None:
 def test_a_segment_never_leaves_its_directory(value: str) -> None:
     """Whatever passes is one name in a directory, and so are any two that are joined."""
     try:
-        passed = values.check_segment("x", value)
+        passed = fact_validation.check_segment("x", value)
     except DiscoveryError:
         return
     assert passed == value

@@ -11,13 +11,13 @@ from pathlib import Path
 SCRIPT = """
 import json, sys, time
 from pathlib import Path
-from agent.places import Places
-from agent.settings.tables import Component, Settings
+from agent.paths import Paths
+from agent.settings.models import Component, Settings
 settings = Settings(component=Component(name="web"))
 before = set(sys.modules)
 start = time.perf_counter()
-from agent.discovery.discover import discover
-facts = discover(settings, Places(Path(sys.argv[1])))
+from agent.discovery.engine import discover
+facts = discover(settings, Paths(Path(sys.argv[1])))
 seconds = time.perf_counter() - start
 print(json.dumps({"seconds": seconds, "modules": sorted(set(sys.modules) - before), "facts": dict(facts.values)}))
 """

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from agent import __version__, dropins
-from agent.places import Places
+from agent import __version__
+from agent.convergence import boot_dropins
+from agent.paths import Paths
 
 TREE = Path(__file__).parents[3]
 SYSTEMD = TREE / "systemd"
@@ -40,14 +41,14 @@ def test_the_manual_is_of_the_version() -> None:
 @pytest.mark.parametrize("path", ["systemd/parbake-generator", "systemd/lift", "packaging/debian/postrm"])
 def test_whoever_looks_for_a_drop_in_knows_its_name(path: str) -> None:
     """The generator, its trigger and the package's removal look where `parbake bake` writes."""
-    assert f"{dropins.DIRECTORY}/*.d/{dropins.FILE_NAME}" in (TREE / path).read_text()
+    assert f"{boot_dropins.DIRECTORY}/*.d/{boot_dropins.FILE_NAME}" in (TREE / path).read_text()
 
 
 def test_removal_knows_the_drop_ins_by_their_first_line() -> None:
     """postrm removes only what bake made: its pattern is the beginning of the header."""
     pattern = re.search(r"grep -q '\^(.+?)'", (DEBIAN / "postrm").read_text())
     assert pattern is not None
-    assert dropins.HEADER.startswith(pattern[1])
+    assert boot_dropins.HEADER.startswith(pattern[1])
 
 
 def test_a_daemon_that_crashes_comes_back_however_often_and_one_that_is_misconfigured_does_not() -> None:
@@ -70,7 +71,7 @@ def test_status_and_the_mark_of_the_first_convergence_outlive_a_restart() -> Non
     """/run/parbake is kept when the daemon stops, and the mark is where generator and lift look for it."""
     service = unit("parbake.service")["Service"]
     assert service["RuntimeDirectoryPreserve"] == "yes"
-    mark = f"{Places().run}/ready"
+    mark = f"{Paths().run}/ready"
     assert service["ExecStartPost"].split()[-1] == mark
     for script in ("parbake-generator", "lift"):
         assert f"[ -e {mark} ] || exit 0" in (SYSTEMD / script).read_text()
@@ -81,9 +82,9 @@ def test_the_shipper_has_no_way_into_the_state_of_root() -> None:
     service = unit("parbake-ship.service")["Service"]
     assert service["User"] == "parbake-ship"
     assert service["CapabilityBoundingSet"] == ""
-    assert service["TemporaryFileSystem"].partition(":")[0] == str(Places().state)
-    assert service["BindPaths"] == str(Places().ship)
-    assert f"d {Places().ship} 0700 parbake-ship" in (SYSTEMD / "parbake.tmpfiles").read_text()
+    assert service["TemporaryFileSystem"].partition(":")[0] == str(Paths().state)
+    assert service["BindPaths"] == str(Paths().ship)
+    assert f"d {Paths().ship} 0700 parbake-ship" in (SYSTEMD / "parbake.tmpfiles").read_text()
 
 
 def test_no_secret_reaches_a_core_dump() -> None:

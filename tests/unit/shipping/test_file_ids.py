@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from agent.places import Places
-from agent.settings.tables import Sink as SinkSettings
+from agent.paths import Paths
+from agent.settings.models import Sink as SinkSettings
 from agent.shipping import Batch
 from agent.shipping.checkpoint import Checkpoint
 from agent.shipping.delivery import GaveUp
-from agent.shipping.lane import Lane
-from agent.shipping.progress import Progress
+from agent.shipping.pipeline import Lane
 from agent.shipping.readers.files import FilesReader
-from agent.shipping.stop import Stop
+from agent.shipping.shutdown import Stop
+from agent.shipping.status_file import Progress
 
 
 class Named:
@@ -34,7 +34,7 @@ class Named:
     def _open(self) -> FilesReader:
         # as a checkpoint is: through JSON
         saved = json.loads(json.dumps(self.saved)) if self.saved is not None else None
-        return FilesReader(["/var/log/app/*.log"], Places(self._root), position=saved, wants_ids=True)
+        return FilesReader(["/var/log/app/*.log"], Paths(self._root), position=saved, wants_ids=True)
 
     def look(self, *, acknowledge: bool = True, entries: int = 1000) -> list[tuple[str, str]]:
         """One read that has lines or is the last, and its ids. The positions of those without lines are saved as the lane
@@ -194,7 +194,7 @@ def test_a_lane_saves_the_key_before_the_first_line_goes_out(tmp_path: Path, log
     sent = []
     for _ in range(2):
         checkpoint, delivery, stop = Checkpoint(tmp_path / "ship", "es", "files"), Killed(), Stop()
-        reader = FilesReader(["/var/log/app/*.log"], Places(tmp_path), position=checkpoint.load(), wants_ids=True)
+        reader = FilesReader(["/var/log/app/*.log"], Paths(tmp_path), position=checkpoint.load(), wants_ids=True)
         progress, settings = Progress("es", "elasticsearch", "files", str), SinkSettings(type="elasticsearch")
         killed: Any = delivery
         turn = threading.Lock()

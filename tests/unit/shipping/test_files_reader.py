@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from agent.places import Places
-from agent.settings.tables import LogFile
+from agent.paths import Paths
+from agent.settings.models import LogFile
 from agent.shipping.readers.files import FilesReader
-from agent.shipping.stop import Stop
+from agent.shipping.shutdown import Stop
 
 
 class Shipped:
@@ -33,9 +33,7 @@ class Shipped:
         self._reader = self._open()
 
     def _open(self) -> FilesReader:
-        return FilesReader(
-            self._files, Places(self._root), position=self.position, ending=lambda: self.final, **self._more
-        )
+        return FilesReader(self._files, Paths(self._root), position=self.position, ending=lambda: self.final, **self._more)
 
     def restart(self) -> None:
         self._reader.close()
@@ -419,9 +417,7 @@ def rotate(log: Path, keep: int, *, compress: bool = False) -> None:
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-def test_generations_that_are_gone_before_anybody_looked_count_as_a_loss(
-    shipped: Shipped, log: Path, restarted: bool
-) -> None:
+def test_generations_that_are_gone_before_anybody_looked_count_as_a_loss(shipped: Shipped, log: Path, restarted: bool) -> None:
     """Of five generations the rotation keeps one besides the log: the two are read, and the hole before them is told."""
     write(log, "a")
     shipped.look()

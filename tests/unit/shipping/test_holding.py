@@ -11,16 +11,16 @@ from typing import Any, ClassVar
 
 import pytest
 
-from agent.places import Places
-from agent.schema import Seconds
-from agent.settings.tables import Component, Settings, Ship
-from agent.settings.tables import Sink as SinkSettings
+from agent.paths import Paths
+from agent.settings.models import Component, Settings, Ship
+from agent.settings.models import Sink as SinkSettings
+from agent.settings.schema import Seconds
 from agent.shipping import TAKEN, Batch, Outcome, SinkContext
-from agent.shipping.guarded import Guarded
-from agent.shipping.progress import Progress
 from agent.shipping.shipper import Shipper, Wishes
+from agent.shipping.shutdown import Stop
 from agent.shipping.sinks.file import FileOptions
-from agent.shipping.stop import Stop
+from agent.shipping.status_file import Progress
+from agent.shipping.supervisor import Guarded
 from tests.conftest import Image
 
 SECRET = '[keys."db.password"]\ntype = "string"\nsecret = true\n'
@@ -76,7 +76,7 @@ def test_a_stop_before_the_checkpoints_are_known_to_be_ours_ships_nothing(tmp_pa
     stop = Stop()
     stop.set(5.0)
     settings = Settings(component=Component(name="web"), ship=ship, sinks=(sink,))
-    assert Strangers(settings, Places(tmp_path), Wishes(), stop).run() == ()
+    assert Strangers(settings, Paths(tmp_path), Wishes(), stop).run() == ()
     assert not (tmp_path / "out").exists()
 
 
@@ -103,7 +103,7 @@ class Breaking:
 
 
 @pytest.fixture
-def both(tmp_path: Path) -> tuple[Settings, Places]:
+def both(tmp_path: Path) -> tuple[Settings, Paths]:
     """A breaking sink before a sound one, and one line for both."""
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs/app.log").write_text("line\n")
@@ -114,11 +114,11 @@ def both(tmp_path: Path) -> tuple[Settings, Places]:
     )
     ship = Ship(journal=False, files=("/logs/*.log",), drain=Seconds(1.0))
     Breaking.taken = []
-    return Settings(component=Component(name="web"), ship=ship, sinks=sinks), Places(tmp_path)
+    return Settings(component=Component(name="web"), ship=ship, sinks=sinks), Paths(tmp_path)
 
 
 def test_a_bug_in_one_sink_ends_no_other(
-    both: tuple[Settings, Places], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    both: tuple[Settings, Paths], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The sound sink gets lines written after the crash; log and status name the sink, and the command ends as a bug."""
     Breaking.left = 1000
@@ -207,7 +207,7 @@ def test_a_closed_pipe_ends_the_command_and_a_bug_does_not() -> None:
     assert stop.is_set
 
 
-def test_once_with_a_bug_in_one_sink_ships_to_the_others(both: tuple[Settings, Places], tmp_path: Path) -> None:
+def test_once_with_a_bug_in_one_sink_ships_to_the_others(both: tuple[Settings, Paths], tmp_path: Path) -> None:
     """`--once` does not wait for a bug to pass; it ends with it after the other sinks have all."""
     Breaking.left = 1000
     with pytest.raises(KeyError):
@@ -217,7 +217,7 @@ def test_once_with_a_bug_in_one_sink_ships_to_the_others(both: tuple[Settings, P
 
 def test_lanes_that_hang_are_waited_for_together(tmp_path: Path) -> None:
     """At the end of the time for draining all that hang have one second, and not one each: systemd kills soon after."""
-    made = Shipper(Settings(component=Component(name="web")), Places(tmp_path), Wishes(), Stop())
+    made = Shipper(Settings(component=Component(name="web")), Paths(tmp_path), Wishes(), Stop())
     made._stop.set(0)
     release = threading.Event()
     threads = [threading.Thread(target=release.wait, name=f"s{number}", daemon=True) for number in range(6)]
@@ -245,5 +245,3 @@ def _await(true: Any, seconds: float = 15.0) -> None:
     while not true():
         assert time.monotonic() < ends, "it does not come to be"
         time.sleep(0.05)
-
-

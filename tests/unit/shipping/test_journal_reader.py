@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from agent.places import Places
-from agent.settings.tables import Journal
+from agent.paths import Paths
+from agent.settings.models import Journal
 from agent.shipping import Batch
-from agent.shipping.lane import with_loss
-from agent.shipping.readers.cursor import Cursor
+from agent.shipping.pipeline import with_loss
 from agent.shipping.readers.journal import JournalReader
+from agent.shipping.readers.journal_cursor import Cursor
 from tests.servers import journal_directory
 from tests.servers.journal_directory import FIRST_US, JournalWriter, entry, rotate_journal, write_journal
 
@@ -29,7 +29,7 @@ def journal_of(root: Path) -> Path:
 
 
 def reader(root: Path, options: Journal | None = None, **more: Any) -> JournalReader:
-    return JournalReader(options or Journal(), Places(root), fields=more.pop("fields", FIELDS), **more)
+    return JournalReader(options or Journal(), Paths(root), fields=more.pop("fields", FIELDS), **more)
 
 
 def this_boot() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.shipping import Batch
-from agent.shipping.lane import with_loss
+from agent.shipping.pipeline import with_loss
 
 
 def test_a_loss_without_entries_has_an_id_of_its_own() -> None:

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from agent.errors import ParbakeError, SinkDenied, SinkRefused, SinkUnavailable
-from agent.placeholders import fill_options
-from agent.places import Places
-from agent.schema import Problems, read
-from agent.settings.tables import DRAIN_MAX_SECONDS, Journal, Ship
+from agent.paths import Paths
+from agent.settings.interpolation import fill_options
+from agent.settings.models import DRAIN_MAX_SECONDS, Journal, Ship
+from agent.settings.schema import Problems, read
 from agent.shipping import Batch, SinkContext
-from agent.shipping.placed import PlacedSink
+from agent.shipping.lazy_sink import PlacedSink
+from agent.shipping.shutdown import Stop
 from agent.shipping.sinks.file import FileOptions
 from agent.shipping.sinks.gelf import GelfOptions
 from agent.shipping.sinks.http import HttpSink
-from agent.shipping.stop import Stop
 from tests.conftest import REPOSITORY
 from tests.integration.shipping.receivers import make
 from tests.servers.processes import free_port
@@ -40,9 +40,7 @@ def failing(kind: str, options: Mapping[str, Any], root: Path) -> ParbakeError:
     return error
 
 
-@pytest.mark.parametrize(
-    ("kind", "more"), [("s3", {"bucket": "logs"}), ("cloudwatch", {"log_group": "g", "log_stream": "s"})]
-)
+@pytest.mark.parametrize(("kind", "more"), [("s3", {"bucket": "logs"}), ("cloudwatch", {"log_group": "g", "log_stream": "s"})])
 def test_an_address_that_botocore_refuses(kind: str, more: dict[str, str], tmp_path: Path) -> None:
     """An underscore in the host's name, as containers have: denied, by the name of the option."""
     pytest.importorskip("botocore")
@@ -90,7 +88,7 @@ def test_a_fact_that_does_not_fit(tmp_path: Path) -> None:
     """An address that a fact has made none of: the entries wait, and go once the fact is another."""
     options = HttpSink.options_class(url="http://{{ facts.address }}/")
     facts: dict[str, Any] = {"address": "127.0.0.1:many"}
-    sink = PlacedSink(HttpSink, options, SinkContext("web", Places(tmp_path), Stop()), lambda: {"facts": facts})
+    sink = PlacedSink(HttpSink, options, SinkContext("web", Paths(tmp_path), Stop()), lambda: {"facts": facts})
     with pytest.raises(SinkDenied, match="web: url is not a URL"):
         sink.send(BATCH)
     server = Scripted()

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from agent import report, shipstatus
 from agent.errors import SinkUnavailable
 from agent.model import SourceReport
-from agent.places import Places
-from agent.report import Report
-from agent.shipping.progress import Progress, StatusFile
+from agent.paths import Paths
+from agent.shipping.status_file import Progress, StatusFile
+from agent.status import report, shipper
+from agent.status.report import Report
 from tests.conftest import REPOSITORY, Image
 
 NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
@@ -52,9 +52,9 @@ def parse(text: str) -> dict[str, dict[str, float]]:
     return found
 
 
-def published(places: Places) -> dict[str, dict[str, float]]:
-    report.publish(Report(), places)
-    return parse(places.metrics.read_text())
+def published(paths: Paths) -> dict[str, dict[str, float]]:
+    report.publish(Report(), paths)
+    return parse(paths.metrics.read_text())
 
 
 def lanes() -> list[Progress]:
@@ -72,16 +72,16 @@ def lanes() -> list[Progress]:
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Places:
-    found = Places(tmp_path)
+def paths(tmp_path: Path) -> Paths:
+    found = Paths(tmp_path)
     found.ship.mkdir(parents=True)
     return found
 
 
-def test_metrics_say_how_each_sink_fares(places: Places) -> None:
+def test_metrics_say_how_each_sink_fares(paths: Paths) -> None:
     """Lag, rate, retries and losses of each sink are in metrics.prom, to the last entry, beside the daemon's own."""
-    StatusFile(places.ship / "status.json", lanes()).write()
-    found = published(places)
+    StatusFile(paths.ship / "status.json", lanes()).write()
+    found = published(paths)
     loki = '{sink="loki"}'
     assert found["parbake_ship_sent_total"][loki] == 7_654_323
     assert found["parbake_ship_lost_total"][loki] == 3
@@ -91,27 +91,27 @@ def test_metrics_say_how_each_sink_fares(places: Places) -> None:
     assert "parbake_state" in found
 
 
-def test_numbers_of_a_dead_shipper_are_told_from_fresh_ones(places: Places) -> None:
+def test_numbers_of_a_dead_shipper_are_told_from_fresh_ones(paths: Paths) -> None:
     """When the shipper does not run any more its sinks are down and the time of its last word stands still."""
-    StatusFile(places.ship / "status.json", lanes()).write()
-    status = json.loads((places.ship / "status.json").read_text())
-    fresh = published(places)
-    (places.ship / "status.json").write_text(json.dumps({**status, "time": status["time"] - 600}))
-    stale = published(places)
+    StatusFile(paths.ship / "status.json", lanes()).write()
+    status = json.loads((paths.ship / "status.json").read_text())
+    fresh = published(paths)
+    (paths.ship / "status.json").write_text(json.dumps({**status, "time": status["time"] - 600}))
+    stale = published(paths)
     when = "parbake_ship_status_timestamp_seconds"
     assert fresh[when][""] - stale[when][""] == pytest.approx(600)
     assert set(stale["parbake_ship_up"].values()) == {0}
 
 
-def test_metrics_follow_the_shipper_without_a_convergence(places: Places) -> None:
+def test_metrics_follow_the_shipper_without_a_convergence(paths: Paths) -> None:
     """A look between convergences brings new numbers, and nothing else changes for it."""
-    published(places)
-    StatusFile(places.ship / "status.json", lanes()).write()
-    report.refresh(Report(), places)
-    assert "parbake_ship_sent_total" in parse(places.metrics.read_text())
-    before = places.metrics.stat().st_ino
-    report.refresh(Report(), places)
-    assert places.metrics.stat().st_ino == before
+    published(paths)
+    StatusFile(paths.ship / "status.json", lanes()).write()
+    report.refresh(Report(), paths)
+    assert "parbake_ship_sent_total" in parse(paths.metrics.read_text())
+    before = paths.metrics.stat().st_ino
+    report.refresh(Report(), paths)
+    assert paths.metrics.stat().st_ino == before
 
 
 def _hostile(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
@@ -148,14 +148,14 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_whoever_has_taken_over_the_shipper_gets_nothing_by_its_status(places: Places, name: str) -> None:
+def test_whoever_has_taken_over_the_shipper_gets_nothing_by_its_status(paths: Paths, name: str) -> None:
     """Whatever stands in the place of the shipper's status, metrics are written, parse, and hold nothing of it but numbers."""
-    StatusFile(places.ship / "status.json", lanes()).write()
-    HOSTILE[name](places.ship / "status.json")
-    found = published(places)
+    StatusFile(paths.ship / "status.json", lanes()).write()
+    HOSTILE[name](paths.ship / "status.json")
+    found = published(paths)
     assert set(found["parbake_state"].values()) == {0, 1}
     assert len(found["parbake_state"]) == len(report.STATES)
-    assert "root:" not in places.metrics.read_text()
+    assert "root:" not in paths.metrics.read_text()
 
 
 def test_the_command_shows_each_sink(image: Image) -> None:
@@ -180,20 +180,20 @@ def test_the_command_shows_each_sink(image: Image) -> None:
     assert "?]0;owned??root" in shown
 
 
-def test_every_metric_and_field_can_be_looked_up(places: Places) -> None:
+def test_every_metric_and_field_can_be_looked_up(paths: Paths) -> None:
     """docs/reference/status.md names each metric with its type, and each field of both status files."""
-    StatusFile(places.ship / "status.json", lanes()).write()
+    StatusFile(paths.ship / "status.json", lanes()).write()
     told = Report(
         sources=(SourceReport("site", "file", "ok"),),
         templates=({"name": "a", "target": "/a", "state": "current", "generation": 1},),
     )
-    report.publish(told, places)
+    report.publish(told, paths)
     page = PAGE.read_text("utf-8")
-    text = places.metrics.read_text()
+    text = paths.metrics.read_text()
     kinds = dict(line[7:].split(" ") for line in text.splitlines() if line.startswith("# TYPE "))
     assert len(kinds) > 15
     assert [name for name, kind in kinds.items() if f"| `{name}` | {kind} |" not in page] == []
-    own, theirs = (json.loads(path.read_text()) for path in (places.status, places.ship / "status.json"))
+    own, theirs = (json.loads(path.read_text()) for path in (paths.status, paths.ship / "status.json"))
     fields = {*own, *own["sources"][0], *own["templates"][0], *theirs, *theirs["sinks"]["loki"], "hold"}
     assert [name for name in sorted(fields) if f"`{name}`" not in page] == []
-    assert [state for state in (*report.STATES, *shipstatus.STATES) if f"`{state}`" not in page] == []
+    assert [state for state in (*report.STATES, *shipper.STATES) if f"`{state}`" not in page] == []

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from agent.errors import SourceDenied, SourceInvalid
-from agent.httpreply import Reply
-from agent.places import Places
+from agent.net.http_reply import Reply
+from agent.paths import Paths
 from agent.sources import SourceContext
-from agent.sources.azure_keyvault import AzureKeyvaultOptions, AzureKeyvaultSource
-from agent.sources.consul import ConsulOptions, ConsulSource
-from agent.sources.etcd import EtcdOptions, EtcdSource
-from agent.sources.http import HttpOptions, HttpSource
+from agent.sources.backends.azure_keyvault import AzureKeyvaultOptions, AzureKeyvaultSource
+from agent.sources.backends.consul import ConsulOptions, ConsulSource
+from agent.sources.backends.etcd import EtcdOptions, EtcdSource
+from agent.sources.backends.http import HttpOptions, HttpSource
 
-CONTEXT = SourceContext("site", Places(), 5.0)
+CONTEXT = SourceContext("site", Paths(), 5.0)
 
 
 class Asked:

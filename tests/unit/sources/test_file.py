@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 from agent.errors import SourceDenied, SourceError, SourceInvalid
-from agent.places import Places
+from agent.paths import Paths
 from agent.sources import SourceContext
-from agent.sources.file import FileOptions, FileSource
+from agent.sources.backends.file import FileOptions, FileSource
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def top(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Iterator[FileSource]:
-    made = FileSource(FileOptions(path="/etc/site"), SourceContext("site", Places(tmp_path), 5.0))
+    made = FileSource(FileOptions(path="/etc/site"), SourceContext("site", Paths(tmp_path), 5.0))
     yield made
     made.close()
 
@@ -159,7 +159,7 @@ def test_a_file_that_may_not_be_read_is_denied() -> None:
         root.chmod(0o755)
         write(root / "site/x.toml", "a = 1")
         (root / "site/x.toml").chmod(0)
-        source = FileSource(FileOptions(path="/site"), SourceContext("site", Places(root), 5.0))
+        source = FileSource(FileOptions(path="/site"), SourceContext("site", Paths(root), 5.0))
         user = os.geteuid()
         try:
             if user == 0:
@@ -201,7 +201,7 @@ def test_a_change_between_fetch_and_watch_is_seen(top: Path, source: FileSource)
 
 def test_a_directory_that_appears_later_is_seen(tmp_path: Path) -> None:
     """The source may be configured before anything of its path exists."""
-    source = FileSource(FileOptions(path="/run/a/b/c"), SourceContext("site", Places(tmp_path), 5.0))
+    source = FileSource(FileOptions(path="/run/a/b/c"), SourceContext("site", Paths(tmp_path), 5.0))
     seen = source.fetch(["x"])
     threading.Timer(0.2, write, (tmp_path / "run/a/b/c/x.toml", "a = 1")).start()
     begun = time.monotonic()
@@ -300,10 +300,11 @@ def test_without_inotify_it_looks_and_tries_again_seldom(
 LEAKING = """
 import json, os, sys, threading
 from pathlib import Path
-from agent.places import Places
-from agent.sources import SourceContext, file
+from agent.paths import Paths
+from agent.sources import SourceContext
+from agent.sources.backends import file
 file._AGAIN_SECONDS = file._BLIND_SECONDS = 0.01
-source = file.FileSource(file.FileOptions(path="/site"), SourceContext("site", Places(Path(sys.argv[1])), 5.0))
+source = file.FileSource(file.FileOptions(path="/site"), SourceContext("site", Paths(Path(sys.argv[1])), 5.0))
 seen = source.fetch(["x"])
 counts = []
 for _ in range(2):

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from agent import plugins
 from agent.errors import SettingsError, SourceDenied, SourceInvalid, SourceUnreachable
-from agent.places import Places
-from agent.sources import BACKENDS, SourceContext, extras
-from agent.sources.env import EnvOptions, EnvSource
-from agent.sources.exec import ExecOptions, ExecSource
+from agent.paths import Paths
+from agent.settings import plugins
+from agent.sources import BACKENDS, SourceContext, optional
+from agent.sources.backends.env import EnvOptions, EnvSource
+from agent.sources.backends.exec import ExecOptions, ExecSource
 
 PAGE = Path(__file__).parents[3] / "docs/reference/backends.md"
 
@@ -42,10 +42,12 @@ def test_a_backend_of_ones_own_renders_a_target(tmp_path: Path, backend: str) ->
     repository = Path(__file__).parents[3]
     shutil.copytree(repository / "agent", tmp_path / "agent", ignore=shutil.ignore_patterns("__pycache__"))
     if backend == "ini":
-        shutil.copy(Path(__file__).with_name("thirdparty.py"), tmp_path / "agent/sources/ini.py")
+        shutil.copy(Path(__file__).with_name("thirdparty.py"), tmp_path / "agent/sources/backends/ini.py")
         table = tmp_path / "agent/sources/__init__.py"
         line = "BACKENDS: dict[str, str] = {\n"
-        table.write_text(table.read_text("utf-8").replace(line, f'{line}    "ini": "agent.sources.ini:IniSource",\n'), "utf-8")
+        table.write_text(
+            table.read_text("utf-8").replace(line, f'{line}    "ini": "agent.sources.backends.ini:IniSource",\n'), "utf-8"
+        )
     else:
         shutil.copytree(repository / "tests/unit/sources", tmp_path / "tests/unit/sources")
     settings = tmp_path / "root/etc/parbake/parbake.toml"
@@ -65,14 +67,14 @@ def test_the_third_partys_backend_of_the_page_works_by_its_dotted_path(tmp_path:
     assert code in PAGE.read_text("utf-8")
     (tmp_path / "site.ini").write_text("[common]\nname = x\n")
     kind = plugins.load(BACKENDS, "tests.unit.sources.thirdparty:IniSource", "backend")
-    source = kind(kind.options_class(path="/site.ini"), SourceContext("site", Places(tmp_path), 5.0))
+    source = kind(kind.options_class(path="/site.ini"), SourceContext("site", Paths(tmp_path), 5.0))
     assert [layer.tree for layer in source.fetch(["common", "none"]).layers] == [{"name": "x"}, None]
 
 
 def test_a_missing_library_is_an_error_that_says_what_to_install() -> None:
     """Both ways to install it are named."""
     with pytest.raises(SettingsError) as caught:
-        extras.require("no_such_library", "redis", "redis", "python3-redis")
+        optional.require("no_such_library", "redis", "redis", "python3-redis")
     assert "apt install python3-redis" in str(caught.value.hint)
     assert "parbake[redis]" in str(caught.value.hint)
 
@@ -81,7 +83,7 @@ def test_no_backend_imports_its_library_before_it_is_used() -> None:
     """Loading every backend of the table costs none of the libraries."""
     heavy = ("requests", "urllib3", "tenacity", "boto3", "botocore", "redis", "kazoo", "dns", "watchdog")
     code = (
-        "import sys; from agent import plugins; from agent.sources import BACKENDS\n"
+        "import sys; from agent.settings import plugins; from agent.sources import BACKENDS\n"
         "for name in BACKENDS: plugins.load(BACKENDS, name, 'backend')\n"
         f"print([m for m in {heavy!r} if m in sys.modules])"
     )
@@ -89,7 +91,7 @@ def test_no_backend_imports_its_library_before_it_is_used() -> None:
 
 
 def execute(*command: str, seconds: float = 5.0) -> ExecSource:
-    return ExecSource(ExecOptions(command=command), SourceContext("exec", Places(), seconds))
+    return ExecSource(ExecOptions(command=command), SourceContext("exec", Paths(), seconds))
 
 
 def test_a_program_gets_its_layer_and_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,5 +132,5 @@ def test_a_program_that_hangs_is_killed_with_its_children(tmp_path: Path) -> Non
 def test_variables_of_a_deeper_layer_are_not_keys_of_the_one_above() -> None:
     """CFG_ENV__DEV__NAME is name of env/dev, and nothing of the top layer that is asked for beside it."""
     variables = {b"CFG_A": b"1", b"CFG_ENV__DEV__NAME": b"x", b"OTHER": b"y"}
-    source = EnvSource(EnvOptions(prefix="CFG_"), SourceContext("env", Places(), 5.0), variables)
+    source = EnvSource(EnvOptions(prefix="CFG_"), SourceContext("env", Paths(), 5.0), variables)
     assert [layer.tree for layer in source.fetch(["", "env/dev"]).layers] == [{"a": "1"}, {"name": "x"}]

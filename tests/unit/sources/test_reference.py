@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from agent import plugins, schema
-from agent.settings.tables import Source
+from agent.settings import plugins, schema
+from agent.settings.models import Source
 from agent.sources import BACKENDS
 
 PAGE = Path(__file__).parents[3] / "docs/reference/backends.md"
@@ -64,7 +64,7 @@ def test_every_option_can_be_set(backend: str) -> None:
 
 def test_the_tls_options_are_documented_once() -> None:
     """The section on TLS has a row for each of them."""
-    from agent.httptls import TlsOptions
+    from agent.net.tls import TlsOptions
 
     text = PAGE.read_text("utf-8").split("## TLS", 1)[1]
     for key, field in schema.toml_keys(TlsOptions).items():

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from agent.errors import SourceInvalid, SourceUnreachable
 from agent.model import Layer, Snapshot
-from agent.schema import setting
+from agent.settings.schema import setting
 from agent.sources import SourceContext
 
 
@@ -20,7 +20,7 @@ class IniSource:
     options_class: ClassVar[type[Any]] = IniOptions
 
     def __init__(self, options: IniOptions, context: SourceContext) -> None:
-        self._path = context.places.host(options.path)
+        self._path = context.paths.host(options.path)
 
     def fetch(self, layers: Sequence[str]) -> Snapshot:
         parser = configparser.ConfigParser(interpolation=None)

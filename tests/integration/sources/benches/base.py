@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
 
-from agent import plugins
-from agent.places import Places
+from agent.paths import Paths
+from agent.settings import plugins
 from agent.sources import BACKENDS, Source, SourceContext
 
 Tree = dict[str, Any]
@@ -75,7 +75,7 @@ class Bench:
         """A source on the store, or on a proxy's port before it."""
         kind = plugins.load(BACKENDS, self.backend, "backend")
         options = kind.options_class(**{**self.options(port or self.port or 0, scheme), **more})
-        context = SourceContext("bench", Places(), self.context_seconds, poll_seconds=0.5)
+        context = SourceContext("bench", Paths(), self.context_seconds, poll_seconds=0.5)
         source: Source = kind(options, context)
         self.held.callback(source.close)
         return source

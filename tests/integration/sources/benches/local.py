@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agent.places import Places
+from agent.paths import Paths
 from agent.sources import Source, SourceContext
 from tests.integration.sources.benches.base import Bench, OnDisk
 
@@ -51,9 +51,9 @@ class EnvBench(Bench):
         return {"prefix": "CFG_"}
 
     def open(self, port: int | None = None, scheme: str = "http", **more: Any) -> Source:
-        from agent.sources.env import EnvOptions, EnvSource
+        from agent.sources.backends.env import EnvOptions, EnvSource
 
-        return EnvSource(EnvOptions(prefix="CFG_"), SourceContext("bench", Places(), 5.0), self.variables)
+        return EnvSource(EnvOptions(prefix="CFG_"), SourceContext("bench", Paths(), 5.0), self.variables)
 
     @staticmethod
     def name(layer: str, key: str) -> bytes:

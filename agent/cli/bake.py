@@ -1,0 +1,106 @@
+"""`parbake bake`: the last step of an image build."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from agent import __version__
+from agent.cli.check import examine
+from agent.cli.output import say, say_json
+from agent.convergence import boot_dropins
+from agent.errors import StateError
+from agent.paths import Paths
+from agent.settings.models import Settings
+from agent.system.safe_files import write_atomic
+
+HEADER = "# written by `parbake bake`"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """No options of its own."""
+
+
+def run(arguments: Namespace, settings: Settings, paths: Paths) -> int:
+    warnings = examine(settings, paths)
+    try:
+        compiled = _compile(settings, paths)
+        drop_ins = _write_drop_ins(settings, paths)
+        record = manifest(settings, paths, [*compiled, *drop_ins])
+        paths.manifest.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(paths.manifest, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode(), 0o644)
+    except OSError as error:
+        raise StateError(
+            f"the bake cannot be written: {error.filename or paths.manifest}: {error.strerror}",
+            hint="run it as root in the image build",
+        ) from None
+    if arguments.json:
+        say_json({"warnings": warnings, "manifest": paths.shown(paths.manifest), "drop_ins": drop_ins, "compiled": compiled})
+        return 0
+    for warning in warnings:
+        say(f"warning: {warning}")
+    for path in drop_ins:
+        say(f"wrote {path}")
+    image = f"{settings.component.name} {settings.component.version}".strip()
+    say(f"baked {image}: {len(compiled)} compiled templates, {paths.shown(paths.manifest)}")
+    return 0
+
+
+def _compile(settings: Settings, paths: Paths) -> list[str]:
+    if not settings.templates:
+        return []
+    from agent.templates.renderer import Renderer
+
+    for path in paths.compiled.glob("*.jinja") if paths.compiled.is_dir() else ():
+        path.unlink()
+    renderer = Renderer(paths, settings.component, settings.templates, baking=True)
+    for template in settings.templates:
+        renderer.compile(template)
+    return [paths.shown(Path(path)) for path in renderer.baked_files()]
+
+
+def _write_drop_ins(settings: Settings, paths: Paths) -> list[str]:
+    """The drop-ins of the units named in templates; those of an earlier bake that nothing names any more are removed."""
+    wanted = boot_dropins.drop_ins(settings)
+    for path, text in wanted.items():
+        real = paths.host(path)
+        real.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(real, text.encode(), 0o644)
+    for old in paths.host("/etc/systemd/system").glob(f"*.d/{boot_dropins.FILE_NAME}"):
+        if paths.shown(old) not in wanted:
+            old.unlink()
+            if not any(old.parent.iterdir()):
+                old.parent.rmdir()
+    return sorted(wanted)
+
+
+def manifest(settings: Settings, paths: Paths, more: list[str]) -> dict[str, Any]:
+    """What the image was baked from: every file of build config by digest."""
+    files = [*_baked_settings(settings, paths), *_template_files(settings, paths), *more]
+    return {
+        "schema": 1,
+        "parbake": __version__,
+        "component": {"name": settings.component.name, "version": settings.component.version},
+        "files": {path: digest_of(paths.host(path)) for path in sorted(set(files))},
+        "templates": [{"name": t.name, "source": t.source, "target": t.target} for t in settings.templates],
+        "keys": {
+            ".".join(path): {"type": k.type, "required": k.required, "secret": k.secret} for path, k in settings.keys.items()
+        },
+    }
+
+
+def _baked_settings(settings: Settings, paths: Paths) -> list[str]:
+    run_time = str(paths.runtime_directory)
+    return [paths.shown(Path(path)) for path in settings.files if not path.startswith(run_time)]
+
+
+def _template_files(settings: Settings, paths: Paths) -> list[str]:
+    below = [paths.shown(path) for path in paths.templates.rglob("*") if path.is_file()]
+    return below + [t.source for t in settings.templates if t.source.startswith("/")]
+
+
+def digest_of(path: Path) -> str:
+    return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()

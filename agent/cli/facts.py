@@ -1,0 +1,44 @@
+"""`parbake facts`"""
+
+from __future__ import annotations
+
+import logging
+from argparse import ArgumentParser, Namespace
+
+from agent.cli.output import say, say_json, table
+from agent.discovery.engine import discover, shortfall
+from agent.paths import Paths
+from agent.settings.models import Settings
+
+log = logging.getLogger("parbake")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("-v", "--verbose", action="store_true", help="what was tried, what matched, and how long it took")
+
+
+def run(arguments: Namespace, settings: Settings, paths: Paths) -> int:
+    facts = discover(settings, paths)
+    if arguments.json:
+        found = {
+            "facts": {name: facts.values[name] for name in sorted(facts.values)},
+            "providers": dict(facts.providers),
+            "seconds": facts.seconds,
+        }
+        if arguments.verbose:
+            found["attempts"] = [{"provider": a.provider, "outcome": a.outcome, "seconds": a.seconds} for a in facts.attempts]
+        say_json(found)
+        return 0
+    rows = []
+    for name in sorted(facts.values):
+        value = facts.values[name]
+        shown = value if isinstance(value, str) else ", ".join(f"{k}={v}" for k, v in sorted(value.items()))
+        rows.append((name, shown.replace("\n", "\\n"), facts.providers[name]))
+    say(table(rows) or "no facts are known")
+    if arguments.verbose:
+        tried = [(a.provider, f"{a.seconds * 1000:.1f} ms", a.outcome) for a in facts.attempts]
+        say(f"\n{table(tried) or 'no provider was asked: [discovery] providers is empty'}")
+        say(f"\n{facts.seconds * 1000:.1f} ms in all, of {settings.discovery.timeout * 1000:.0f} ms at most")
+    elif short := shortfall(facts):
+        log.warning("%s; see `parbake facts -v`", short)
+    return 0

@@ -1,0 +1,141 @@
+"""The command line. Each command is a module of `agent.cli.output`, imported only when it is the one that was asked for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from agent import __version__
+from agent.errors import ParbakeError, UsageError
+from agent.paths import Paths
+
+COMMANDS = {
+    "run": "the daemon: converges, says ready to systemd, then watches",
+    "once": "converge once and exit",
+    "plan": "show everything `once` would do, and do nothing",
+    "debug": "converge by hand, narrating each step with its timing; changes nothing unless --apply",
+    "facts": "the facts, each with the provider it came from",
+    "explain": "where a key came from, what it overrode, and what uses it",
+    "check": "offline, for image builds: settings, templates against the contract, checks' commands",
+    "bake": "check, then compile templates and write the build manifest",
+    "verify": "targets and build manifest against the disk: what drifted",
+    "compare": "render for two environments and show that only run config differs",
+    "status": "what is applied now",
+    "history": "the generations that were applied",
+    "rollback": "go back to an earlier generation, and hold it",
+    "resume": "end the hold of a rollback, and try again what was rejected",
+    "ship": "the log shipper",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{self.prog}: {message}", hint=f"see `{self.prog} -h`")
+
+
+def _general(*, top: bool) -> _Parser:
+    """The options of all commands, taken before the command and after it."""
+    default: Any = None if top else argparse.SUPPRESS
+    general = _Parser(add_help=False)
+    general.add_argument("--root", metavar="DIR", default=default, help="every path is below DIR; units are not acted on")
+    general.add_argument("--config", metavar="FILE", default=default, help="in place of /etc/parbake/parbake.toml")
+    general.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default=default)
+    general.add_argument("--json", action="store_true", default=False if top else argparse.SUPPRESS, help="print JSON")
+    return general
+
+
+def parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The parser, with the arguments of `command` only: the others are but known, and their modules are not imported."""
+    top = _Parser(prog="parbake", description="Finishes the baking of a par-baked image.", parents=[_general(top=True)])
+    top.add_argument("--version", action="version", version=f"parbake {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    for name, text in COMMANDS.items():
+        if name != command:
+            commands.add_parser(name, help=text)
+            continue
+        sub = commands.add_parser(name, help=text, description=text, parents=[_general(top=False)])
+        sub.add_argument("--version", action="version", version=f"parbake {__version__}")
+        _module(name).add_arguments(sub)
+    return top
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"agent.cli.{name}")
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    values = {at + 1 for at, word in enumerate(argv) if word in ("--root", "--config", "--log-level")}
+    named = next((word for at, word in enumerate(argv) if word in COMMANDS and at not in values), None)
+    arguments = parser(named).parse_args(argv)
+    if arguments.command is None:
+        raise UsageError("parbake: no command given", hint=f"commands: {', '.join(COMMANDS)}; see `parbake -h`")
+    if arguments.command != named:
+        arguments = parser(arguments.command).parse_args(argv)
+    return arguments
+
+
+def _paths(root: str | None) -> Paths:
+    if root is None:
+        return Paths()
+    if not Path(root).is_dir():
+        raise UsageError(f"--root {root}: there is no such directory")
+    return Paths(Path(root).resolve())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command. Returns the exit code of INTERFACE.md section 6."""
+    try:
+        arguments = _parse(sys.argv[1:] if argv is None else argv)
+        code: int = _run(arguments)
+        sys.stdout.flush()
+        return code
+    except ParbakeError as error:
+        return _complain(error)
+    except BrokenPipeError:
+        # whoever read our output has gone; what is still buffered must not make the interpreter complain at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:  # noqa: BLE001 - the one place where a bug is reported as one
+        return _bug(error)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from agent.system import journal_log
+
+    module = _module(arguments.command)
+    paths = _paths(arguments.root)
+    journal_log.set_up(arguments.log_level or getattr(module, "LOG_LEVEL", "warning"))
+    settings = None
+    if getattr(module, "NEEDS_SETTINGS", True):
+        from agent.cli.output import load_settings
+
+        settings = load_settings(paths, arguments)
+        if arguments.log_level is None and not hasattr(module, "LOG_LEVEL"):
+            journal_log.set_up(settings.log.level)
+    return int(module.run(arguments, settings, paths))
+
+
+def _complain(error: ParbakeError) -> int:
+    hint = f"\nhint: {error.hint}" if error.hint else ""
+    sys.stderr.write(f"error: {error}{hint}\n")
+    return error.exit_code
+
+
+def _bug(error: Exception) -> int:
+    """Where it happened, without the values that a traceback's message could quote."""
+    import traceback
+
+    frames = traceback.extract_tb(error.__traceback__)
+    locations = "\n".join(f"  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames[-8:])
+    sys.stderr.write(
+        f"error: a bug in parbake {__version__}: {type(error).__name__}\n{locations}\n"
+        "hint: report this with the lines above; the last applied config stays in place\n"
+    )
+    return 70

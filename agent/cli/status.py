@@ -1,0 +1,104 @@
+"""`parbake status`"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from agent.cli.output import say, say_json, table
+from agent.errors import StateError
+from agent.paths import Paths
+from agent.settings.models import Settings
+from agent.status import shipper
+from agent.status.shipper import ShipStatus
+
+log = logging.getLogger("parbake")
+NEEDS_SETTINGS = False
+_COUNTERS = {"sent": "sent", "retries": "retries", "lost": "lost", "set_aside": "set aside", "skipped": "skipped"}
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """No options of its own."""
+
+
+def run(arguments: Namespace, settings: Settings | None, paths: Paths) -> int:
+    status = _read(paths)
+    shipping = _shipping(paths)
+    silent = shipping is not None and shipping.stale(time.time())
+    if arguments.json:
+        found = {"shipping": shipping.sinks, "shipper": {"time": shipping.time, "silent": silent}} if shipping else {}
+        say_json({**status, **found})
+        return 0
+    component = status["component"]
+    image = f"{component['name']} {component['version']}".strip()
+    say(f"{image}: {status['state']} since {status['since']}, generation {status['generation']}")
+    if status.get("hold") is not None:
+        say(f"held at generation {status['hold']}; `parbake resume` ends it")
+    if why := status["facts"].get("terminating"):
+        when = f" at {at}" if (at := status["facts"].get("terminating_at")) else ""
+        say(f"this instance is to go ({why}{when}): logs are shipped without delay")
+    if status["error"]:
+        say(f"error: {status['error']}")
+    _section("sources", [(s["name"], s["backend"], s["state"], s["revision"], s["error"] or "") for s in status["sources"]])
+    _section("templates", [(t["name"], t["target"], t["state"], f"generation {t['generation']}") for t in status["templates"]])
+    _section("units", [(u["name"], u["action"], u["result"], u.get("detail", "")) for u in status["units"]])
+    if shipping:
+        if silent:
+            say(f"the shipper is silent since {_moment(shipping.time)}; `systemctl status parbake-ship` tells why")
+        _section("sinks", [_sink(name, row) for name, row in sorted(shipping.sinks.items())])
+    return 0
+
+
+def _sink(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        name,
+        row["type"],
+        row["state"],
+        f"lag {row['lag_seconds']:.0f} s",
+        f"{row['rate']:.0f} entries/s",
+        *(f"{word} {row[key]:.0f}" for key, word in _COUNTERS.items()),
+        row["error"],
+    )
+
+
+def _section(title: str, rows: list[tuple[str, ...]]) -> None:
+    if rows:
+        width = max(len(row) for row in rows)
+        say(f"{title}:")
+        for line in table([row + ("",) * (width - len(row)) for row in rows]).splitlines():
+            say(f"  {line}")
+
+
+def _read(paths: Paths) -> dict[str, Any]:
+    try:
+        status = json.loads(paths.status.read_bytes())
+    except FileNotFoundError:
+        raise StateError(
+            f"{paths.status} does not exist: parbake has not converged since this boot",
+            hint="`systemctl status parbake` tells why, `parbake debug` tries by hand",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise StateError(f"{paths.status} cannot be read: {error}") from None
+    if not isinstance(status, dict) or status.get("schema") != 1:
+        raise StateError(f"{paths.status} is of another version of parbake", hint="restart parbake.service")
+    return status
+
+
+def _shipping(paths: Paths) -> ShipStatus | None:
+    """The shipper's own word; None where it never ran."""
+    try:
+        return shipper.read(paths.ship / "status.json")
+    except PermissionError:
+        log.info("how the sinks fare is shown to root alone; the same numbers are in %s", paths.metrics)
+    except (OSError, ValueError) as error:
+        log.warning("%s cannot be used: %s", paths.ship / "status.json", error)
+    return None
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,3 @@
+"""`parbake run`: the loop, what it watches, and the places of the targets."""
+
+__all__ = ["loop"]

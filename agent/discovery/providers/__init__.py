@@ -1,0 +1,1 @@
+"""The providers of facts, one file each. `agent.discovery.PROVIDERS` names them."""

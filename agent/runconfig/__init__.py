@@ -1,0 +1,3 @@
+"""The run config: layers merged, then checked against the contract. Pure."""
+
+__all__ = ["contract", "merge"]

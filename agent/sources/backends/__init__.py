@@ -1,0 +1,1 @@
+"""The backends, one file each. `agent.sources.BACKENDS` names them."""

@@ -1,0 +1,78 @@
+"""Convergences in this process: a world with units, programs and time that a test scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from agent.cli.output import FAMILIES
+from agent.convergence.context import World
+from agent.model import UnitResult, UnitStep
+from agent.paths import Paths
+from agent.settings import loader
+from agent.state.store import State
+from agent.status import report
+from agent.system.process import Ran
+from agent.system.units import UnitState
+from tests.conftest import Image
+
+UP = UnitState("loaded", "active", "running")
+DOWN = UnitState("loaded", "failed", "failed")
+STOPPED = UnitState("loaded", "inactive", "dead")
+
+Outcome = Callable[[UnitStep], UnitState | str]
+
+
+@dataclass
+class ScriptedUnits:
+    """Units that are up, unless `outcome` says what becomes of one: its new state, or why its action failed."""
+
+    outcome: Outcome = lambda step: UP
+    states: dict[str, UnitState] = field(default_factory=dict)
+    acted: list[tuple[str, str]] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
+
+    def act(self, step: UnitStep, *, before_ready: bool) -> UnitResult:
+        state = self.state(step.unit)
+        if before_ready and not state.running:
+            return UnitResult(step.unit, step.action, "inactive", "starts later")
+        self.acted.append((step.unit, step.action))
+        became = self.outcome(step)
+        if isinstance(became, str):
+            return UnitResult(step.unit, step.action, "failed", became)
+        self.states[step.unit] = became
+        return UnitResult(step.unit, step.action, "ok" if became.running else "failed", "" if became.running else "it is down")
+
+    def state(self, unit: str) -> UnitState:
+        return self.states.get(unit, UP)
+
+    def stop(self, unit: str) -> None:
+        self.stopped.append(unit)
+        self.states[unit] = STOPPED
+
+
+@dataclass
+class ScriptedPrograms:
+    """Programs that succeed, unless `answer` says otherwise."""
+
+    answer: Callable[[Sequence[str]], Ran] = lambda argv: Ran(0, "")
+    ran: list[tuple[str, ...]] = field(default_factory=list)
+
+    def __call__(self, argv: Sequence[str], seconds: float) -> Ran:
+        self.ran.append(tuple(argv))
+        return self.answer(argv)
+
+
+def world_of(image: Image, units: ScriptedUnits | None = None, run: ScriptedPrograms | None = None) -> World:
+    """A world on an image, as a process that has just started sees it."""
+    paths = Paths(image.root)
+    loaded = loader.load(paths, FAMILIES)
+    return World(
+        paths,
+        loaded,
+        State(paths, loaded.state.cache),
+        units or ScriptedUnits(),
+        run=run or ScriptedPrograms(),
+        pause=lambda seconds: None,
+        report=report.fresh(loaded),
+    )

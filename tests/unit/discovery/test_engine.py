@@ -1,0 +1,274 @@
+"""The whole of discovery: order, deadline, rules, validation, and what it says about what it did."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.discovery import Context
+from agent.discovery.engine import asked, discover, shortfall
+from agent.discovery.fact_validation import check_segment
+from agent.errors import DiscoveryError, SettingsError
+from agent.paths import Paths
+from tests.unit.discovery.machines import ask, machine, said, settings, timed, write
+
+HERE = "tests.unit.discovery.test_engine"
+
+
+class First:
+    def discover(self, context: Context) -> Mapping[str, Any]:
+        return {"role": "web", "tags": {"environment": "prod", "n": 3}, "region": "r1", "empty": "", "none": None}
+
+
+class Second:
+    def discover(self, context: Context) -> Mapping[str, Any]:
+        return {"role": "db", "zone": "z1", "saw": ",".join(sorted(context.known))}
+
+
+class Raises:
+    def discover(self, context: Context) -> Mapping[str, Any]:
+        raise DiscoveryError("the rack's controller is not there")
+
+
+class Buggy:
+    def discover(self, context: Context) -> Mapping[str, Any]:
+        raise ZeroDivisionError("oops")
+
+
+class NoTable:
+    def discover(self, context: Context) -> Any:
+        return ["role", "web"]
+
+
+class Hangs:
+    release = threading.Event()
+
+    def discover(self, context: Context) -> Mapping[str, Any]:
+        context.partial["slot"] = "7"
+        self.release.wait(30)
+        return {}
+
+
+class Bad:
+    def discover(self, context: Context) -> Mapping[Any, Any]:
+        return {
+            "control": "a\x1b[2Jb",
+            "line": "a\nb",
+            "long": "x" * 5000,
+            "instance_id": {"a": "b"},
+            "tags": "role=web",
+            "list": [1],
+            "no name": "x",
+            "../x": "x",
+            "deep": {"a": {"b": {"c": {"d": {"e": {"f": {"g": {"h": {"i": 1}}}}}}}}},
+            "surrogate": "\ud800",
+            "bidi": "\u202eevil",
+            3: "x",
+            "good": "yes",
+            "number": 7,
+            "flag": True,
+        }
+
+
+def provider(name: str) -> str:
+    return f"{HERE}:{name}"
+
+
+def test_the_first_answer_wins_and_names_its_provider(tmp_path: Path) -> None:
+    """Providers are asked in the configured order, each sees what is known, and empty answers are no facts."""
+    facts = ask(Paths(tmp_path), provider("First"), provider("Second"))
+    assert facts.values["role"] == "web"
+    assert facts.providers == {
+        "role": provider("First"),
+        "tags": provider("First"),
+        "region": provider("First"),
+        "zone": provider("Second"),
+        "saw": provider("Second"),
+    }
+    assert facts.values["saw"] == "region,role,tags"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Raises", "the rack's controller is not there"),
+        ("Buggy", "ZeroDivisionError in the provider"),
+        ("NoTable", "answered with a list"),
+    ],
+)
+def test_a_provider_that_fails_is_recorded_and_the_others_are_asked(name: str, words: str, tmp_path: Path) -> None:
+    """A provider's failure costs its own facts alone."""
+    facts = ask(Paths(tmp_path), provider(name), provider("Second"))
+    assert facts.values["zone"] == "z1"
+    assert words in said(facts)
+
+
+def test_providers_that_hang_cost_at_most_the_time_of_discovery(tmp_path: Path) -> None:
+    """However many hang: those after them are asked, what they had learnt is taken, and the time is kept."""
+    names = [provider("Hangs")] * 3
+    facts, seconds = timed(Paths(tmp_path), *names, provider("Second"), timeout=0.5)
+    Hangs.release.set()
+    assert seconds < 0.5 + 0.3
+    assert facts.values["zone"] == "z1"
+    assert facts.values["slot"] == "7"
+    assert "did not come back within 0.45 s; gave slot" in said(facts)
+
+
+def test_a_provider_that_does_not_exist_is_an_error_of_the_settings(tmp_path: Path) -> None:
+    """A dotted path that cannot be imported is named."""
+    with pytest.raises(SettingsError, match=r"no\.such\.module"):
+        ask(Paths(tmp_path), "no.such.module:Provider")
+
+
+def test_values_from_outside_are_not_trusted(tmp_path: Path) -> None:
+    """Control characters, absurd lengths, wrong kinds and impossible names are refused, each by name, never by value."""
+    facts = ask(Paths(tmp_path), provider("Bad"))
+    assert dict(facts.values) == {"good": "yes", "number": "7", "flag": "true"}
+    for name in ("control", "line", "long", "instance_id", "tags", "list", "no name", "../x", "deep", "surrogate"):
+        assert f"refused '{name}'" in said(facts)
+    assert "evil" not in said(facts)
+
+
+def test_rules_take_a_fact_from_elsewhere(tmp_path: Path) -> None:
+    """[facts_from]: the first origin that exists wins over what a provider called the fact, and is named as provider."""
+    write(tmp_path, "/etc/parbake/facts.d/a.toml", 'environment = "file"\n[userdata.site]\nname = "fra"\n')
+    facts = ask(
+        Paths(tmp_path),
+        provider("First"),
+        "file",
+        facts_from={
+            "environment": ("tag:nope", "tag:environment"),
+            "site": ("userdata:site.name",),
+            "place": ("fact:region",),
+            "role": ("tag:role",),
+            "count": ("tag:n",),
+            "own": ("fact:own", "fact:place"),
+        },
+    )
+    assert facts.values["environment"] == "prod"
+    assert facts.values["site"] == "fra"
+    assert facts.values["place"] == facts.values["own"] == "r1"
+    assert facts.values["role"] == "web"
+    assert facts.values["count"] == "3"
+    assert facts.providers["environment"] == "tag:environment"
+    assert facts.providers["site"] == "userdata:site.name"
+    assert facts.providers["role"] == provider("First")
+
+
+def test_static_facts_are_used_where_nobody_answers(tmp_path: Path) -> None:
+    """[facts] come last, after providers and rules."""
+    facts = ask(Paths(tmp_path), provider("First"), facts={"environment": "dev", "role": "x", "n": "1"})
+    assert facts.values["environment"] == "dev"
+    assert facts.values["role"] == "web"
+    assert facts.providers["environment"] == "settings"
+
+
+@pytest.mark.parametrize(
+    "value", ["../../etc", "a/b", "..", ".", "", "a\x00b", "a\nb", "x" * 300, "a..b", "a\\b", "\u200b", "\ud800"]
+)
+def test_a_fact_that_would_leave_a_layers_path_is_refused(value: str) -> None:
+    """The error names the fact and what is wrong with it, never its value."""
+    with pytest.raises(DiscoveryError, match="the fact environment cannot be part of a layer's path"):
+        check_segment("environment", value)
+
+
+@pytest.mark.parametrize("value", ["prod", "eu-central-1", "web-1.example", "i-0abc", "ümlaut", "a b", ".hidden"])
+def test_a_fact_that_fits_is_passed_on(value: str) -> None:
+    """What is a fine name of a directory may be part of a layer's path."""
+    assert check_segment("environment", value) == value
+
+
+def test_a_missing_fact_is_explained(tmp_path: Path) -> None:
+    """Each provider that was asked once, with its failure where it had one, whatever it gave besides."""
+    facts = ask(Paths(tmp_path), provider("Raises"), "kernel")
+    assert asked(facts) == f"{provider('Raises')}: failed: the rack's controller is not there; kernel: nothing"
+    refused = ask(machine(tmp_path, "ec2"), "imds", imds_url="http://127.0.0.1:1", timeout=0.1)
+    assert asked(refused).startswith("imds:ec2: failed: http://127.0.0.1:1/latest/api/token gave no answer")
+    assert asked(ask(Paths(tmp_path))) == "nobody"
+
+
+def test_what_a_failure_costs_is_said(tmp_path: Path) -> None:
+    """Who failed, why, and which facts are not known; nothing where nobody failed."""
+    facts = ask(Paths(tmp_path), provider("Raises"), provider("First"))
+    text = shortfall(facts)
+    assert "the rack's controller is not there" in text
+    assert "not known: platform, instance_id, zone" in text
+    assert shortfall(ask(Paths(tmp_path), provider("First"))) == ""
+    hung = ask(machine(tmp_path, "ec2"), "imds", imds_url="http://127.0.0.1:1", timeout=0.1)
+    assert "imds:ec2 failed: http://127.0.0.1:1/latest/api/token gave no answer" in shortfall(hung)
+
+
+def test_no_request_without_a_match(tmp_path: Path) -> None:
+    """Unknown firmware, and firmware seen from inside a container, name nobody: no request is made."""
+    unknown = machine(tmp_path / "a", sys_vendor="QEMU", product_uuid="0c2d7f6e-0000-4000-8000-000000000001")
+    assert "no request made" in said(ask(unknown, "imds", imds_url="http://127.0.0.1:1"))
+    inside = machine(tmp_path / "b", "ec2")
+    write(inside.root, "/run/systemd/container", "podman\n")
+    facts = ask(inside, "imds", imds_url="http://127.0.0.1:1")
+    assert dict(facts.values) == {}
+    assert "no request made" in said(facts)
+
+
+def test_imds_off_asks_nobody(tmp_path: Path) -> None:
+    """imds = "off" makes no request on any platform."""
+    facts = ask(machine(tmp_path, "ec2"), "imds", imds="off", imds_url="http://127.0.0.1:1")
+    assert dict(facts.values) == {}
+
+
+def test_an_unknown_name_for_imds_is_reported(tmp_path: Path) -> None:
+    """A name that does not exist is reported with the closest that does."""
+    assert 'did you mean "ec2"' in said(ask(Paths(tmp_path), "imds", imds="ec3"))
+
+
+@pytest.mark.parametrize(
+    ("platform", "strings"),
+    [
+        ("ec2", {"product_uuid": "EC2E1916-9099-7CAF-FD21-012345ABCDEF"}),
+        ("ec2", {"product_uuid": "45e12aec-dcd1-b213-94ed-012345abcdef"}),
+        ("gce", {"product_serial": "GoogleCloud-0123"}),
+        ("openstack", {"chassis_asset_tag": "HUAWEICLOUD"}),
+        ("akamai", {"sys_vendor": "Linode"}),
+        # Three digits of a UUID can be chance: what a vendor's name says goes first.
+        ("hetzner", {"sys_vendor": "Hetzner", "product_uuid": "ec2e1916-9099-7caf-fd21-012345abcdef"}),
+    ],
+)
+def test_other_marks_of_a_platform(platform: str, strings: dict[str, str], tmp_path: Path) -> None:
+    """Each string that identifies a platform does."""
+    facts = ask(machine(tmp_path, **strings), "imds", imds_url="http://127.0.0.1:1", timeout=0.05)
+    assert facts.values["platform"] == platform
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "platform"), [("ds=ec2", "ec2"), ("ignition.platform.id=gcp", "gce"), ("ds=nocloud;s=/x", None)]
+)
+def test_the_command_line_names_a_platform(cmdline: str, platform: str | None, tmp_path: Path) -> None:
+    """Where firmware says nothing, the kernel command line may."""
+    write(tmp_path, "/proc/cmdline", cmdline)
+    facts = ask(Paths(tmp_path), "imds", imds_url="http://127.0.0.1:1", timeout=0.05)
+    assert facts.values.get("platform") == platform
+
+
+def test_the_id_that_firmware_holds_needs_no_network(tmp_path: Path) -> None:
+    """Where the firmware holds the instance id, it is known although the service is down."""
+    facts = ask(machine(tmp_path, "digitalocean"), "imds", imds_url="http://127.0.0.1:1", timeout=0.1)
+    assert facts.values["instance_id"] == "2756294"
+
+
+@pytest.mark.parametrize("url", ["https://127.0.0.1", "ftp://x", "127.0.0.1", "http://u:secret@x/", "http://x/?a", "http://"])
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    """imds_url must be plain http to an address; what is in it is not repeated."""
+    with pytest.raises(ValueError, match="imds_url") as refused:
+        settings(imds_url=url)
+    assert "secret" not in str(refused.value)
+
+
+def test_time_is_measured_with_the_clock_that_is_given(tmp_path: Path) -> None:
+    """`seconds` is the whole of discovery, on the injected clock."""
+    ticks = iter(range(1000, 2000))
+    facts = discover(settings(providers=(provider("First"),)), Paths(tmp_path), clock=lambda: float(next(ticks)))
+    assert facts.seconds == 3.0
+    assert facts.attempts[0].seconds == 1.0

@@ -1,0 +1,83 @@
+"""Waiting for files: where threads are scarce the files are looked at instead, and nothing ends."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from agent.paths import Paths
+from agent.shipping.readers.file_wait import Arming, Room
+from agent.shipping.readers.files import FilesReader
+from agent.shipping.shutdown import Stop
+
+
+def test_many_log_directories_take_few_threads_and_no_line_waits_long(tmp_path: Path) -> None:
+    """With a hundred directories of logs a wait starts no thread for each, and ends soon enough to read what came."""
+    logs = [tmp_path / f"var/log/{number}/app.log" for number in range(100)]
+    for log in logs:
+        log.parent.mkdir(parents=True)
+        log.touch()
+    reader, stop, most = FilesReader(["/var/log/*/app.log"], Paths(tmp_path)), Stop(), 0
+    assert not len(reader.read(1000, 1 << 20))
+    before = threading.active_count()
+    waiting = threading.Thread(target=reader.wait, args=(30.0, stop))
+    began = time.monotonic()
+    waiting.start()
+    while waiting.is_alive():
+        most = max(most, threading.active_count() - before)
+        time.sleep(0.01)
+    assert time.monotonic() - began < 2.0
+    assert most < 20
+    logs[50].write_text("a\n")
+    assert reader.read(1000, 1 << 20).columns["MESSAGE"] == [b"a"]
+    reader.close()
+    stop.close()
+
+
+def test_the_room_is_shared_and_given_back(tmp_path: Path) -> None:
+    """What one wait watches another cannot; afterwards it can."""
+    room, stop = Room(1), Stop()
+    first, second = Arming(room), Arming(room)
+    waiting = threading.Thread(target=first.wait, args=([tmp_path], 3.0, stop, lambda: False))
+    waiting.start()
+    time.sleep(0.5)
+    began = time.monotonic()
+    second.wait([tmp_path], 30.0, stop, lambda: False)
+    assert time.monotonic() - began < 2.0
+    waiting.join()
+    assert room.take(1)
+    for arming in (first, second):
+        arming.close()
+    stop.close()
+
+
+_NO_THREADS = """
+import resource, sys, time
+from pathlib import Path
+from agent.shipping.readers.file_wait import Arming
+from agent.shipping.shutdown import Stop
+stop, arming = Stop(), Arming()
+import threading
+import watchdog.observers
+resource.setrlimit(resource.RLIMIT_AS, (400 << 20, 400 << 20))
+threading.stack_size(1 << 30)  # no thread can be started any more
+for _ in range(2):
+    began = time.monotonic()
+    arming.wait([Path(sys.argv[1])], 30.0, stop, lambda: False)
+    assert 0.5 < time.monotonic() - began < 2.0
+"""
+
+
+def test_where_no_thread_can_be_started_files_are_looked_at_instead(tmp_path: Path) -> None:
+    """At the limit of tasks a wait is a short sleep, this time and the next; it is not the end of the shipper."""
+    if resource.getrlimit(resource.RLIMIT_AS)[1] != resource.RLIM_INFINITY:
+        pytest.skip("the address space is limited already")
+    done = subprocess.run([sys.executable, "-c", _NO_THREADS, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("looked at once a second") == 1

@@ -1,0 +1,69 @@
+"""A fact in a source's options: what does not fit is a failure of that source, and of nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.convergence.context import Unopened, World, open_source
+from agent.convergence.converge import converge
+from agent.errors import DiscoveryError
+from agent.model import Facts
+from tests.conftest import Image
+from tests.unit.convergence.worlds import world_of
+
+CONSUL = """
+[[source]]
+backend = "consul"
+name = "far"
+layers = ["common"]
+required = false
+address = "http://{{ facts.store }}:8500"
+"""
+
+
+def world(image: Image, text: str = CONSUL) -> World:
+    image.settings(text, site=False)
+    return world_of(image)
+
+
+def failure(world: World, **facts: str) -> DiscoveryError:
+    source = open_source(world, world.settings.sources[0], Facts(facts))
+    assert isinstance(source, Unopened)
+    with pytest.raises(DiscoveryError) as refused:
+        source.fetch(["common"])
+    return refused.value
+
+
+def test_a_fact_that_breaks_an_option_is_named(image: Image) -> None:
+    """Source, option, fact and value: whoever set the tag finds it."""
+    said = str(failure(world(image), store="a b:c"))
+    for word in ("far", "address", "facts.store", '"a b:c"'):
+        assert word in said
+
+
+@pytest.mark.parametrize("value", ["evil/", "..", "a\\b"])
+def test_a_fact_is_vetted_before_an_option_is_made_of_it(value: str, image: Image) -> None:
+    """It would lead the source elsewhere, and the address must not even be looked at."""
+    said = str(failure(world(image), store=value))
+    assert "the fact store cannot be part" in said
+
+
+def test_a_fact_that_does_not_fit_leaves_the_open_source_for_when_it_does(image: Image) -> None:
+    """One wrong tag and back again: the same source, with what it knows."""
+    there = world(image)
+    opened = open_source(there, there.settings.sources[0], Facts({"store": "10.0.0.9"}))
+    failure(there, store="a b:c")
+    assert open_source(there, there.settings.sources[0], Facts({"store": "10.0.0.9"})) is opened
+    there.close()
+
+
+def test_an_instance_does_without_a_source_whose_option_does_not_fit(image: Image) -> None:
+    """One tag must not take the daemon down where the source is not even required."""
+    image.settings(CONSUL)
+    image.write("/etc/parbake/conf.d/store.toml", '[facts]\nstore = "a b:c"\n')
+    image.site("common", 'a = "1"\n')
+    there = world_of(image)
+    assert converge(there, cause="test") == 0
+    (report,) = [report for report in there.report.sources if report.name == "far"]
+    assert report.state == "absent"
+    assert "facts.store" in str(report.error)

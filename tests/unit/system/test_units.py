@@ -1,0 +1,124 @@
+"""systemctl, as it is asked; and what is told of a convergence: status.json and metrics."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from agent.model import SourceReport, UnitResult, UnitStep
+from agent.paths import Paths
+from agent.status import report
+from agent.status.report import Report
+from agent.system.process import Ran
+from agent.system.units import NoUnits, Systemd
+
+
+@dataclass
+class Systemctl:
+    """systemctl(1) with one unit in it."""
+
+    shows: Mapping[str, str]
+    answer: Ran = Ran(0, "")
+    asked: list[tuple[str, ...]] = field(default_factory=list)
+
+    def __call__(self, argv: Sequence[str], seconds: float) -> Ran:
+        assert argv[0] == "systemctl"
+        if argv[1] == "show":
+            return Ran(0, "\n".join(f"{name}={value}" for name, value in self.shows.items()))
+        self.asked.append(tuple(argv[1:]))
+        return self.answer
+
+
+UP = {"LoadState": "loaded", "ActiveState": "active", "SubState": "running", "NRestarts": "2", "Job": "0", "Type": "notify"}
+STOPPED = {**UP, "ActiveState": "inactive", "SubState": "dead"}
+FAILED = {**UP, "ActiveState": "failed", "SubState": "failed"}
+STEP = UnitStep("app.service", "reload", ("app",))
+
+
+def acted(shows: Mapping[str, str], action: str, *, before_ready: bool = False) -> tuple[str, list[str]]:
+    """The result, and the jobs asked of systemd."""
+    systemctl = Systemctl(shows)
+    step = UnitStep("app.service", action, ("app",))
+    result = Systemd(systemctl).act(step, before_ready=before_ready)
+    jobs = [" ".join(words) for words in systemctl.asked if words[0] != "reset-failed"]
+    return result.result, jobs
+
+
+@pytest.mark.parametrize("action", ["reload", "restart", "reload-or-restart", "start"])
+def test_a_running_unit_gets_what_was_asked(action: str) -> None:
+    """Issue 5: the action that the template asks for, waited for through systemd's own job result."""
+    assert acted(UP, action) == ("ok", [f"{action} -- app.service"])
+
+
+def test_a_stopped_unit_is_not_reloaded() -> None:
+    """A unit that does not run reads its config when it starts; a reload does not start it. A failed one is tried anew."""
+    result, jobs = acted(STOPPED, "reload")
+    assert (result != "ok", jobs) == (True, [])
+    assert acted(FAILED, "reload") == ("ok", ["restart -- app.service"])
+
+
+def test_before_ready_no_job_waits_for_parbake_itself() -> None:
+    """Issue 2: before READY only active units are acted on, never blocking: others are started by systemd after READY."""
+    assert acted(UP, "reload", before_ready=True) == ("ok", ["--job-mode=ignore-dependencies reload -- app.service"])
+    assert acted(STOPPED, "restart", before_ready=True) == ("inactive", [])
+    assert acted(STOPPED, "start", before_ready=True) == ("queued", ["--no-block start -- app.service"])
+
+
+def test_a_job_that_fails_is_a_result() -> None:
+    """What systemctl says about a failure is kept, bounded; a time-out is a failure too."""
+    systemctl = Systemctl(UP, Ran(1, "Job for app.service failed.\nSee journalctl." + "x" * 5000))
+    result = Systemd(systemctl).act(STEP, before_ready=False)
+    assert result.result == "failed"
+    assert "Job for app.service failed. See journalctl." in result.detail
+    assert len(result.detail) <= 500
+    assert Systemd(Systemctl(UP, Ran(None, "", timed_out=True))).act(STEP, before_ready=False).result == "failed"
+
+
+@pytest.mark.parametrize("load", ["not-found", "masked", "bad-setting", "error"])
+def test_a_unit_that_cannot_be_acted_on(load: str) -> None:
+    """A unit that is missing or masked is named as such, and no job is asked for."""
+    systemctl = Systemctl({**STOPPED, "LoadState": load})
+    result = Systemd(systemctl).act(STEP, before_ready=False)
+    assert (result.result, systemctl.asked) == ("failed", [])
+    assert load in result.detail
+
+
+def test_no_systemd() -> None:
+    """INTERFACE 3: below --root units are not acted on; the action is reported as skipped."""
+    assert NoUnits().act(STEP, before_ready=False).result == "skipped"
+
+
+def test_status_and_metrics(tmp_path: Path) -> None:
+    """INTERFACE 2 and 7: both are world-readable, whole, and hold no user-data; metrics parse, whatever the names are."""
+    told = Report(
+        facts={"environment": "dev", "userdata": {"password": "hunter2"}, "tags": {"a": "b"}},
+        sources=(SourceReport('si"te\n', "file", "stale", error="no route"),),
+        templates=({"name": "a\\b", "target": "/a", "state": "waiting", "generation": 0},),
+        units=(UnitResult("app.service", "reload", "ok"),),
+    )
+    told.enter("stale", "no route")
+    paths = Paths(tmp_path)
+    report.publish(told, paths)
+    assert "hunter2" not in paths.status.read_text() + paths.metrics.read_text()
+    status = json.loads(paths.status.read_text())
+    assert {"schema", "state", "generation", "digest", "since", "component", "facts"} <= set(status)
+    assert {"sources", "templates", "units", "error"} <= set(status)
+    assert (status["state"], status["error"], status["facts"]["tags"]) == ("stale", "no route", {"a": "b"})
+    for line in paths.metrics.read_text().splitlines():
+        assert re.fullmatch(r'(# (HELP|TYPE) .*|parbake_\w+(\{(\w+="([^"\\\n]|\\.)*",?)*\})? [-+.e0-9]+)', line), line
+    assert 'parbake_state{state="stale"} 1' in paths.metrics.read_text()
+    assert paths.status.stat().st_mode & 0o777 == paths.metrics.stat().st_mode & 0o777 == 0o644
+
+
+def test_since_moves_with_the_state_alone() -> None:
+    """INTERFACE 7: `since` says since when the state is what it is."""
+    told = Report(state="converged", since="2026-01-01T00:00:00Z")
+    told.enter("converged")
+    assert told.since == "2026-01-01T00:00:00Z"
+    told.enter("stale", "x")
+    assert told.since != "2026-01-01T00:00:00Z"
