@@ -120,11 +120,11 @@ class ApplyError(ParbakeError):
     exit_code = 74
 
 
-class NotUp(ApplyError):
+class UnhealthyAfterApply(ApplyError):
     pass
 
 
-class RolledBack(NotUp):
+class RolledBack(UnhealthyAfterApply):
     pass
 
 

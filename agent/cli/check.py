@@ -46,7 +46,7 @@ def examine(settings: Settings, paths: Paths) -> list[str]:
         for template in settings.templates:
             try:
                 renderer.compile(template)
-                keys = static_analysis.keys_read(renderer.environment(template), template.source)
+                keys = static_analysis.static_key_reads(renderer.environment(template), template.source)
             except RenderError as error:
                 problems.append(str(error))
                 continue

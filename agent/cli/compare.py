@@ -10,7 +10,7 @@ from typing import Any
 from agent.cli import plan as plan_command
 from agent.cli.output import say, say_json
 from agent.convergence import converge, plan
-from agent.convergence.context import Prepared, World, open_world
+from agent.convergence.context import PlannedConvergence, World, open_world
 from agent.keypath import dotted, leaves
 from agent.masking.masker import Masker
 from agent.paths import Paths
@@ -39,19 +39,19 @@ def run(arguments: Namespace, settings: Settings, paths: Paths) -> int:
     return 65 if waiting else 0
 
 
-def _prepare(settings: Settings, paths: Paths, environment: str) -> tuple[World, Prepared]:
+def _prepare(settings: Settings, paths: Paths, environment: str) -> tuple[World, PlannedConvergence]:
     """The plan of this image where only the environment differs. Last good run config is another environment's: unused."""
     asked = dataclasses.replace(settings, state=dataclasses.replace(settings.state, cache="none"))
     world = open_world(paths, asked)
     try:
-        facts = converge.find_out(world)
+        facts = converge.discover_facts(world)
         values = {**facts.values, "environment": environment}
         return world, converge.prepare(world, dataclasses.replace(facts, values=values))
     finally:
         world.close()
 
 
-def _keys(one: Prepared, two: Prepared) -> list[dict[str, Any]]:
+def _keys(one: PlannedConvergence, two: PlannedConvergence) -> list[dict[str, Any]]:
     left, right = dict(leaves(one.config.tree)), dict(leaves(two.config.tree))
     absent = object()
     return [
@@ -65,7 +65,7 @@ def _shown(value: Any, absent: object) -> Any:
     return "(absent)" if value is absent else MASK if isinstance(value, Secret) else value
 
 
-def _diff(name: str, sides: list[tuple[World, Prepared]], environments: list[str]) -> str:
+def _diff(name: str, sides: list[tuple[World, PlannedConvergence]], environments: list[str]) -> str:
     masker = Masker(text for _, prepared in sides for text in prepared.config.secret_texts())
     texts = []
     for world, prepared in sides:

@@ -34,7 +34,7 @@ def run(arguments: Namespace, settings: Settings, paths: Paths) -> int:
             code = once.converge_and_publish(world, cause="debug", before_ready=booting(world.units))
             once.show(world, arguments.json)
             return code
-        prepared = converge.prepare(world, converge.find_out(world))
+        prepared = converge.prepare(world, converge.discover_facts(world))
     finally:
         world.close()
     if arguments.json:

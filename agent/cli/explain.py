@@ -7,7 +7,7 @@ from typing import Any
 
 from agent.cli.output import say, say_json
 from agent.convergence import converge
-from agent.convergence.context import Prepared, open_world
+from agent.convergence.context import PlannedConvergence, open_world
 from agent.errors import UsageError
 from agent.keypath import KeyPath, dotted, lookup, segments
 from agent.paths import Paths
@@ -23,7 +23,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(arguments: Namespace, settings: Settings, paths: Paths) -> int:
     world = open_world(paths, settings)
     try:
-        prepared = converge.prepare(world, converge.find_out(world))
+        prepared = converge.prepare(world, converge.discover_facts(world))
     finally:
         world.close()
     asked = segments(arguments.key)
@@ -39,7 +39,7 @@ def run(arguments: Namespace, settings: Settings, paths: Paths) -> int:
     return 0
 
 
-def _unknown(key: str, asked: KeyPath, prepared: Prepared, settings: Settings) -> UsageError:
+def _unknown(key: str, asked: KeyPath, prepared: PlannedConvergence, settings: Settings) -> UsageError:
     origins = prepared.config.origins
     looked = "; ".join(
         f"{name}: {', '.join(layer.name or '(top)' for layer in snapshot.layers)}"
@@ -55,7 +55,7 @@ def _unknown(key: str, asked: KeyPath, prepared: Prepared, settings: Settings) -
     return UsageError(f"{key} is in no layer and not declared{near if 'did you mean' in near else ''}", hint=hint)
 
 
-def _explained(path: KeyPath, prepared: Prepared, settings: Settings) -> dict[str, Any]:
+def _explained(path: KeyPath, prepared: PlannedConvergence, settings: Settings) -> dict[str, Any]:
     origin = prepared.config.origins[path]
     value = lookup(prepared.config.tree, path)
     declared = settings.keys.get(path)

@@ -6,7 +6,7 @@ import logging
 from argparse import ArgumentParser, Namespace
 
 from agent.cli.output import say, say_json, table
-from agent.discovery.engine import discover, shortfall
+from agent.discovery.engine import discover, missing_facts_summary
 from agent.paths import Paths
 from agent.settings.models import Settings
 
@@ -39,6 +39,6 @@ def run(arguments: Namespace, settings: Settings, paths: Paths) -> int:
         tried = [(a.provider, f"{a.seconds * 1000:.1f} ms", a.outcome) for a in facts.attempts]
         say(f"\n{table(tried) or 'no provider was asked: [discovery] providers is empty'}")
         say(f"\n{facts.seconds * 1000:.1f} ms in all, of {settings.discovery.timeout * 1000:.0f} ms at most")
-    elif short := shortfall(facts):
+    elif short := missing_facts_summary(facts):
         log.warning("%s; see `parbake facts -v`", short)
     return 0

@@ -37,7 +37,7 @@ def converge_and_publish(world: World, *, cause: str, before_ready: bool, wait: 
     except BusyError:
         raise  # the other one writes what is to be said
     except ParbakeError as error:
-        world.report.enter("rolled-back" if isinstance(error, RolledBack) else "failed", str(error))
+        world.report.set_state("rolled-back" if isinstance(error, RolledBack) else "failed", str(error))
         _publish(world, error.exit_code)
         raise
     _publish(world, code)

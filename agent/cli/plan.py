@@ -9,7 +9,7 @@ from typing import Any
 
 from agent.cli.output import say, say_json
 from agent.convergence import converge, plan
-from agent.convergence.context import Prepared, World, open_world
+from agent.convergence.context import PlannedConvergence, World, open_world
 from agent.convergence.recovery import held
 from agent.errors import RenderError
 from agent.keypath import dotted, lookup
@@ -30,7 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(arguments: Namespace, settings: Settings, paths: Paths) -> int:
     world = open_world(paths, settings)
     try:
-        prepared = converge.prepare(world, converge.find_out(world))
+        prepared = converge.prepare(world, converge.discover_facts(world))
     finally:
         world.close()
     if arguments.json:
@@ -42,7 +42,7 @@ def run(arguments: Namespace, settings: Settings, paths: Paths) -> int:
     return 2 if arguments.exit_code and prepared.plan.pending and held(world.state) is None else 0
 
 
-def values(prepared: Prepared) -> list[dict[str, Any]]:
+def values(prepared: PlannedConvergence) -> list[dict[str, Any]]:
     """Every key with its provenance; secrets masked."""
     rows = []
     for path, origin in sorted(prepared.config.origins.items()):
@@ -61,17 +61,17 @@ def values(prepared: Prepared) -> list[dict[str, Any]]:
     return rows
 
 
-def _within_secret(prepared: Prepared, path: tuple[str, ...]) -> bool:
+def _within_secret(prepared: PlannedConvergence, path: tuple[str, ...]) -> bool:
     return any(path[: len(secret)] == secret for secret in prepared.config.secrets)
 
 
-def diff_of(world: World, prepared: Prepared, change: Change) -> str:
+def diff_of(world: World, prepared: PlannedConvergence, change: Change) -> str:
     """The diff of one target, with no line in it that depends on a secret."""
     shown = decoyed(world, prepared, change.template) if change.pending and change.secret else None
     return plan.diff(change, prepared.config, shown)
 
 
-def decoyed(world: World, prepared: Prepared, name: str) -> str:
+def decoyed(world: World, prepared: PlannedConvergence, name: str) -> str:
     """A template rendered with other secrets than there are, and those masked. Where it cannot be, "" has no line to show."""
     config = fake_secrets.of(prepared.config)
     (template,) = (template for template in world.settings.templates if template.name == name)
@@ -82,7 +82,7 @@ def decoyed(world: World, prepared: Prepared, name: str) -> str:
     return Masker(config.secret_texts()).mask(content.decode("utf-8", "replace"))
 
 
-def as_plain(world: World, prepared: Prepared) -> dict[str, Any]:
+def as_plain(world: World, prepared: PlannedConvergence) -> dict[str, Any]:
     hold = held(world.state)
     return {
         "changes": prepared.plan.pending and hold is None,
@@ -111,7 +111,7 @@ def as_plain(world: World, prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def show(world: World, prepared: Prepared) -> None:
+def show(world: World, prepared: PlannedConvergence) -> None:
     """The plan for people, in the order things would be done."""
     say("facts:")
     for name, value in sorted(prepared.facts.values.items()):

@@ -22,7 +22,7 @@ def run(arguments: Namespace, settings: Settings, paths: Paths) -> int:
         """A new world from the settings as they are now; what the old one knew of the last convergence stays."""
         fresh = open_world(paths, load_settings(paths, arguments))
         fresh.report = world.report
-        fresh.report.component = report.fresh(fresh.settings).component
+        fresh.report.component = report.new_report(fresh.settings).component
         if arguments.log_level is None:
             journal_log.set_up(fresh.settings.log.level)
         return fresh

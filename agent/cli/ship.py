@@ -16,8 +16,8 @@ from agent.errors import SinkError, UsageError
 from agent.paths import Paths
 from agent.settings import schema
 from agent.settings.models import Settings
-from agent.shipping.daemon_view import Spaces
-from agent.shipping.shipper import Shipper, Wishes, notify
+from agent.shipping.daemon_view import PlaceholderValues
+from agent.shipping.shipper import ShipOptions, Shipper, notify
 from agent.shipping.shutdown import Stop
 from agent.shipping.termination import Termination
 
@@ -45,14 +45,14 @@ def run(arguments: Namespace, settings: Settings, paths: Paths) -> int:
     since_us = None if arguments.since is None else since(arguments.since, time.time())
     if since_us is not None and not (arguments.once or arguments.dry_run):
         raise UsageError("--since needs --once or --dry-run", hint="the service reads on from its checkpoints")
-    wishes = Wishes(arguments.once, since_us, arguments.sink, sys.stdout if arguments.dry_run else None)
+    wishes = ShipOptions(arguments.once, since_us, arguments.sink, sys.stdout if arguments.dry_run else None)
     if not settings.sinks:
         log.warning("no [[sink]] is configured: nothing is shipped")
         return 0
     _allow_open_files()
     notify("READY=1")
     if not wishes.once:
-        Termination(Spaces(settings, paths), stop).start()
+        Termination(PlaceholderValues(settings, paths), stop).start()
     behind = Shipper(settings, paths, wishes, stop).run()
     if behind and arguments.once:
         hint = "the warnings above tell why; it goes with the next run"

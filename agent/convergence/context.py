@@ -19,7 +19,7 @@ from agent.settings.models import Settings
 from agent.settings.models import Source as SourceSettings
 from agent.sources import BACKENDS, Source, SourceContext
 from agent.sources.pull import Pulled
-from agent.sources.throttle import patient
+from agent.sources.throttle import throttle
 from agent.state.generations import Generations
 from agent.state.store import State
 from agent.status import report
@@ -31,7 +31,7 @@ Narrate = Callable[[str, float, str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PlannedConvergence:
     """Everything known before anything is touched. `waiting` maps a group to the error that holds it up."""
 
     facts: Facts
@@ -55,12 +55,12 @@ class World:
     run: staging.Run = run_program
     narrate: Narrate = lambda step, seconds, text: None
     pause: journal.Pause = time.sleep
-    alive_for: Callable[[float], None] = lambda seconds: None
+    extend_watchdog: Callable[[float], None] = lambda seconds: None
     """Called before something that may rightly take so many seconds, for a watchdog."""
     report: Report = field(default_factory=Report)
     sources: dict[str, tuple[Any, Source]] = field(default_factory=dict)
     renderer: Any = None
-    last: Prepared | None = None
+    last: PlannedConvergence | None = None
     pulled: Pulled | None = None
     facts: Facts | None = None
     said_short: str = ""
@@ -89,7 +89,7 @@ class World:
 def open_world(paths: Paths, settings: Settings) -> World:
     """The world of this machine: its systemd where it runs and `paths` is the machine itself."""
     units: Units = Systemd(run_program, settings.units.timeout) if paths.is_host and systemd_runs() else NoUnits()
-    return World(paths, settings, State(paths, settings.state.cache), units, report=report.fresh(settings))
+    return World(paths, settings, State(paths, settings.state.cache), units, report=report.new_report(settings))
 
 
 class Unopened:
@@ -128,7 +128,7 @@ def open_source(world: World, settings: SourceSettings, facts: Facts) -> Source:
         known[1].close()
     factory = plugins.load(BACKENDS, settings.backend, "backend")
     context = SourceContext(settings.name, world.paths, settings.timeout, poll_seconds=settings.poll)
-    source = patient(factory(options, context), options, world.paths)
+    source = throttle(factory(options, context), options, world.paths)
     world.sources[settings.name] = (options, source)
     return source
 

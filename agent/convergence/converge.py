@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent.convergence import plan, quarantine
-from agent.convergence.context import Prepared, World, open_source, timed
+from agent.convergence.context import PlannedConvergence, World, open_source, timed
 from agent.convergence.executor import execute, tell_shipper, unit_steps
 from agent.convergence.recovery import HOLD, held, recover
 from agent.discovery import engine, fact_validation, identity
@@ -40,7 +40,7 @@ def converge(world: World, *, cause: str, before_ready: bool = False, wait: bool
     try:
         with world.state.lock(wait=wait, pause=world.pause, stopping=world.stopping):
             world.state.sweep()
-            facts = find_out(world)
+            facts = discover_facts(world)
             adopt_identity(world, facts)
             recover(world, before_ready=before_ready)
             if let_go:
@@ -63,7 +63,7 @@ def _tell_shipper_of_what_holds(world: World) -> None:
     if world.pulled is None:
         return
     try:
-        tell_shipper(world, contract.what_holds(merge.merge(world.pulled.snapshots), world.settings.keys))
+        tell_shipper(world, contract.valid_subset(merge.merge(world.pulled.snapshots), world.settings.keys))
     except (StateError, ContractError) as error:
         log.error("%s", error)
 
@@ -72,7 +72,7 @@ def adopt_identity(world: World, facts: Facts) -> None:
     """Set aside what another instance left, before anything of it is read: an image may be captured from a running one."""
     record, before, now = _identities(world, facts)
     if record and identity.changed(before, now):
-        aside = world.state.set_aside()
+        aside = world.state.archive_previous_instance()
         log.warning("this is another instance (%s, was %s): its earlier state is set aside in %s", now, before, aside)
     else:
         now = identity.remembered(before, now)
@@ -94,7 +94,7 @@ def _last_good(world: World, facts: Facts) -> LastGood:
     return LastGood() if identity.changed(before, now) else world.state.last_good.load()
 
 
-def prepare(world: World, facts: Facts) -> Prepared:
+def prepare(world: World, facts: Facts) -> PlannedConvergence:
     """Pull, merge, check the contract, render, plan. Raises ParbakeError; touches nothing but its own memory."""
     pulled = _pull(world, facts)
     with timed(world, "contract") as said:
@@ -108,16 +108,16 @@ def prepare(world: World, facts: Facts) -> Prepared:
         planned = _plan(world, renderings, waiting)
         said.append(_plan_words(planned))
     digest = world.state.digest(config, facts.values, world.build)
-    return Prepared(facts, pulled, config, digest, renderings, planned, waiting, rendered)
+    return PlannedConvergence(facts, pulled, config, digest, renderings, planned, waiting, rendered)
 
 
 def _under_contract(world: World, merged: Merged, facts: Facts) -> RunConfig:
     """The run config. Raises ContractError that also names what templates would miss, so that one run names every key."""
     try:
-        return contract.apply(merged, world.settings.keys)
+        return contract.enforce(merged, world.settings.keys)
     except ContractError as error:
         said = "\n".join(error.problems)
-        holds = contract.what_holds(merged, world.settings.keys)
+        holds = contract.valid_subset(merged, world.settings.keys)
         more = []
         for template in world.settings.templates:
             names = [name.removeprefix("config.") for name in _renderer(world).missing_keys(template, holds, facts)]
@@ -135,13 +135,13 @@ def _renderer(world: World) -> Any:
     return world.renderer
 
 
-def find_out(world: World) -> Facts:
+def discover_facts(world: World) -> Facts:
     """Discover the facts. Raises SettingsError for a provider that cannot be imported."""
-    world.alive_for(world.settings.discovery.timeout)
+    world.extend_watchdog(world.settings.discovery.timeout)
     with timed(world, "facts") as said:
         facts = engine.discover(world.settings, world.paths, notices=world.notices)
         world.facts, world.report.facts = facts, facts.values
-        short = engine.shortfall(facts)
+        short = engine.missing_facts_summary(facts)
         if short and short != world.said_short:
             log.warning("%s", short)
         world.said_short = short
@@ -163,7 +163,7 @@ def _pull(world: World, facts: Facts) -> Pulled:
         opened = [(settings, open_source(world, settings, facts)) for settings in world.settings.sources]
 
         def vet(source: Source, facts: Facts) -> None:
-            world.alive_for(source.timeout)
+            world.extend_watchdog(source.timeout)
             _vet(source, facts)
 
         pulled = pull.pull(opened, facts, world.build, good, report.now, vet)
@@ -197,7 +197,7 @@ def _render(
     count = 0
     for template in world.settings.templates:
         earlier = world.last.renderings.get(template.name) if world.last else None
-        if earlier and world.last and render.still_holds(earlier, world.last.config, config, world.last.facts, facts):
+        if earlier and world.last and render.inputs_unchanged(earlier, world.last.config, config, world.last.facts, facts):
             renderings[template.name] = earlier
             continue
         try:

@@ -13,9 +13,9 @@ from dataclasses import replace
 from typing import Any
 
 from agent.convergence import journal, plan, quarantine, staging
-from agent.convergence.context import Prepared, World, timed
+from agent.convergence.context import PlannedConvergence, World, timed
 from agent.convergence.recovery import Finished, finish, tools_of
-from agent.errors import ApplyError, CheckError, DataError, NotUp, RolledBack, StateError
+from agent.errors import ApplyError, CheckError, DataError, RolledBack, StateError, UnhealthyAfterApply
 from agent.keypath import dotted, leaves, lookup
 from agent.masking.mask_file import read_mask_file, write_mask_file
 from agent.model import Change, Rendering, RunConfig, Snapshot, UnitResult, UnitStep
@@ -27,14 +27,14 @@ from agent.system import safe_files
 log = logging.getLogger("parbake.converge")
 
 
-def execute(world: World, prepared: Prepared, *, cause: str, before_ready: bool = False) -> int:
+def execute(world: World, prepared: PlannedConvergence, *, cause: str, before_ready: bool = False) -> int:
     """Put a plan into effect and record it. Returns the exit code; fills `world.report`. Raises ParbakeError."""
     tell_shipper(world, prepared.config)
     held = world.report.hold
     if held is not None:
         world.report.generation = int(held)
         _describe(world, prepared, {})
-        world.report.enter("rolled-back", f"held at generation {held} by `parbake rollback`; `parbake resume` ends it")
+        world.report.set_state("rolled-back", f"held at generation {held} by `parbake rollback`; `parbake resume` ends it")
         return 0
     waiting = dict(prepared.waiting)
     earlier = journal.load(world.state)
@@ -72,7 +72,7 @@ def tell_shipper(world: World, config: RunConfig) -> None:
 
 def _stage_and_check(
     world: World,
-    prepared: Prepared,
+    prepared: PlannedConvergence,
     waiting: dict[str, DataError | ApplyError],
     earlier: journal.Transaction | None,
 ) -> tuple[list[Change], list[staging.Rename]]:
@@ -106,12 +106,12 @@ def _stage_and_check(
     return sorted(passed, key=lambda c: order[c.template]), sorted(renames, key=lambda r: order[r.template])
 
 
-def directories(world: World, changes: list[Change]) -> dict[str, safe_files.NewDirectory]:
+def directories(world: World, changes: list[Change]) -> dict[str, safe_files.ParentDirectory]:
     """How parent directories are made where they are missing, by target. Raises ApplyError for an unknown owner."""
     stated = {}
     for template in world.settings.templates:
         owner, group = template.directory_owner, template.directory_group
-        stated[template.target] = safe_files.NewDirectory(
+        stated[template.target] = safe_files.ParentDirectory(
             template.directory_mode,
             safe_files.owner_id(world.paths, owner) if owner else -1,
             safe_files.group_id(world.paths, group) if group else -1,
@@ -121,7 +121,7 @@ def directories(world: World, changes: list[Change]) -> dict[str, safe_files.New
 
 def _put_into_effect(
     world: World,
-    prepared: Prepared,
+    prepared: PlannedConvergence,
     changes: list[Change],
     renames: list[staging.Rename],
     earlier: journal.Transaction | None,
@@ -168,7 +168,7 @@ def _put_into_effect(
     return finish(world, tools, done, before_ready=before_ready)
 
 
-def _unrecorded(prepared: Prepared, last: Generation | None) -> bool:
+def _unrecorded(prepared: PlannedConvergence, last: Generation | None) -> bool:
     """Whether what is in place stands in no record: on a first run, or where a full disk kept it from being written."""
     if last is None:
         return not prepared.waiting
@@ -178,7 +178,7 @@ def _unrecorded(prepared: Prepared, last: Generation | None) -> bool:
 
 def _groups(
     world: World,
-    prepared: Prepared,
+    prepared: PlannedConvergence,
     changes: list[Change],
     rejected: Mapping[str, quarantine.Rejection],
     last: Generation | None,
@@ -227,7 +227,7 @@ def changed_keys(
 
 def _record(
     world: World,
-    prepared: Prepared,
+    prepared: PlannedConvergence,
     changes: list[Change],
     cause: str,
     started: journal.Transaction,
@@ -266,7 +266,7 @@ def _standing(world: World, name: str, target: Mapping[str, Any]) -> Change | No
         return None
 
 
-def _as_it_stands(prepared: Prepared, changes: list[Change]) -> list[Change]:
+def _as_it_stands(prepared: PlannedConvergence, changes: list[Change]) -> list[Change]:
     """Every target of the plan with what it holds now: the new content, or the old where its check refused the new."""
     done = {change.template for change in changes}
     whole = []
@@ -280,7 +280,9 @@ def _as_it_stands(prepared: Prepared, changes: list[Change]) -> list[Change]:
     return whole
 
 
-def _remember(world: World, prepared: Prepared, changes: list[Change], waiting: Mapping[str, DataError | ApplyError]) -> None:
+def _remember(
+    world: World, prepared: PlannedConvergence, changes: list[Change], waiting: Mapping[str, DataError | ApplyError]
+) -> None:
     """Keep what was pulled as the last good run config: it passed the contract and rendered."""
     world.last = prepared
     world.applied = {c.template: hashlib.sha256(c.content).hexdigest() for c in _as_it_stands(prepared, changes)}
@@ -296,7 +298,7 @@ def _remember(world: World, prepared: Prepared, changes: list[Change], waiting: 
 
 def _describe(
     world: World,
-    prepared: Prepared,
+    prepared: PlannedConvergence,
     waiting: Mapping[str, DataError | ApplyError],
     results: tuple[UnitResult, ...] = (),
 ) -> None:
@@ -325,15 +327,15 @@ def _describe(
 
 def _state(error: DataError | ApplyError | None) -> str:
     """Of a template whose group is held up."""
-    return "" if error is None else "rejected" if isinstance(error, NotUp) else "waiting"
+    return "" if error is None else "rejected" if isinstance(error, UnhealthyAfterApply) else "waiting"
 
 
-def _conclude(world: World, prepared: Prepared, waiting: Mapping[str, DataError | ApplyError]) -> int:
+def _conclude(world: World, prepared: PlannedConvergence, waiting: Mapping[str, DataError | ApplyError]) -> int:
     if waiting:
         text = "\n".join(dict.fromkeys(str(error) for error in waiting.values()))
         hints = [error.hint for error in waiting.values() if error.hint]
         rolled_back = all(isinstance(error, RolledBack) for error in waiting.values())
-        world.report.enter("rolled-back" if rolled_back else "failed", text)
+        world.report.set_state("rolled-back" if rolled_back else "failed", text)
         # what waits for the same reason as before is one line, not one a convergence
         level = logging.ERROR if text != world.said_waiting else logging.DEBUG
         log.log(level, "%s%s", text, f"\nhint: {hints[0]}" if hints else "")
@@ -342,7 +344,7 @@ def _conclude(world: World, prepared: Prepared, waiting: Mapping[str, DataError 
     world.said_waiting = ""
     if prepared.pulled.stale:
         errors = [f"source {r.name}: {r.error}" for r in prepared.pulled.reports if r.state == "stale"]
-        world.report.enter("stale", "; ".join(errors))
+        world.report.set_state("stale", "; ".join(errors))
         return 75
-    world.report.enter("converged")
+    world.report.set_state("converged")
     return 0

@@ -90,7 +90,7 @@ def _verify_command(tools: Tools, template: Template) -> str | None:
         if ran.ok:
             return None
         if time.monotonic() + _VERIFY_PAUSE_SECONDS >= end:
-            words = " ".join(staging.words_of(ran, tools.secrets).split())[:500]
+            words = " ".join(staging.masked_output(ran, tools.secrets).split())[:500]
             return f"template {template.name}: verify failed ({'time-out' if ran.code is None else ran.code}): {words}"
         tools.pause(_VERIFY_PAUSE_SECONDS)
     return None

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from agent.errors import NotUp, RolledBack
+from agent.errors import RolledBack, UnhealthyAfterApply
 from agent.model import Change
 from agent.settings.models import Template
 from agent.state.store import State
@@ -80,9 +80,9 @@ def digest_of(templates: Iterable[Template], changes: Iterable[Change]) -> str:
     return hashlib.sha256("\n".join(said).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def as_error(rejection: Rejection) -> NotUp:
+def as_error(rejection: Rejection) -> UnhealthyAfterApply:
     """Why a group is left as it is."""
-    kind = NotUp if rejection.first else RolledBack
+    kind = UnhealthyAfterApply if rejection.first else RolledBack
     return kind(rejection.error, hint=HINT)
 
 

@@ -16,7 +16,7 @@ from agent.convergence.context import World, timed
 from agent.convergence.health import Problem
 from agent.convergence.journal import Tools, Transaction
 from agent.convergence.quarantine import Rejection
-from agent.errors import ApplyError, NotUp, RolledBack, StateError
+from agent.errors import ApplyError, RolledBack, StateError, UnhealthyAfterApply
 from agent.model import RunConfig, UnitResult
 from agent.state import generations
 from agent.state.store import State
@@ -37,7 +37,7 @@ class Finished:
     """How the units took it, and why which groups did not hold. The other groups do."""
 
     results: tuple[UnitResult, ...]
-    failed: Mapping[str, NotUp] = field(default_factory=dict)
+    failed: Mapping[str, UnhealthyAfterApply] = field(default_factory=dict)
 
 
 def finish(world: World, tools: Tools, done: Transaction, *, before_ready: bool) -> Finished:
@@ -115,13 +115,13 @@ def _some_fail(world: World, tools: Tools, done: Transaction, units: Iterable[st
     return Finished(world.report.units, failed)
 
 
-def _error(done: Transaction, group: str, *, first: bool) -> NotUp:
+def _error(done: Transaction, group: str, *, first: bool) -> UnhealthyAfterApply:
     said = f"generation {done.generation}"
     if len(done.groups) > 1:
         said += f", group {group or '(default)'}"
     if first:
         error = f"{said} did not come up: {done.failed[group]}"
-        return NotUp(error, hint=f"it is the first, so there is nothing to go back to; {quarantine.HINT}")
+        return UnhealthyAfterApply(error, hint=f"it is the first, so there is nothing to go back to; {quarantine.HINT}")
     error = f"{said} was rolled back: {done.failed[group]}; keys that changed: {', '.join(done.keys) or 'none'}"
     return RolledBack(error, hint=f"its targets hold what they held before; {quarantine.HINT}")
 
@@ -184,11 +184,11 @@ def recover(world: World, *, before_ready: bool) -> None:
     """`resume`, where what comes next is done whether or not the earlier generation holds. Raises ApplyError, StateError."""
     try:
         resume(world, before_ready=before_ready)
-    except NotUp as error:
+    except UnhealthyAfterApply as error:
         log.error("%s", error, extra=journal_log.event(journal_log.failure_id(error), world.report.generation))
 
 
-def resume(world: World, *, before_ready: bool) -> Mapping[str, NotUp]:
+def resume(world: World, *, before_ready: bool) -> Mapping[str, UnhealthyAfterApply]:
     """Finish what an earlier run was killed in, before anything else is done. The groups of it that did not hold.
 
     Raises ApplyError as `finish` does.

@@ -40,7 +40,9 @@ def roll_back(world: World, number: int | None, *, wait: bool = True) -> None:
             {"name": name, "target": t["target"], "state": "current", "generation": wanted.number}
             for name, t in wanted.targets.items()
         )
-        world.report.enter("rolled-back", f"held at generation {wanted.number} by `parbake rollback`; `parbake resume` ends it")
+        world.report.set_state(
+            "rolled-back", f"held at generation {wanted.number} by `parbake rollback`; `parbake resume` ends it"
+        )
         try:
             report.publish(world.report, world.paths)
         except OSError as error:

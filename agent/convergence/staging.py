@@ -30,9 +30,9 @@ from agent.model import Change
 from agent.paths import Paths
 from agent.settings.models import Template
 from agent.system import safe_files
-from agent.system.process import Ran
+from agent.system.process import ProcessResult
 
-Run = Callable[[Sequence[str], float], Ran]
+Run = Callable[[Sequence[str], float], ProcessResult]
 _OTHER = re.compile(r"\{candidate:([^{}]+)\}")
 _COPIED_ATTRIBUTES = ("security.selinux", "system.posix_acl_access")
 
@@ -60,7 +60,7 @@ def backup_name(name: str) -> str:
 def stage(
     paths: Paths,
     changes: Iterable[Change],
-    directories: Mapping[str, safe_files.NewDirectory] | None = None,
+    directories: Mapping[str, safe_files.ParentDirectory] | None = None,
     kept: Collection[str] = (),
 ) -> list[Rename]:
     """Write every candidate. `kept` are targets whose old files an earlier commit, not confirmed yet, has kept.
@@ -71,7 +71,7 @@ def stage(
     staged: list[Rename] = []
     try:
         for change in changes:
-            create = (directories or {}).get(change.target, safe_files.NewDirectory())
+            create = (directories or {}).get(change.target, safe_files.ParentDirectory())
             with _explained(change.target, "staged"), safe_files.slot(paths, change.target, create=create) as place:
                 there = _exists(place, place.name)
                 if change.target not in kept:
@@ -87,7 +87,7 @@ def stage(
     return staged
 
 
-def _write_candidate(place: safe_files.Slot, change: Change, paths: Paths) -> None:
+def _write_candidate(place: safe_files.TargetLocation, change: Change, paths: Paths) -> None:
     name = candidate_name(place.name)
     _unlink(place, name)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -105,7 +105,7 @@ def _write_candidate(place: safe_files.Slot, change: Change, paths: Paths) -> No
         os.fsync(descriptor)
 
 
-def _refuse_fixed(place: safe_files.Slot, target: str) -> None:
+def _refuse_fixed(place: safe_files.TargetLocation, target: str) -> None:
     """A mount of its own or an immutable file cannot be replaced: found out while only its own group waits for it, and
     nothing of another has been replaced. Raises ApplyError."""
     with _explained(target, "replaced"):
@@ -115,7 +115,7 @@ def _refuse_fixed(place: safe_files.Slot, target: str) -> None:
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
 
-def _copy_attributes(place: safe_files.Slot, descriptor: int) -> None:
+def _copy_attributes(place: safe_files.TargetLocation, descriptor: int) -> None:
     """The old file's SELinux label and ACL, where it has them."""
     try:
         old = os.open(place.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place.directory)
@@ -160,7 +160,7 @@ def check(
         seen.add(argv)
         ran = run(argv, template.check_timeout)
         if not ran.ok:
-            words = words_of(ran, secrets)
+            words = masked_output(ran, secrets)
             ending = "did not finish" if ran.code is None else f"exit code {ran.code}"
             raise CheckError(
                 f"template {template.name}: its check refused the new {template.target} ({ending}): "
@@ -169,7 +169,7 @@ def check(
             )
 
 
-def words_of(ran: Ran, secrets: Sequence[str] | None) -> str:
+def masked_output(ran: ProcessResult, secrets: Sequence[str] | None) -> str:
     """What a program printed, fit to be shown."""
     return "(its output is withheld: the secrets in it are not known)" if secrets is None else Masker(secrets).mask(ran.output)
 
@@ -205,7 +205,7 @@ def commit(paths: Paths, renames: Iterable[Rename]) -> None:
             safe_files.fsync_directory(place.directory)
 
 
-def _digest(place: safe_files.Slot) -> str:
+def _digest(place: safe_files.TargetLocation) -> str:
     """Of what stands in a target's place; "" where that is no file."""
     try:
         with open(os.open(place.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.directory), "rb") as file:
@@ -216,7 +216,7 @@ def _digest(place: safe_files.Slot) -> str:
         return ""
 
 
-def _keep_old(place: safe_files.Slot) -> None:
+def _keep_old(place: safe_files.TargetLocation) -> None:
     """One that is kept already is of this commit, or of an earlier one that is not confirmed yet."""
     if _exists(place, backup_name(place.name)):
         return
@@ -276,7 +276,7 @@ def from_plain(items: Iterable[dict[str, Any]]) -> list[Rename]:
     return [Rename(str(i["target"]), bool(i["created"]), str(i["template"]), str(i["group"]), str(i["sha256"])) for i in items]
 
 
-def _exists(place: safe_files.Slot, name: str) -> bool:
+def _exists(place: safe_files.TargetLocation, name: str) -> bool:
     try:
         found = os.stat(name, dir_fd=place.directory, follow_symlinks=False)
     except FileNotFoundError:
@@ -286,7 +286,7 @@ def _exists(place: safe_files.Slot, name: str) -> bool:
     return True
 
 
-def _unlink(place: safe_files.Slot, name: str) -> None:
+def _unlink(place: safe_files.TargetLocation, name: str) -> None:
     with suppress(FileNotFoundError):
         os.unlink(name, dir_fd=place.directory)
 

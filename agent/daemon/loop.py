@@ -24,7 +24,7 @@ from agent.errors import BusyError, ParbakeError, RolledBack
 from agent.model import FactValue
 from agent.status import report
 from agent.system import journal_log
-from agent.system.process import Ran
+from agent.system.process import ProcessResult
 from agent.system.process import run as run_program
 from agent.system.sd_notify import Notifier
 from agent.system.units import Systemd
@@ -58,7 +58,7 @@ class Daemon:
     stop_by: float = float("inf")
     drifted: dict[str, str] = field(default_factory=dict)
     writing: threading.Lock = field(default_factory=threading.Lock)
-    written: report.Mark = None
+    written: report.StatusStamp = None
 
     def __post_init__(self) -> None:
         put = self.events.put
@@ -103,8 +103,8 @@ class Daemon:
         if run is run_program:
             run = partial(run_program, cut=self._out_of_time)
 
-        def fed_run(argv: Sequence[str], seconds: float) -> Ran:
-            self.notifier.alive_for(seconds)
+        def fed_run(argv: Sequence[str], seconds: float) -> ProcessResult:
+            self.notifier.extend_watchdog(seconds)
             return run(argv, seconds)
 
         def narrate(step: str, seconds: float, text: str) -> None:
@@ -114,7 +114,7 @@ class Daemon:
         world.run = fed_run
         if isinstance(world.units, Systemd):
             world.units = Systemd(fed_run, world.settings.units.timeout)
-        world.alive_for = self.notifier.alive_for
+        world.extend_watchdog = self.notifier.extend_watchdog
         world.narrate = narrate
         world.pause = self._pause
         world.stopping = lambda: self.stopping
@@ -139,7 +139,7 @@ class Daemon:
     def _tick(self) -> tuple[str, str]:
         with self.writing:
             report.refresh(self.world.report, self.world.paths)
-            if report.mark(self.world.paths) != self.written:
+            if report.status_stamp(self.world.paths) != self.written:
                 return (CHANGED, "another parbake")  # by hand: what it did, held or let go is not known here yet
         return (CHANGED, "retry") if time.monotonic() >= self.retry_at else ("", "")
 
@@ -211,7 +211,7 @@ class Daemon:
 
     def _look_for_drift(self) -> bool:
         """Report targets that were edited by hand. Whether one is to be put back, or another parbake changed them."""
-        if report.mark(self.world.paths) != self.written:
+        if report.status_stamp(self.world.paths) != self.written:
             return True
         try:
             with self.world.state.lock(wait=False):
@@ -253,7 +253,7 @@ class Daemon:
         found = self.world.report
         found.failures += 1
         state = "rolled-back" if isinstance(error, RolledBack) else "failed"
-        found.enter(state, str(error))
+        found.set_state(state, str(error))
         hint = f" ({error.hint})" if error.hint else ""
         # a store that stays away is one line, not one every minute
         level = logging.ERROR if str(error) != self.said_error else logging.DEBUG
@@ -266,7 +266,7 @@ class Daemon:
                 report.publish(self.world.report, self.world.paths)
             except OSError as error:
                 log.error("%s cannot be written: %s", self.world.paths.status, error.strerror)
-            self.written = report.mark(self.world.paths)
+            self.written = report.status_stamp(self.world.paths)
 
     def _publish(self) -> None:
         self._write()

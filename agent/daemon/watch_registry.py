@@ -56,7 +56,7 @@ class Watchers:
             self._facts.saw(world.facts)
         pulled = dict(world.pulled.snapshots) if world.pulled else {}
         fresh = world.pulled.fresh if world.pulled else frozenset()
-        disbelieved = world.pulled.disbelieved if world.pulled else frozenset()
+        implausible = world.pulled.implausible if world.pulled else frozenset()
         errors = {report.name: report.error for report in world.pulled.reports} if world.pulled else {}
         for settings in world.settings.sources:
             opened = world.sources.get(settings.name)
@@ -70,7 +70,7 @@ class Watchers:
                 watcher = Watcher(settings.name, opened[1], settings.poll, told, world.settings.watch)
                 self._sources[settings.name] = watcher
             seen = pulled.get(settings.name) if settings.name in fresh else None
-            believed = settings.name not in disbelieved
+            believed = settings.name not in implausible
             watcher.saw(seen, _layers(settings, world), believed=believed, error=errors.get(settings.name))
 
     def watch_targets(self, world: World) -> None:

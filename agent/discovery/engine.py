@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from agent.discovery import CHANGING, NAMES, PROVIDERS, Context
-from agent.discovery.precedence import Found, Learnt
+from agent.discovery.precedence import FactMemory, Found
 from agent.errors import ParbakeError
 from agent.model import Attempt, Facts, FactValue
 from agent.paths import Paths
@@ -18,7 +18,7 @@ from agent.settings.models import Settings
 
 Clock = Callable[[], float]
 _NONE: Mapping[str, FactValue | None] = MappingProxyType({})
-_THIS_RUN = Learnt()
+_THIS_RUN = FactMemory()
 
 
 def discover(
@@ -28,7 +28,7 @@ def discover(
     clock: Clock = time.monotonic,
     providers: Mapping[str, str] = PROVIDERS,
     notices: Mapping[str, FactValue | None] = _NONE,
-    learnt: Learnt = _THIS_RUN,
+    learnt: FactMemory = _THIS_RUN,
 ) -> Facts:
     """Everything that is known about the instance, in at most `discovery.timeout` seconds.
 
@@ -75,7 +75,7 @@ def asked(facts: Facts) -> str:
     return "; ".join(f"{provider}: {outcome}" for provider, outcome in outcomes.items()) or "nobody"
 
 
-def shortfall(facts: Facts) -> str:
+def missing_facts_summary(facts: Facts) -> str:
     """Which providers failed, why, and what is therefore not known; "" where none did. For one line of a log."""
     failed = [f"{attempt.provider} {attempt.outcome}" for attempt in facts.attempts if attempt.outcome.startswith(_FAILED)]
     unknown = [name for name in NAMES if name not in facts.values]

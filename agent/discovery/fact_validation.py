@@ -28,32 +28,32 @@ _CONTROL = re.compile(f"[\x00-\x1f\x7f-\x9f{_FORBIDDEN}]")
 _CONTROL_BUT_LINES = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f{_FORBIDDEN}]")
 
 
-class Refused(ValueError):
+class FactRejected(ValueError):
     """A value that is not taken, and why."""
 
 
-def accept(name: str, value: Any) -> FactValue | None:
+def validate(name: str, value: Any) -> FactValue | None:
     """The value as facts hold it, or None where it says nothing (None, "", {}).
 
     Numbers and booleans become text. Raises Refused, never quoting the value.
     """
     if not NAME.fullmatch(name):
-        raise Refused("is not a name for a fact: a letter, then letters, digits, - and _, at most 64")
+        raise FactRejected("is not a name for a fact: a letter, then letters, digits, - and _, at most 64")
     if value is None or value == "" or value == {}:
         return None
     if isinstance(value, Mapping):
         if name in NAMES and name not in TABLES:
-            raise Refused("is a table, expected a string")
+            raise FactRejected("is a table, expected a string")
         return _table(value)
     if name in TABLES:
-        raise Refused("is not a table")
+        raise FactRejected("is not a table")
     text = scalar(value)
     if text is None:
-        raise Refused(f"is a {type(value).__name__}, expected a string")
+        raise FactRejected(f"is a {type(value).__name__}, expected a string")
     if len(text) > MAX_TEXT:
-        raise Refused(f"is {len(text)} characters long, more than {MAX_TEXT}")
+        raise FactRejected(f"is {len(text)} characters long, more than {MAX_TEXT}")
     if _CONTROL.search(text):
-        raise Refused("holds control characters")
+        raise FactRejected("holds control characters")
     return text
 
 
@@ -62,7 +62,7 @@ def scalar(value: Any) -> str | None:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int) and abs(value) >= _LONGEST_INTEGER:
-        raise Refused(f"is a number of more than {MAX_TEXT} digits")
+        raise FactRejected(f"is a number of more than {MAX_TEXT} digits")
     if isinstance(value, (str, int, float)):
         return str(value)
     return None
@@ -77,7 +77,7 @@ def _table(table: Mapping[Any, Any]) -> dict[str, Any]:
 def _part(value: Any, room: list[int], depth: int) -> Any:
     """A part of a table, checked; what is no string, number, boolean, list or table becomes its text (a YAML date)."""
     if depth == 0:
-        raise Refused(f"is nested deeper than {_DEPTH} levels")
+        raise FactRejected(f"is nested deeper than {_DEPTH} levels")
     if isinstance(value, Mapping):
         return {_text(_name(key), room): _part(item, room, depth - 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -97,9 +97,9 @@ def _name(key: Any) -> str:
 def _text(text: str, room: list[int]) -> str:
     room[0] -= len(text)
     if len(text) > MAX_TABLE_TEXT or room[0] < 0:
-        raise Refused(f"is too long: more than {MAX_TABLE_TEXT} characters in one value or {MAX_TABLE} in all")
+        raise FactRejected(f"is too long: more than {MAX_TABLE_TEXT} characters in one value or {MAX_TABLE} in all")
     if _CONTROL_BUT_LINES.search(text):
-        raise Refused("holds control characters")
+        raise FactRejected("holds control characters")
     return text
 
 

@@ -36,8 +36,8 @@ class Found:
         for key, raw in answer.items():
             name = str(key) if not isinstance(key, int) else "a number"  # a long one has no text
             try:
-                value = fact_validation.accept(name, raw)
-            except fact_validation.Refused as error:
+                value = fact_validation.validate(name, raw)
+            except fact_validation.FactRejected as error:
                 refused.append(f"refused {name[:64]!a}: {error}")
                 continue
             if value is not None and (override or name not in self.values):
@@ -60,7 +60,7 @@ class Found:
         return next((label for label, gives in self.failed.items() if gives is None or name in gives), "")
 
 
-class Learnt:
+class FactMemory:
     """What the facts of the settings were when every provider that can know them had answered: for one run of the daemon."""
 
     def __init__(self) -> None:

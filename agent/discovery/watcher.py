@@ -105,8 +105,8 @@ class Watcher:
         for part in ask(context):
             for key in part.keys() & set(CHANGING):
                 try:
-                    seen[key] = fact_validation.accept(key, part[key])
-                except fact_validation.Refused:
+                    seen[key] = fact_validation.validate(key, part[key])
+                except fact_validation.FactRejected:
                     continue
             if self._stopping.is_set():
                 break

@@ -92,7 +92,7 @@ def _base64_forms(raw: bytes) -> set[bytes]:
     return found | {form.replace(b"+", b"-").replace(b"/", b"_") for form in found}
 
 
-class _Words:
+class WordIndex:
     """Needles long enough to hold an aligned word of `size` bytes wherever they stand in a text. Where all are longer,
     every second or third word is enough, or an even smaller part of them."""
 
@@ -104,7 +104,7 @@ class _Words:
         self._step = max(1, min(longest_step, WORDS_MAX // (size * len(needles) or 1)))
         reach = size * self._step
         for needle in needles if len(needles) > DIRECT_NEEDLES else ():
-            start = _rarest(needle, reach, size)
+            start = _most_selective_window(needle, reach, size)
             for offset in range(start, start + reach):
                 word = memoryview(needle[offset : offset + size]).cast(code)[0]
                 self._of.setdefault(word, []).append(needle)
@@ -118,7 +118,7 @@ class _Words:
         return {needle for word in met for needle in self._of[word]} if met else ()
 
 
-def _rarest(needle: bytes, reach: int, size: int) -> int:
+def _most_selective_window(needle: bytes, reach: int, size: int) -> int:
     """Where `reach` words that begin one byte after the other look least like prose, so that other text seldom holds one."""
     length = reach + size - 1
     before = [0, *itertools.accumulate(byte not in _PROSE for byte in needle)]
@@ -136,8 +136,8 @@ class Masker:
         needles = sorted(set().union(*(forms(text) for text in texts)))
         self._short = tuple(needle for needle in needles if len(needle) < 7)
         self._kinds = (
-            _Words([n for n in needles if 7 <= len(n) < 15], 4, "I"),
-            _Words([n for n in needles if len(n) >= 15], 8, "Q"),
+            WordIndex([n for n in needles if 7 <= len(n) < 15], 4, "I"),
+            WordIndex([n for n in needles if len(n) >= 15], 8, "Q"),
         )
         self._needles = tuple(needles)
         words = sorted(re.escape(_bytes(t.strip())) for t in texts if 2 <= len(_bytes(t.strip())) < MIN_ANYWHERE)

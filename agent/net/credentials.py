@@ -13,7 +13,7 @@ MAX_BYTES = 1 << 20
 _PREFIX = "credential:"
 
 
-def locate(reference: str, paths: Paths, denied: type[ParbakeError] = SourceDenied) -> Path:
+def resolve_path(reference: str, paths: Paths, denied: type[ParbakeError] = SourceDenied) -> Path:
     """The file behind a reference: a path of the settings, or `credential:NAME`, which is $CREDENTIALS_DIRECTORY/NAME.
 
     Raises `denied` for a credential where there is no $CREDENTIALS_DIRECTORY, or a name that is none.
@@ -37,7 +37,7 @@ def read_secret(reference: str, paths: Paths, denied: type[ParbakeError] = Sourc
 
     Raises `denied` (a sink gives SinkDenied) where it cannot be read, is empty, is over 1 MiB, or is not UTF-8.
     """
-    path = locate(reference, paths, denied)
+    path = resolve_path(reference, paths, denied)
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from agent.errors import ParbakeError
-from agent.net.credentials import locate
+from agent.net.credentials import resolve_path
 from agent.net.deadlines import DEADLINES
-from agent.net.http_reply import SOURCE, Family, Reply, Trouble, check_status, json_body, read_body, text_body
+from agent.net.http_reply import SOURCE, ErrorMapping, Reply, TransportFailure, check_status, json_body, read_body, text_body
 from agent.net.sockets import Wire
 from agent.net.tls import TlsFiles, TlsOptions
 from agent.paths import Paths
@@ -44,7 +44,7 @@ __all__ = [
     "MAX_BODY_BYTES",
     "SOURCE",
     "Client",
-    "Family",
+    "ErrorMapping",
     "Headers",
     "Reply",
     "TlsFiles",
@@ -69,10 +69,10 @@ class Client:
         self,
         paths: Paths | None = None,
         *,
-        family: Family = SOURCE,
+        family: ErrorMapping = SOURCE,
         tls: TlsOptions | None = None,
         headers: Callable[[], Headers] | None = None,
-        guarded: bool = False,
+        direct: bool = False,
         redirects: bool = True,
         trust_redirects: bool = False,
         unix_socket: Path | None = None,
@@ -83,7 +83,7 @@ class Client:
         self._family = family
         self._tls = tls or TlsOptions()
         self._headers = headers or dict
-        self._guarded = guarded
+        self._direct = direct
         self._redirects = redirects
         self._trust_redirects = trust_redirects
         self._unix_socket = unix_socket
@@ -161,18 +161,18 @@ class Client:
                 for chunk in response.raw.stream(_CHUNK, decode_content=False):
                     *lines, held = (held + chunk).split(b"\n")
                     if len(held) > MAX_BODY_BYTES:
-                        raise Trouble("invalid", f"{shown(url)} sends a line without an end")
+                        raise TransportFailure("invalid", f"{shown(url)} sends a line without an end")
                     yield from lines
                 if held:
                     yield held
-        except Trouble as trouble:
+        except TransportFailure as trouble:
             if time.monotonic() < ends or trouble.kind != "unreachable":
                 raise self._error(trouble) from None
 
     def _again(self, attempt: Callable[[], Reply], tries: int, ends: float) -> Reply:
         try:
             return attempt() if tries == 1 else self._retried(attempt, tries, ends)
-        except Trouble as trouble:
+        except TransportFailure as trouble:
             raise self._error(trouble) from None
 
     def _retried(self, attempt: Callable[[], Reply], tries: int, ends: float) -> Reply:
@@ -191,7 +191,7 @@ class Client:
             return max(0.0, min(max(after(state), jitter), ends - time.monotonic() - 0.01))
 
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(lambda error: isinstance(error, Trouble) and error.again),
+            retry=tenacity.retry_if_exception(lambda error: isinstance(error, TransportFailure) and error.again),
             stop=stop,
             wait=wait,
             sleep=self._sleep,
@@ -202,7 +202,7 @@ class Client:
     def _sleep(self, seconds: float) -> None:
         self._stopping.wait(seconds)
 
-    def _error(self, trouble: Trouble) -> ParbakeError:
+    def _error(self, trouble: TransportFailure) -> ParbakeError:
         error: ParbakeError = getattr(self._family, trouble.kind)(trouble.text, hint=trouble.hint)
         if trouble.after is not None and hasattr(error, "retry_after_seconds"):
             error.retry_after_seconds = trouble.after
@@ -228,18 +228,18 @@ class Client:
             response = self._send(method, url, headers, body, ends)
             yield response
             if late.is_set():  # the end of an answer without a length may be the cut
-                raise Trouble("unreachable", too_late, again=True)
-        except Trouble as trouble:
+                raise TransportFailure("unreachable", too_late, again=True)
+        except TransportFailure as trouble:
             if late.is_set() and trouble.kind == "unreachable" and not self.closed:
-                raise Trouble("unreachable", too_late, again=True) from None
+                raise TransportFailure("unreachable", too_late, again=True) from None
             raise
         except http_transport.ERRORS as error:
             if self.closed:
-                raise Trouble("unreachable", f"{shown(url)}: closed") from None
+                raise TransportFailure("unreachable", f"{shown(url)}: closed") from None
             if late.is_set():
-                raise Trouble("unreachable", too_late, again=True) from None
+                raise TransportFailure("unreachable", too_late, again=True) from None
             text, hint = http_transport.reason(error)
-            raise Trouble("unreachable", f"{shown(url)}: {text}", hint, again=True) from None
+            raise TransportFailure("unreachable", f"{shown(url)}: {text}", hint, again=True) from None
         finally:
             DEADLINES.off(deadline)
             self._wire.rest()
@@ -253,26 +253,26 @@ class Client:
             left = max(0.05, ends - time.monotonic())
             response = self._opened().send(method, url, sent, body, left, self._proxies_for(url))
             location = response.headers.get("Location", "")
-            if response.status_code not in _REDIRECTS or not location or self._guarded:
+            if response.status_code not in _REDIRECTS or not location or self._direct:
                 return response
             response.raw.read(_CHUNK, decode_content=False)
             response.close()
             target = urljoin(url, location)
             old, new = urlsplit(url), urlsplit(target)
             if not self._redirects or new.scheme not in ("http", "https") or (old.scheme, new.scheme) == ("https", "http"):
-                raise Trouble("invalid", f"{shown(url)} redirects to {shown(target)}, which is not followed")
+                raise TransportFailure("invalid", f"{shown(url)} redirects to {shown(target)}, which is not followed")
             if (old.scheme, old.netloc) != (new.scheme, new.netloc) and not self._trust_redirects:
                 sent = {name: value for name, value in sent.items() if name in _HARMLESS}
             if response.status_code == 303:
                 method, body = "GET", None
             url = target
-        raise Trouble("invalid", f"{shown(url)} redirects without end")
+        raise TransportFailure("invalid", f"{shown(url)} redirects without end")
 
     def _proxies_for(self, url: str) -> dict[str, str]:
         """Looked up once for each peer: it takes as long as half the rest of a request."""
         from agent.net import http_transport
 
-        if self._guarded or self._unix_socket is not None:
+        if self._direct or self._unix_socket is not None:
             return {}
         peer = urlsplit(url)[:2]
         if peer not in self._proxies:
@@ -301,9 +301,9 @@ class Client:
     def _file(self, reference: str, option: str) -> Path | None:
         if not reference:
             return None
-        path = locate(reference, self._paths, self._family.denied)
+        path = resolve_path(reference, self._paths, self._family.denied)
         if not path.is_file():
-            raise Trouble("unreachable", f"{option}: there is no file {path}")
+            raise TransportFailure("unreachable", f"{option}: there is no file {path}")
         return path
 
 
@@ -312,7 +312,7 @@ def _plain(headers: Headers) -> dict[str, str]:
     for name, value in plain.items():
         if not value.isascii() or not value.isprintable():
             hint = "look for a line end inside the token's file"
-            raise Trouble("denied", f"the header {name} would hold characters that HTTP does not allow", hint)
+            raise TransportFailure("denied", f"the header {name} would hold characters that HTTP does not allow", hint)
     return plain
 
 

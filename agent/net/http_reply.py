@@ -19,7 +19,7 @@ _CHUNK = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class ErrorMapping:
     """What the client's troubles become: no connection or an overloaded server, a refusal, an answer that is none."""
 
     unreachable: type[ParbakeError]
@@ -27,7 +27,7 @@ class Family:
     invalid: type[ParbakeError]
 
 
-SOURCE = Family(SourceUnreachable, SourceDenied, SourceInvalid)
+SOURCE = ErrorMapping(SourceUnreachable, SourceDenied, SourceInvalid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Reply:
     url: str
 
 
-class Trouble(Exception):
+class TransportFailure(Exception):
     """One failed attempt, before it becomes the family's error."""
 
     def __init__(
@@ -57,10 +57,10 @@ def check_status(response: requests.Response, url: str, expect: Container[int]) 
     response.raw.read(_CHUNK, decode_content=False)  # what is read to its end leaves the connection usable
     text = f"{shown(url)} answers {status} {response.reason or ''}".rstrip()
     if status in (401, 403):
-        raise Trouble("denied", text, "check the token or the permissions behind it")
+        raise TransportFailure("denied", text, "check the token or the permissions behind it")
     if status in _TRY_AGAIN:
-        raise Trouble("unreachable", text, again=True, after=_retry_after(response.headers.get("Retry-After", "")))
-    raise Trouble("invalid", text)
+        raise TransportFailure("unreachable", text, again=True, after=_retry_after(response.headers.get("Retry-After", "")))
+    raise TransportFailure("invalid", text)
 
 
 def _retry_after(value: str) -> float | None:
@@ -77,16 +77,16 @@ def read_body(response: requests.Response, url: str, max_body_bytes: int) -> byt
     length = response.headers.get("Content-Length", "")
     too_large = f"{shown(url)} answers with more than {max_body_bytes} bytes"
     if length.isdigit() and int(length) > max_body_bytes:
-        raise Trouble("invalid", too_large)
+        raise TransportFailure("invalid", too_large)
     body = bytearray()
     while chunk := response.raw.read(_CHUNK, decode_content=False):
         body += chunk
         if len(body) > max_body_bytes:
-            raise Trouble("invalid", too_large)
+            raise TransportFailure("invalid", too_large)
     if length.isdigit() and len(body) != int(length) and response.request.method != "HEAD":
-        raise Trouble("unreachable", f"{shown(url)}: the answer broke off", again=True)
+        raise TransportFailure("unreachable", f"{shown(url)}: the answer broke off", again=True)
     if not length and not body and _endless(response):
-        raise Trouble("unreachable", f"{shown(url)}: the answer broke off in its headers", again=True)
+        raise TransportFailure("unreachable", f"{shown(url)}: the answer broke off in its headers", again=True)
     encoding = response.headers.get("Content-Encoding", "identity").lower()
     return bytes(body) if encoding == "identity" else _decoded(bytes(body), encoding, url, max_body_bytes)
 
@@ -102,19 +102,19 @@ def _decoded(body: bytes, encoding: str, url: str, max_body_bytes: int) -> bytes
     import zlib
 
     if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise Trouble("invalid", f"{shown(url)} answers in the encoding {encoding!r}, unasked")
+        raise TransportFailure("invalid", f"{shown(url)} answers in the encoding {encoding!r}, unasked")
     engine = zlib.decompressobj(zlib.MAX_WBITS | 32)
     try:
         plain = engine.decompress(body, max_body_bytes + 1)
     except zlib.error:
-        raise Trouble("invalid", f"{shown(url)}: the compressed answer is damaged", again=True) from None
+        raise TransportFailure("invalid", f"{shown(url)}: the compressed answer is damaged", again=True) from None
     if len(plain) > max_body_bytes or not engine.eof:
         what = f"more than {max_body_bytes} bytes" if len(plain) > max_body_bytes else "a body that breaks off"
-        raise Trouble("invalid", f"{shown(url)} answers with {what}")
+        raise TransportFailure("invalid", f"{shown(url)} answers with {what}")
     return plain
 
 
-def json_body(reply: Reply, family: Family = SOURCE) -> Any:
+def json_body(reply: Reply, family: ErrorMapping = SOURCE) -> Any:
     """The JSON of an answer. Raises the family's `invalid` for anything else, such as a captive portal's HTML."""
     from agent.formats.strict_json import parse
 
@@ -129,7 +129,7 @@ def json_body(reply: Reply, family: Family = SOURCE) -> Any:
         raise family.invalid(f"{reply.url} answers with no valid JSON: {error}") from None
 
 
-def text_body(reply: Reply, family: Family = SOURCE) -> str:
+def text_body(reply: Reply, family: ErrorMapping = SOURCE) -> str:
     """The answer as text. Raises the family's `invalid` where it is not UTF-8."""
     try:
         return reply.body.decode("utf-8-sig")

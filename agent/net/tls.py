@@ -7,7 +7,7 @@ import ssl
 from dataclasses import dataclass
 
 from agent.errors import ParbakeError, SourceDenied, SourceUnreachable
-from agent.net.credentials import locate
+from agent.net.credentials import resolve_path
 from agent.paths import Paths
 from agent.settings.schema import setting
 
@@ -43,11 +43,11 @@ class TlsOptions(TlsFiles):
     ) -> ssl.SSLContext:
         """These options for protocols that are not HTTP. Raises `unreachable` where a file is missing or no PEM."""
         try:
-            ca = str(locate(self.ca_file, paths, denied)) if self.ca_file else None
+            ca = str(resolve_path(self.ca_file, paths, denied)) if self.ca_file else None
             context = ssl.create_default_context(cafile=ca)
             if self.cert_file:
-                key = str(locate(self.key_file, paths, denied)) if self.key_file else None
-                context.load_cert_chain(str(locate(self.cert_file, paths, denied)), key)
+                key = str(resolve_path(self.key_file, paths, denied)) if self.key_file else None
+                context.load_cert_chain(str(resolve_path(self.cert_file, paths, denied)), key)
         except OSError as error:  # ssl.SSLError is one
             raise unreachable(f"ca_file, cert_file or key_file: {error.strerror or 'no PEM'}") from None
         if self.insecure:

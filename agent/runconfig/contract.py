@@ -21,7 +21,7 @@ _ABSENT = object()
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
-def apply(merged: Merged, keys: Mapping[KeyPath, Key]) -> RunConfig:
+def enforce(merged: Merged, keys: Mapping[KeyPath, Key]) -> RunConfig:
     """The run config. Raises ContractError with every key that is missing or of the wrong type; never shows a value."""
     declared, problems = _declared(merged, keys)
     if problems:
@@ -33,7 +33,7 @@ def apply(merged: Merged, keys: Mapping[KeyPath, Key]) -> RunConfig:
     return _config(merged, declared)
 
 
-def what_holds(merged: Merged, keys: Mapping[KeyPath, Key]) -> RunConfig:
+def valid_subset(merged: Merged, keys: Mapping[KeyPath, Key]) -> RunConfig:
     """The run config without the keys that break the contract: for finding what else is missing, never for a target."""
     return _config(merged, _declared(merged, keys)[0])
 

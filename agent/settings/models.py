@@ -101,7 +101,7 @@ class TemplateUnit:
 _UNIT = re.compile(r"[A-Za-z0-9:_.\\@][A-Za-z0-9:_.\\@-]*")  # systemd.unit(5)
 
 
-class Flavour(NamedTuple):
+class TemplateSyntax(NamedTuple):
     """What of a template's settings decides how its text is compiled."""
 
     trim_blocks: bool
@@ -149,10 +149,10 @@ class Template:
     comment_delimiters: tuple[str, ...] = setting("what stands around a comment", ("{#", "#}"))
 
     @property
-    def flavour(self) -> Flavour:
+    def flavour(self) -> TemplateSyntax:
         """How its text is to be read: templates of one flavour share a Jinja2 environment."""
         pairs = (self.variable_delimiters, self.block_delimiters, self.comment_delimiters)
-        return Flavour(self.trim_blocks, self.lstrip_blocks, *(text for pair in pairs for text in pair))
+        return TemplateSyntax(self.trim_blocks, self.lstrip_blocks, *(text for pair in pairs for text in pair))
 
     def __post_init__(self) -> None:
         pairs = (self.variable_delimiters, self.block_delimiters, self.comment_delimiters)

@@ -19,7 +19,7 @@ __all__ = [
     "Batch",
     "Column",
     "Constant",
-    "Outcome",
+    "SendResult",
     "Reader",
     "Sink",
     "SinkContext",
@@ -113,7 +113,7 @@ def _picked(column: Column, wanted: Sequence[int]) -> Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SendResult:
     """What became of a batch that the sink answered for: entries it will never take, with the reason, and entries to
     send again. All the others are acknowledged. `dropped` were refused by a sink that does not say which, and `why`."""
 
@@ -124,7 +124,7 @@ class Outcome:
     retry_after_seconds: float | None = None
 
 
-TAKEN = Outcome()
+ACCEPTED = SendResult()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class Sink(Protocol):
     options_class: ClassVar[type[Any]]
     wants_ids: ClassVar[bool]
 
-    def send(self, batch: Batch) -> Outcome:
+    def send(self, batch: Batch) -> SendResult:
         """Return once the receiver has answered for the whole batch.
 
         Raises SinkUnavailable or SinkDenied (sent again later), SinkTooLarge (halved), SinkRefused (halved, until the

@@ -38,7 +38,7 @@ class _Watched:
         return now != before
 
 
-class Spaces:
+class PlaceholderValues:
     """`facts` and `build` for placeholders: facts of status.json over [facts] of the settings.
 
     A daemon that starts anew says "starting" before it has found out anything: what was known then stays true.
@@ -75,7 +75,7 @@ class Spaces:
 class Labels:
     """A sink's labels, filled from what is known now. One that needs an unknown fact is left out, with one warning."""
 
-    def __init__(self, sink: str, labels: Mapping[str, str], spaces: Spaces) -> None:
+    def __init__(self, sink: str, labels: Mapping[str, str], spaces: PlaceholderValues) -> None:
         self._sink, self._labels, self._source = sink, labels, spaces
         self._filled: dict[str, str] = {}
         self._from: Mapping[str, Mapping[str, Any]] | None = None

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agent.errors import SinkDenied, SinkRefused, SinkUnavailable
-from agent.shipping import Batch, Outcome, Sink, SinkTooLarge
+from agent.shipping import Batch, SendResult, Sink, SinkTooLarge
 from agent.shipping.dead_letter import DeadLetters
 from agent.shipping.shutdown import Stop
 from agent.shipping.status_file import Progress
@@ -37,7 +37,7 @@ ALONE_MAX = 16
 """After so many entries refused alone and none taken, the batch is asked apart no further than into as many parts."""
 
 
-class GaveUp(Exception):
+class DeliveryAborted(Exception):
     """The time for draining is over: the batch stays in its reader's stream, for the next start."""
 
 
@@ -82,7 +82,7 @@ class Delivery:
                 self._pause(self._back_off(rounds, outcome.retry_after_seconds), outcome.retry_after_seconds)
                 rounds += 1
 
-    def _send(self, batch: Batch) -> Outcome:
+    def _send(self, batch: Batch) -> SendResult:
         """Send until the sink answers for the batch. Raises SinkRefused for what it will not take."""
         attempt, waited = 0, 0.0
         while True:
@@ -93,7 +93,7 @@ class Delivery:
                 after = getattr(error, "retry_after_seconds", None)
             except ValueError as error:
                 if self._stop.over:  # then sinks are closed under those who still use them
-                    raise GaveUp from None
+                    raise DeliveryAborted from None
                 place = traceback.extract_tb(error.__traceback__)[-1]
                 raise SinkRefused(
                     f"parbake stumbles over it: {type(error).__name__} in {Path(place.filename).name}, line {place.lineno}"
@@ -107,7 +107,7 @@ class Delivery:
             seconds = self._back_off(attempt, after)
             waited += seconds
             if waited > self._patience_seconds:
-                raise GaveUp
+                raise DeliveryAborted
             self._pause(seconds, after)
             attempt += 1
 
@@ -116,7 +116,7 @@ class Delivery:
             urgent = max(URGENT_WAIT_SECONDS, min(after_seconds or 0.0, URGENT_RETRY_AFTER_SECONDS))
             self._stop.wait(seconds, urgent_seconds=urgent)
         if self._stop.over:
-            raise GaveUp
+            raise DeliveryAborted
 
     def _back_off(self, attempt: int, after_seconds: float | None) -> float:
         """Exponential with full jitter, and never before the sink's own Retry-After, of which an hour is believed."""

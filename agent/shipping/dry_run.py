@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import IO, Any, ClassVar
 
-from agent.shipping import TAKEN, Batch, Outcome
+from agent.shipping import ACCEPTED, Batch, SendResult
 from agent.shipping.json_lines import JsonFields
 
 
@@ -19,10 +19,10 @@ class DryRun:
         self._sink, self._out = sink, out
         self._json = JsonFields()
 
-    def send(self, batch: Batch) -> Outcome:
+    def send(self, batch: Batch) -> SendResult:
         told = replace(batch, labels={**batch.labels, "sink": self._sink})
         self._out.write(self._json.ndjson(told))
-        return TAKEN
+        return ACCEPTED
 
     def close(self) -> None:
         self._out.flush()

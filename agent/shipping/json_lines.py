@@ -16,7 +16,7 @@ _CONTROLS = bytes(range(32))
 _MEMO_BYTES = 4 << 20
 _SAMPLE = 64
 """So many values tell whether those of a column are worth remembering."""
-Piece = str | Sequence[str]
+Fragment = str | Sequence[str]
 """Of a line of JSON: a text that all entries have, or one for each entry."""
 
 
@@ -36,16 +36,16 @@ class JsonFields:
         """Each value as a JSON string; "" for None."""
         if isinstance(column, Constant):
             return [_literal(column.value)] * len(column)
-        return joined(_unlike("", column), len(column))
+        return joined(_encode_distinct("", column), len(column))
 
-    def members(self, name: str, column: Column) -> list[Piece]:
+    def members(self, name: str, column: Column) -> list[Fragment]:
         """Each value as `,"NAME":"value"`, in pieces; "" for None."""
         prefix = f",{encode_basestring(name)}:"
         if isinstance(column, Constant):
             return [_member(prefix, column.value)]
         sample = column[:_SAMPLE]
         if len(set(sample)) * 4 > len(sample) > 8:
-            return _unlike(prefix, column)
+            return _encode_distinct(prefix, column)
         memo = self._memo.setdefault(name, {})
         for value in set(column) - memo.keys():
             memo[value] = text = _member(prefix, value)
@@ -71,20 +71,20 @@ class JsonFields:
             flat += row
         return "".join(flat)
 
-    def _pieces(self, batch: Batch, end: str) -> list[Piece]:
+    def _pieces(self, batch: Batch, end: str) -> list[Fragment]:
         seconds_of, micros = _clock(batch.times, '{"timestamp":"')
         return [seconds_of, micros, 'Z"', *self._fields(batch), label_members(batch.labels), end]
 
-    def _fields(self, batch: Batch, skip: frozenset[str] = frozenset()) -> list[Piece]:
+    def _fields(self, batch: Batch, skip: frozenset[str] = frozenset()) -> list[Fragment]:
         return [piece for name, column in batch.columns.items() if name not in skip for piece in self.members(name, column)]
 
 
-def joined(pieces: Sequence[Piece], count: int) -> list[str]:
+def joined(pieces: Sequence[Fragment], count: int) -> list[str]:
     """The text of each of `count` entries."""
     return list(map("".join, _rows(pieces, count)))
 
 
-def _rows(pieces: Sequence[Piece], count: int) -> Iterable[tuple[str, ...]]:
+def _rows(pieces: Sequence[Fragment], count: int) -> Iterable[tuple[str, ...]]:
     """The pieces of each entry. Of those that are the same for all, neighbours are one."""
     columns: list[Iterable[str]] = []
     same = ""
@@ -105,7 +105,7 @@ def _member(prefix: str, value: bytes | None) -> str:
     return "" if value is None else prefix + _literal(value)
 
 
-def _unlike(prefix: str, column: Column) -> list[Piece]:
+def _encode_distinct(prefix: str, column: Column) -> list[Fragment]:
     """The members of a column whose values are hardly worth remembering."""
     parts = _escaped(column)
     if parts is None:

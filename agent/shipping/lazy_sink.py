@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 from agent.errors import DiscoveryError, SinkDenied, SinkUnavailable
 from agent.settings import interpolation
-from agent.shipping import Batch, Outcome, Sink, SinkContext
+from agent.shipping import Batch, SendResult, Sink, SinkContext
 
 
-class PlacedSink:
+class LazySink:
     """Stands for a sink of `kind`. `spaces` gives what is known now; with another value the sink is made anew."""
 
     options_class: ClassVar[type[Any]] = object
@@ -24,7 +24,7 @@ class PlacedSink:
         self._filled: Any = None
         self._sink: Sink | None = None
 
-    def send(self, batch: Batch) -> Outcome:
+    def send(self, batch: Batch) -> SendResult:
         """As the sink's. Raises SinkUnavailable while a fact is not known, SinkDenied while one does not fit."""
         return self._now().send(batch)
 

@@ -14,7 +14,7 @@ from agent.errors import StateError
 from agent.settings.models import Sink as SinkSettings
 from agent.shipping import PRIORITY_OF_LOSS, Batch, Reader
 from agent.shipping.checkpoint import Checkpoint
-from agent.shipping.delivery import Delivery, GaveUp
+from agent.shipping.delivery import Delivery, DeliveryAborted
 from agent.shipping.shutdown import Stop
 from agent.shipping.status_file import Progress
 
@@ -60,7 +60,7 @@ class Lane:
                     continue
                 self.reader.wait(_IDLE_SECONDS, self.stop)
                 self.stop.wait(self.settings.batch_age, urgent_seconds=_URGENT_AGE_SECONDS)
-        except GaveUp:
+        except DeliveryAborted:
             return False
         finally:
             self.reader.close()
@@ -72,7 +72,7 @@ class Lane:
     def _step(self) -> Batch:
         """Ship one batch. What was read of it is returned."""
         if self.stop.over:
-            raise GaveUp
+            raise DeliveryAborted
         with self.turn:
             read = self.reader.read(self.settings.batch_entries, self.settings.batch_bytes)
             batch = self.clean(with_loss(read)) if len(read) or read.lost else read

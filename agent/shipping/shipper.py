@@ -23,11 +23,11 @@ from agent.settings.models import Journal, Settings
 from agent.settings.models import Sink as SinkSettings
 from agent.shipping import Batch, Reader, Sink, SinkContext, feedback_loops
 from agent.shipping.checkpoint import Checkpoint
-from agent.shipping.daemon_view import Labels, Masking, Spaces
+from agent.shipping.daemon_view import Labels, Masking, PlaceholderValues
 from agent.shipping.dead_letter import DeadLetters
 from agent.shipping.delivery import Delivery
 from agent.shipping.dry_run import DryRun
-from agent.shipping.lazy_sink import PlacedSink
+from agent.shipping.lazy_sink import LazySink
 from agent.shipping.pipeline import Lane
 from agent.shipping.readers.files import FilesReader
 from agent.shipping.readers.journal import JournalReader
@@ -43,7 +43,7 @@ _GRACE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class ShipOptions:
     """What the command line asks for. `since_us` reads from there, and leaves the checkpoints alone."""
 
     once: bool = False
@@ -60,9 +60,9 @@ class Wishes:
 class Shipper:
     """Builds and runs the lanes. Raises SettingsError for settings that cannot work."""
 
-    def __init__(self, settings: Settings, paths: Paths, wishes: Wishes, stop: Stop) -> None:
+    def __init__(self, settings: Settings, paths: Paths, wishes: ShipOptions, stop: Stop) -> None:
         self._settings, self._paths, self._wishes, self._stop = settings, paths, wishes, stop
-        self._spaces = Spaces(settings, paths)
+        self._spaces = PlaceholderValues(settings, paths)
         self._masking = Masking(settings, paths)
         self._written = feedback_loops.Written(settings, paths, self._spaces.current)
         self._turn = threading.Lock()
@@ -185,7 +185,7 @@ class Shipper:
         if self._wishes.dry_run is not None:
             return DryRun(sink.name, self._wishes.dry_run)
         context = SinkContext(sink.name, self._paths, self._stop, self._mark)
-        return PlacedSink(plugin, sink.options, context, self._spaces.current)
+        return LazySink(plugin, sink.options, context, self._spaces.current)
 
     @property
     def _ending(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 
-from agent.shipping.daemon_view import Spaces
+from agent.shipping.daemon_view import PlaceholderValues
 from agent.shipping.shutdown import Stop
 
 log = logging.getLogger("parbake")
@@ -15,7 +15,7 @@ LOOK_SECONDS = 1.0
 class Termination:
     """Looks for the fact in a thread, since every lane may be asleep. What was called off brings the usual pace back."""
 
-    def __init__(self, spaces: Spaces, stop: Stop) -> None:
+    def __init__(self, spaces: PlaceholderValues, stop: Stop) -> None:
         self._spaces = spaces
         self._stop = stop
         self._why = ""

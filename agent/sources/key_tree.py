@@ -10,14 +10,16 @@ from agent.errors import SourceInvalid
 from agent.model import Layer
 
 
-def tree(pairs: Iterable[tuple[str, Any]], separator: str, where: str, *, apart: Iterable[str] = ()) -> dict[str, Any]:
+def tree(
+    pairs: Iterable[tuple[str, Any]], separator: str, where: str, *, exclude_prefixes: Iterable[str] = ()
+) -> dict[str, Any]:
     """Nested tables from (key below the layer, value).
 
-    Keys below one of `apart` are left out: they are another layer of the source. Raises SourceInvalid, naming the keys,
+    Keys below one of `exclude_prefixes` are left out: they belong to another layer. Raises SourceInvalid, naming the keys,
     where one is both a value and the beginning of others, comes twice, or has an empty segment.
     """
     top: dict[str, Any] = {}
-    others = tuple(apart)
+    others = tuple(exclude_prefixes)
     problems = []
     for key, value in sorted(pairs, key=lambda pair: pair[0]):
         if key.startswith(others) and others:
@@ -44,7 +46,7 @@ def _put(top: dict[str, Any], path: list[str], value: Any) -> list[str] | None:
     return None
 
 
-def below(layer: str, layers: Sequence[str], separator: str = "/") -> list[str]:
+def nested_layers(layer: str, layers: Sequence[str], separator: str = "/") -> list[str]:
     """The other layers that lie inside `layer`, as prefixes of its keys: "web/" for "env/dev" and "env/dev/web"."""
     start = f"{layer}{separator}" if layer else ""
     return [other.removeprefix(start) + separator for other in layers if other != layer and other.startswith(start)]

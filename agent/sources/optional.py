@@ -21,7 +21,7 @@ def require(module: str, backend: str, extra: str, package: str) -> None:
         )
 
 
-def within(seconds: float, call: Callable[[], T], what: str, cut: Callable[[], None] | None = None) -> T:
+def call_with_timeout(seconds: float, call: Callable[[], T], what: str, cut: Callable[[], None] | None = None) -> T:
     """What `call` returns or raises, or SourceUnreachable after `seconds`, when `cut` is called to end it.
 
     For libraries whose time-outs begin anew with every byte. The call runs in a thread that may outlive the time-out.

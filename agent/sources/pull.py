@@ -21,13 +21,13 @@ log = logging.getLogger("parbake.sources")
 @dataclass(frozen=True, slots=True)
 class Pulled:
     """What all sources gave. `snapshots` in overlay order; `fresh` names the sources that answered and were believed,
-    `disbelieved` those that answered and were not."""
+    `implausible` those that answered and were not."""
 
     snapshots: tuple[tuple[str, Snapshot], ...]
     reports: tuple[SourceReport, ...]
     fresh: frozenset[str]
     missing: tuple[str, ...] = ()
-    disbelieved: frozenset[str] = frozenset()
+    implausible: frozenset[str] = frozenset()
 
     @property
     def stale(self) -> bool:
@@ -59,7 +59,7 @@ def pull(
     reports: list[SourceReport] = []
     fresh: set[str] = set()
     missing: list[str] = []
-    disbelieved: set[str] = set()
+    implausible: set[str] = set()
     for settings, source in sources:
         name = settings.name
         layers: tuple[str, ...] | None = None
@@ -67,11 +67,11 @@ def pull(
             vet(settings, facts)
             layers = layer_names(settings, facts, build)
             snapshot = source.fetch(layers)
-            _believe(settings, snapshot, good.had.get(name, frozenset()))
+            check_plausible(settings, snapshot, good.had.get(name, frozenset()))
         except (SourceError, DiscoveryError) as error:
             last = _fitting(good.snapshots.get(name), layers)
             if isinstance(error, SourceMissing):
-                disbelieved.add(name)
+                implausible.add(name)
             said = f"{error}; {error.hint}" if error.hint else str(error)
             reports.append(_without(settings, last, good.fetched.get(name), said))
             if last is not None:
@@ -82,10 +82,10 @@ def pull(
         fresh.add(name)
         snapshots.append((name, snapshot))
         reports.append(SourceReport(name, settings.backend, "ok", snapshot.revision, now()))
-    return Pulled(tuple(snapshots), tuple(reports), frozenset(fresh), tuple(missing), frozenset(disbelieved))
+    return Pulled(tuple(snapshots), tuple(reports), frozenset(fresh), tuple(missing), frozenset(implausible))
 
 
-def _believe(settings: SourceSettings, snapshot: Snapshot, had: frozenset[str]) -> None:
+def check_plausible(settings: SourceSettings, snapshot: Snapshot, had: frozenset[str]) -> None:
     """Refuse an answer that would empty a config; `had` are the layers with keys in the last good one. Raises SourceMissing.
 
     A layer that had keys in the last good run config and has none now is a store that lost its state far more often than

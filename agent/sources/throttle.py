@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from agent.errors import SourceDenied, SourceError, SourceUnreachable
 from agent.model import Snapshot
-from agent.net.credentials import locate
+from agent.net.credentials import resolve_path
 from agent.paths import Paths
 from agent.sources import Source, Watching
 
@@ -28,7 +28,7 @@ _FIRST_REFUSAL_SECONDS, _LAST_REFUSAL_SECONDS = 5.0, 300.0
 Clock = Callable[[], float]
 
 
-class Patient:
+class ThrottledSource:
     """Asks `source` unless it is to be left alone, and then says again what it said last."""
 
     options_class: ClassVar[type[Any]] = object
@@ -87,7 +87,7 @@ class Patient:
             reference = getattr(self._options, field.name)
             if field.name.endswith("_file") and isinstance(reference, str) and reference:
                 with contextlib.suppress(OSError, SourceDenied):
-                    there = os.stat(locate(reference, self._paths))
+                    there = os.stat(resolve_path(reference, self._paths))
                     found.append((field.name, there.st_ino, there.st_mtime_ns, there.st_size))
         return tuple(found)
 
@@ -95,7 +95,7 @@ class Patient:
         self.source.close()
 
 
-class PatientWatching(Patient):
+class PatientWatching(ThrottledSource):
     """The same of a source that can be watched."""
 
     source: Any
@@ -105,6 +105,6 @@ class PatientWatching(Patient):
         return found
 
 
-def patient(source: Source, options: Any, paths: Paths) -> Source:
+def throttle(source: Source, options: Any, paths: Paths) -> Source:
     """The source, asked no more often than it likes."""
-    return (PatientWatching if isinstance(source, Watching) else Patient)(source, options, paths)
+    return (PatientWatching if isinstance(source, Watching) else ThrottledSource)(source, options, paths)

@@ -21,7 +21,7 @@ _EARLY = 0.85
 """The part of a poll within which an alarm is none of the poll's: less than what its jitter leaves."""
 
 
-class _Bugs:
+class UnexpectedErrorLog:
     """Says each bug once, by its type and place alone: an unexpected error's text may hold a value."""
 
     def __init__(self, whose: str, source: str = "") -> None:
@@ -65,7 +65,7 @@ class Watcher:
         self._error = ""
         self._version = 0
         self._looked = float("-inf")
-        self._bugs = _Bugs(f"source {name}", name)
+        self._bugs = UnexpectedErrorLog(f"source {name}", name)
         self._told = threading.Condition()
         self._thread = threading.Thread(target=self._work, name=f"watch {name}", daemon=True)
 
@@ -207,7 +207,7 @@ class FactsWatcher:
         self._changed = changed
         self._stopping = threading.Event()
         self._facts: Facts | None = None
-        self._bugs = _Bugs("the watch of the platform's facts")
+        self._bugs = UnexpectedErrorLog("the watch of the platform's facts")
         self._thread = threading.Thread(target=self._work, name="watch facts", daemon=True)
 
     def saw(self, facts: Facts) -> None:

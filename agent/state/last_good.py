@@ -33,7 +33,7 @@ _BYTES = "\0base64"
 class _Files(Protocol):
     def read(self, path: Path) -> bytes | None: ...
     def write(self, path: Path, content: bytes) -> None: ...
-    def set_damaged_aside(self, path: Path, error: Exception) -> None: ...
+    def quarantine_file(self, path: Path, error: Exception) -> None: ...
     def load(self, name: str) -> dict[str, Any]: ...
     def digest_key(self) -> bytes: ...
     def remove(self, name: str) -> None: ...
@@ -87,7 +87,7 @@ class LastGoodStore:
             had = {name: frozenset(item["had"]) for name, item in sources.items()}
             fetched = {name: str(item["fetched"]) for name, item in sources.items()}
         except (KeyError, TypeError, AttributeError) as error:
-            self._files.set_damaged_aside(self._directory / _INDEX, error)
+            self._files.quarantine_file(self._directory / _INDEX, error)
             had, fetched = {}, {}
         return LastGood(had, fetched, self._read_snapshots)
 
@@ -153,7 +153,7 @@ class LastGoodStore:
                 if self._sealer.away:  # it may be as good as ever
                     log.warning("%s cannot be opened: %s; it is left as it is", path, error)
                 else:
-                    self._files.set_damaged_aside(path, error)
+                    self._files.quarantine_file(path, error)
         return {}
 
 

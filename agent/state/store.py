@@ -115,7 +115,7 @@ class State:
                 return record
             raise ValueError("not an object")
         except ValueError as error:
-            self.set_damaged_aside(path, error)
+            self.quarantine_file(path, error)
             return {}
 
     def save(self, name: str, record: Mapping[str, Any]) -> None:
@@ -144,7 +144,7 @@ class State:
 
     # -- identity
 
-    def set_aside(self) -> Path:
+    def archive_previous_instance(self) -> Path:
         """Move everything that an earlier instance left (generations, last good run config, checkpoints) out of the way.
 
         Its run config is removed: it is of no use here and may hold that instance's secrets. Raises StateError.
@@ -218,7 +218,7 @@ class State:
                 f"{path} cannot be written: {error.strerror}", hint="free space there, or let parbake write there"
             ) from None
 
-    def set_damaged_aside(self, path: Path, error: Exception) -> None:
+    def quarantine_file(self, path: Path, error: Exception) -> None:
         """Rename a damaged file, with a warning: it may interest somebody, and must not be met again."""
         log.warning("%s is damaged (%s) and is set aside as %s.damaged", path, error, path.name)
         try:

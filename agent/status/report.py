@@ -46,7 +46,7 @@ class Report:
     convergences: int = 0
     failures: int = 0
 
-    def enter(self, state: str, error: str | None = None) -> None:
+    def set_state(self, state: str, error: str | None = None) -> None:
         """Take on a state; `since` moves only when the state does."""
         if state != self.state:
             self.since = now()
@@ -110,10 +110,10 @@ def publish(report: Report, paths: Paths) -> None:
     write_atomic(paths.metrics, _all_metrics(report, paths).encode(), 0o644)
 
 
-Mark = tuple[int, int] | None
+StatusStamp = tuple[int, int] | None
 
 
-def mark(paths: Paths) -> Mark:
+def status_stamp(paths: Paths) -> StatusStamp:
     """Which status.json there is: another one was written by another parbake. None where there is none."""
     try:
         found = paths.status.stat()
@@ -142,5 +142,5 @@ def _all_metrics(report: Report, paths: Paths) -> str:
     return as_metrics(report) + (shipper.as_metrics(shipping, time.time()) if shipping else "")
 
 
-def fresh(settings: Settings) -> Report:
+def new_report(settings: Settings) -> Report:
     return Report(component={"name": settings.component.name, "version": settings.component.version})

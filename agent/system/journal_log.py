@@ -27,7 +27,7 @@ EVENTS = {
 """By the state that is entered."""
 
 
-class JournalFormat(logging.Handler):
+class JournalHandler(logging.Handler):
     """Sends records to journald. Only the message and the fields above: the stock handler forwards a record's raw arguments."""
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ def set_up(level: str) -> None:
     """Send the log where this process's output goes: the journal when systemd connected it, else standard error."""
     handler: logging.Handler
     if _on_journal():
-        handler = JournalFormat()
+        handler = JournalHandler()
         handler.setFormatter(logging.Formatter("%(message)s"))
     else:
         handler = logging.StreamHandler(sys.stderr)
@@ -89,7 +89,7 @@ def _priority(level: int) -> int:
 def announce(level: int, text: str, message_id: str, generation: int) -> None:
     """An event that operators alert on, into the machine's journal also where a command by hand prints it elsewhere."""
     if os.path.exists(_JOURNAL_SOCKET):
-        handler = JournalFormat()
+        handler = JournalHandler()
         handler.setFormatter(logging.Formatter("%(message)s"))
         record = logging.LogRecord("parbake", level, "", 0, text, None, None)
         record.__dict__.update(event(message_id, generation))

@@ -18,7 +18,7 @@ _CUT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class ProcessResult:
     """How a program ended. `code` is None where it did not start or was killed for its time-out; `output` is the end of
     what it printed, standard output and standard error together, and may hold secrets: mask it before it is shown."""
 
@@ -31,7 +31,7 @@ class Ran:
         return self.code == 0
 
 
-def run(argv: Sequence[str], timeout_seconds: float, cut: Callable[[], bool] = lambda: False) -> Ran:
+def run(argv: Sequence[str], timeout_seconds: float, cut: Callable[[], bool] = lambda: False) -> ProcessResult:
     """Run `argv` without a shell, until it ends, its time is up, or `cut` says so. Its whole process group is killed then:
     what a check left in the background neither outlives it nor holds it up."""
     environment = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/root"}
@@ -47,7 +47,7 @@ def run(argv: Sequence[str], timeout_seconds: float, cut: Callable[[], bool] = l
         )
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        return Ran(None, f"{argv[0]}: {reason}")
+        return ProcessResult(None, f"{argv[0]}: {reason}")
     assert process.stdout is not None
     with process.stdout as pipe:
         os.set_blocking(pipe.fileno(), False)
@@ -59,9 +59,9 @@ def run(argv: Sequence[str], timeout_seconds: float, cut: Callable[[], bool] = l
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         if not ended:
-            return Ran(None, f"no end after {timeout_seconds:g} s, killed", timed_out=True)
+            return ProcessResult(None, f"no end after {timeout_seconds:g} s, killed", timed_out=True)
         output = _drained(pipe.fileno(), output)
-    return Ran(process.returncode, output.decode("utf-8", "replace").strip())
+    return ProcessResult(process.returncode, output.decode("utf-8", "replace").strip())
 
 
 def _follow(pid: int, pipe: int, deadline: float, cut: Callable[[], bool]) -> tuple[bool, bytes]:

@@ -32,7 +32,7 @@ READ_MAX_BYTES = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
+class TargetLocation:
     """A place for a file: its directory's descriptor, and its name there."""
 
     directory: int
@@ -40,7 +40,7 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
-class NewDirectory:
+class ParentDirectory:
     """How a missing directory is made; -1 leaves the owner or group to be parbake's own."""
 
     mode: int = 0o755
@@ -49,7 +49,7 @@ class NewDirectory:
 
 
 @contextmanager
-def slot(paths: Paths, target: str, *, create: NewDirectory | None = None) -> Iterator[Slot]:
+def slot(paths: Paths, target: str, *, create: ParentDirectory | None = None) -> Iterator[TargetLocation]:
     """The place of `target`. With `create`, missing directories are made so.
 
     Raises FileNotFoundError without `create`, ApplyError where the way there cannot be trusted or made.
@@ -57,12 +57,12 @@ def slot(paths: Paths, target: str, *, create: NewDirectory | None = None) -> It
     *parents, name = [segment for segment in target.split("/") if segment]
     descriptor = _walk(paths, target, parents, create)
     try:
-        yield Slot(descriptor, name)
+        yield TargetLocation(descriptor, name)
     finally:
         os.close(descriptor)
 
 
-def _walk(paths: Paths, target: str, parents: list[str], create: NewDirectory | None) -> int:
+def _walk(paths: Paths, target: str, parents: list[str], create: ParentDirectory | None) -> int:
     trail = [os.open(paths.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
     todo, links = list(reversed(parents)), 0
     try:
@@ -91,7 +91,7 @@ def _walk(paths: Paths, target: str, parents: list[str], create: NewDirectory | 
             os.close(descriptor)
 
 
-def _enter(directory: int, segment: str, create: NewDirectory | None) -> int:
+def _enter(directory: int, segment: str, create: ParentDirectory | None) -> int:
     try:
         return os.open(segment, _DIRECTORY, dir_fd=directory)
     except FileNotFoundError:
@@ -224,7 +224,7 @@ def own_ids() -> tuple[int, int]:
     return os.geteuid(), os.getegid()
 
 
-def is_mount(place: Slot) -> bool:
+def is_mount(place: TargetLocation) -> bool:
     """Whether a target is a mount point of its own, such as a file that a container's runtime binds. False without /proc."""
     try:
         path = os.path.join(os.readlink(f"/proc/self/fd/{place.directory}"), place.name)
@@ -235,7 +235,7 @@ def is_mount(place: Slot) -> bool:
     return wanted.encode("utf-8", "surrogateescape") in (line.split(b" ")[4] for line in lines)
 
 
-def is_immutable(place: Slot) -> bool:
+def is_immutable(place: TargetLocation) -> bool:
     """Whether a target has the attribute that chattr(1) calls immutable or append-only; ioctl_iflags(2)."""
     flags = array("l", [0])
     try:

@@ -28,7 +28,7 @@ class Notifier:
         self._allow(self._watchdog_seconds)
         self.tell(f"EXTEND_TIMEOUT_USEC={_START_USEC}\nWATCHDOG=1" if self.starting else "WATCHDOG=1")
 
-    def alive_for(self, seconds: float) -> None:
+    def extend_watchdog(self, seconds: float) -> None:
         """Before something that may rightly take so long: a check, a pull."""
         self.alive()
         self._allow(max(self._watchdog_seconds, seconds + _SPARE_SECONDS))

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agent.model import UnitResult, UnitStep
-from agent.system.process import Ran
+from agent.system.process import ProcessResult
 
-Run = Callable[[Sequence[str], float], Ran]
+Run = Callable[[Sequence[str], float], ProcessResult]
 _SHOW_SECONDS = 10.0
 _PROPERTIES = ("LoadState", "ActiveState", "SubState", "NRestarts", "Job", "Type")
 _RUNNING = ("active", "reloading", "refreshing")

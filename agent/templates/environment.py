@@ -15,7 +15,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Cycler, Joiner, Namespace
 
 from agent.paths import Paths
-from agent.settings.models import Flavour
+from agent.settings.models import TemplateSyntax
 from agent.system.safe_files import write_atomic
 from agent.templates.filters import FILTERS
 from agent.templates.tracked_context import Missing, View
@@ -27,7 +27,7 @@ _METHODS = ("items", "keys", "values", "get")
 class Sandbox(ImmutableSandboxedEnvironment):
     """Strict, without globals that hold data, without HTML escaping, without `random`."""
 
-    def __init__(self, loader: BaseLoader, cache: BytecodeCache | None, flavour: Flavour) -> None:
+    def __init__(self, loader: BaseLoader, cache: BytecodeCache | None, flavour: TemplateSyntax) -> None:
         super().__init__(
             loader=loader,
             bytecode_cache=cache,

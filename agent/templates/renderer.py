@@ -14,7 +14,7 @@ from agent.keypath import KeyPath, dotted, lookup, same
 from agent.masking import masker
 from agent.model import Facts, Rendering, RunConfig
 from agent.paths import Paths
-from agent.settings.models import Component, Flavour, Template
+from agent.settings.models import Component, Template, TemplateSyntax
 from agent.templates.environment import Compiled, Sandbox, TemplateFiles
 from agent.templates.tracked_context import Reads, View
 
@@ -31,8 +31,8 @@ class Renderer:
         self._build = {"component": component.name, "version": component.version}
         self._absolute = frozenset(t.source for t in templates if t.source.startswith("/"))
         self._baking = baking
-        self._environments: dict[Flavour, Sandbox] = {}
-        self._compiled: dict[Flavour, Compiled] = {}
+        self._environments: dict[TemplateSyntax, Sandbox] = {}
+        self._compiled: dict[TemplateSyntax, Compiled] = {}
 
     def render(self, template: Template, config: RunConfig, facts: Facts) -> Rendering:
         """The rendering. Raises RenderError naming the template, the line and every key that is missing."""
@@ -137,7 +137,7 @@ def _first(paths: Iterable[KeyPath]) -> frozenset[str]:
     return frozenset(path[0] if path else ALL_FACTS for path in paths)
 
 
-def still_holds(rendering: Rendering, old: RunConfig, new: RunConfig, old_facts: Facts, new_facts: Facts) -> bool:
+def inputs_unchanged(rendering: Rendering, old: RunConfig, new: RunConfig, old_facts: Facts, new_facts: Facts) -> bool:
     """Whether everything this rendering read is as it was, so that it need not be made again."""
     if not all(same(lookup(old.tree, path, _ABSENT), lookup(new.tree, path, _ABSENT)) for path in rendering.reads):
         return False

@@ -10,7 +10,7 @@ from agent.keypath import KeyPath
 _METHODS = ("items", "keys", "values", "get")
 
 
-def keys_read(environment: Environment, source: str) -> set[KeyPath]:
+def static_key_reads(environment: Environment, source: str) -> set[KeyPath]:
     """The paths below `config` that a template and those it includes name. A path ends where a variable takes over, and
     is empty where all of `config` is used. Raises RenderError where an included template is not there or is no template.
     """

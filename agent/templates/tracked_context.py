@@ -93,20 +93,20 @@ class MissingLenient(Missing):
         self._note()
         return 0.0
 
-    def _go_on(self, *_: Any) -> Any:
+    def _chain(self, *_: Any) -> Any:
         self._note()
         return self
 
-    def _say_no(self, *_: Any) -> Any:
+    def _falsy(self, *_: Any) -> Any:
         self._note()
         return False
 
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _go_on
-    __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = __pos__ = __neg__ = __call__ = _go_on
-    __lt__ = __le__ = __gt__ = __ge__ = __ne__ = __contains__ = _say_no
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _chain
+    __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = __pos__ = __neg__ = __call__ = _chain
+    __lt__ = __le__ = __gt__ = __ge__ = __ne__ = __contains__ = _falsy
 
 
-class _Octets(bytes):
+class TextBytes(bytes):
     """Bytes that are text wherever a template puts them into text, and come out of the render as the same bytes."""
 
     __slots__ = ()
@@ -144,7 +144,7 @@ class View(Mapping[str, Any]):
             self._reads.secret = True
             value = value.reveal()
         if isinstance(value, bytes):
-            return _Octets(value)
+            return TextBytes(value)
         # a copy, since a list has methods that change it (and Jinja2 before 3.1.5 lets a template call pop)
         return plain(value) if isinstance(value, (list, tuple, Mapping)) else value
 

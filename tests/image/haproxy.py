@@ -11,7 +11,7 @@ from tests.servers.consul import Consul
 
 UNIT = "haproxy.service"
 TARGET = "/etc/haproxy/haproxy.cfg"
-TAKEN = 9099
+ACCEPTED = 9099
 SOURCE = """\
 [component]
 name = "edge"
@@ -55,7 +55,7 @@ SQUATTER = f"""\
 Before=haproxy.service parbake.service
 [Service]
 Type=notify
-ExecStart=/usr/bin/python3 -c 'import socket, time; from systemd import daemon; taken = socket.create_server(("127.0.0.1", {TAKEN})); daemon.notify("READY=1"); time.sleep(86400)'
+ExecStart=/usr/bin/python3 -c 'import socket, time; from systemd import daemon; taken = socket.create_server(("127.0.0.1", {ACCEPTED})); daemon.notify("READY=1"); time.sleep(86400)'
 [Install]
 WantedBy=multi-user.target
 """  # noqa: E501

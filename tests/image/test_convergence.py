@@ -110,7 +110,7 @@ def test_a_value_that_keeps_a_unit_from_starting_is_rolled_back_and_not_tried_ag
     before = machine.read(haproxy.TARGET)
 
     began = time.monotonic()
-    consul.put("site/common/web/port", str(haproxy.TAKEN))
+    consul.put("site/common/web/port", str(haproxy.ACCEPTED))
     assert state_becomes(machine, "rolled-back", 20)
     assert serves(machine, "first", seconds=5)
     assert time.monotonic() - began < 15
@@ -147,7 +147,7 @@ def test_a_unit_comes_back_whose_start_limit_the_bad_generation_used_up(machine:
     bake(machine, {**haproxy.files("restart"), "/etc/systemd/system/haproxy.service.d/limit.conf": limit})
     machine.run(["systemctl", "enable", "squatter.service"])
     machine.boot()
-    consul.put("site/common/web/port", str(haproxy.TAKEN))
+    consul.put("site/common/web/port", str(haproxy.ACCEPTED))
     assert state_becomes(machine, "rolled-back")
     assert serves(machine, "first", seconds=5)
     assert show(machine, haproxy.UNIT, "ActiveState") == "active"
@@ -163,7 +163,7 @@ def test_a_reload_that_the_unit_only_pretends_is_found_by_verify_and_rolled_back
     machine.boot()
     pid, before = show(machine, haproxy.UNIT, "MainPID"), machine.read(haproxy.TARGET)
 
-    consul.put("site/common/web/port", str(haproxy.TAKEN))
+    consul.put("site/common/web/port", str(haproxy.ACCEPTED))
     assert state_becomes(machine, "rolled-back")
     assert "template haproxy.cfg: verify failed" in status(machine)["error"]
     assert served(machine) == "first"
@@ -184,7 +184,7 @@ def test_a_first_config_that_does_not_start_is_reported_and_a_good_one_starts_th
     machine: Machine, consul: Consul
 ) -> None:
     """There is nothing to go back to: `failed`, the unit stays down, parbake itself is up; a corrected value starts it."""
-    fill(consul, port=haproxy.TAKEN)
+    fill(consul, port=haproxy.ACCEPTED)
     bake(machine, haproxy.files("reload"))
     machine.run(["systemctl", "enable", "squatter.service"])
     machine.boot(degraded=True)

@@ -53,7 +53,7 @@ class Following:
         self._born = False
         self._denied: set[Path] = set()
         self._missed: dict[Path, int] = {}
-        self._mourned: set[Path] = set()
+        self._reported_missing: set[Path] = set()
         self._gaps = Gaps(self._is_own_generation)
         self.tails: list[Tail] = []
         self.lost = 0
@@ -67,7 +67,7 @@ class Following:
         for path in dict.fromkeys([*(tail.path for tail in self.tails), *self._missed, *present]):
             self._look_at(path, matched)
         self._missed.clear()
-        self._mourned.clear()
+        self._reported_missing.clear()
         there = {rotation.key_of(path) for path in matched}
         for tail in [tail for tail in self.tails if tail.key not in there and self._finished(tail)]:
             tail.close()
@@ -155,7 +155,7 @@ class Following:
         oldest = self._open_generations(path, max(newest), found)
         last = max(known, key=lambda tail: tail.modified_ns, default=None)
         lost = self._gaps.after_last(path, last, max(newest), oldest)
-        if lost and path in self._mourned and last is None:
+        if lost and path in self._reported_missing and last is None:
             lost -= 1
         if lost:
             self.lost += lost
@@ -235,7 +235,7 @@ class Following:
             self._missed[path] = max(self._missed.get(path, 0), state["modified_ns"])
             if state["unread"] > 0:
                 self.lost += 1
-                self._mourned.add(path)
+                self._reported_missing.add(path)
                 log.warning("%s is gone from where it was; what was not read of it is lost", path)
 
     def _find(self, path: Path, state: Mapping[str, Any]) -> Tail | None:

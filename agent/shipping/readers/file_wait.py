@@ -19,7 +19,7 @@ _DIRECTORIES_MAX = 8
 """In the whole process at once: watchdog takes up to two threads for each, and the unit has TasksMax=64."""
 
 
-class Room:
+class WatchBudget:
     """How many directories may still be watched. One for the process, because the limit on threads is the process's."""
 
     def __init__(self, directories: int) -> None:
@@ -44,13 +44,13 @@ class Room:
             self._left = -(1 << 30)
 
 
-_ROOM = Room(_DIRECTORIES_MAX)
+_ROOM = WatchBudget(_DIRECTORIES_MAX)
 
 
-class Arming:
+class DirectoryWatch:
     """Watches directories for the length of one wait, or looks once a second where they cannot be watched."""
 
-    def __init__(self, room: Room = _ROOM) -> None:
+    def __init__(self, room: WatchBudget = _ROOM) -> None:
         self._room = room
         self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._warned = False

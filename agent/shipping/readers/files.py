@@ -18,7 +18,7 @@ from agent.paths import Paths
 from agent.settings.models import LogFile
 from agent.shipping import Batch
 from agent.shipping.readers.file_set import Following
-from agent.shipping.readers.file_wait import Arming
+from agent.shipping.readers.file_wait import DirectoryWatch
 from agent.shipping.shutdown import Stop
 
 _RESCAN_SECONDS = 5.0
@@ -50,7 +50,7 @@ class FilesReader:
         self._following = Following(self._logs, paths, line_max, position or {})
         self._key = _key_of(position or {})
         self._scanned = float("-inf")
-        self._arming: Arming | None = None
+        self._arming: DirectoryWatch | None = None
 
     def read(self, max_entries: int, max_bytes: int) -> Batch:
         if self._wants_ids and not self._key:
@@ -85,7 +85,7 @@ class FilesReader:
 
     def wait(self, timeout_seconds: float, stop: Stop) -> None:
         if self._arming is None:
-            self._arming = Arming()
+            self._arming = DirectoryWatch()
         held = any(tail.unread > 0 for tail in self._following.tails)
         longest = min([_RESCAN_SECONDS, timeout_seconds, *(log.pause for log in self._logs if held and log.start)])
         # since the last read, not since now: while a sink was away, nobody looked

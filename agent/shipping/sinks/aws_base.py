@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import SinkDenied, SinkRefused, SinkUnavailable
-from agent.net.credentials import locate
+from agent.net.credentials import resolve_path
 from agent.net.tls import TlsFiles
 from agent.settings.schema import Seconds, setting
 from agent.settings.urls import check_url
@@ -101,7 +101,7 @@ class Aws:
             )
 
     def _file(self, reference: str) -> Path:
-        return locate(reference, self._context.paths, SinkDenied)
+        return resolve_path(reference, self._context.paths, SinkDenied)
 
 
 @contextmanager

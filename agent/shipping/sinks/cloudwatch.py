@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from agent.errors import SinkDenied, SinkUnavailable
 from agent.settings.schema import setting
-from agent.shipping import Batch, Outcome, SinkContext
+from agent.shipping import Batch, SendResult, SinkContext
 from agent.shipping.json_lines import JsonFields
 from agent.shipping.sinks.aws_base import Aws, AwsOptions
 
@@ -44,7 +44,7 @@ class CloudwatchSink:
         self._aws = Aws("logs", options, context)
         self._json = JsonFields()
 
-    def send(self, batch: Batch) -> Outcome:
+    def send(self, batch: Batch) -> SendResult:
         events = [(moment // 1000, line) for moment, line in zip(batch.times, self._json.objects(batch), strict=True)]
         sizes = [len(line.encode()) for _, line in events]
         order = sorted(range(len(events)), key=lambda i: events[i][0])
@@ -56,9 +56,9 @@ class CloudwatchSink:
             except (SinkUnavailable, SinkDenied):
                 if not done:
                     raise
-                return Outcome(refused, [i for i in range(len(batch)) if i not in done])
+                return SendResult(refused, [i for i in range(len(batch)) if i not in done])
             done.update(part)
-        return Outcome(refused)
+        return SendResult(refused)
 
     def close(self) -> None:
         self._aws.close()

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 from agent.errors import SinkUnavailable
 from agent.settings.schema import setting
-from agent.shipping import Batch, Outcome, SinkContext
+from agent.shipping import Batch, SendResult, SinkContext
 from agent.shipping.json_lines import JsonFields, label_members, literal, timestamps
 from agent.shipping.sinks.http_base import Poster, WebOptions, parsed
 
@@ -50,12 +50,12 @@ class ElasticsearchSink:
         self._url = options.url.rstrip("/").removesuffix("/_bulk") + "/_bulk"
         self._json = JsonFields()
 
-    def send(self, batch: Batch) -> Outcome:
+    def send(self, batch: Batch) -> SendResult:
         reply = self._poster.post(self._body(batch).encode(), "application/x-ndjson", url=self._url)
         answer = parsed(reply)
         try:
             items = [next(iter(item.values())) for item in answer["items"]] if answer["errors"] else None
-            return _outcome(items, len(batch)) if items is not None else Outcome()
+            return _outcome(items, len(batch)) if items is not None else SendResult()
         except (ValueError, KeyError, TypeError, AttributeError, StopIteration, OverflowError, RecursionError):
             raise SinkUnavailable(f"{reply.url} answers with something that is no bulk reply") from None
 
@@ -91,7 +91,7 @@ def _index_name(text: str) -> str:
     return re.sub(r"(%.)|([^%]+)", lambda found: found[1] or found[2].lower(), text)
 
 
-def _outcome(items: list[dict[str, Any]], expected: int) -> Outcome:
+def _outcome(items: list[dict[str, Any]], expected: int) -> SendResult:
     if len(items) != expected:
         raise ValueError("an answer for each item is missing")
     again, refused = [], []
@@ -106,4 +106,4 @@ def _outcome(items: list[dict[str, Any]], expected: int) -> Outcome:
             error = item.get("error")
             reason = error.get("reason") or error.get("type") if isinstance(error, dict) else error
             refused.append((number, f"status {status}: {reason}"))
-    return Outcome(refused, again)
+    return SendResult(refused, again)

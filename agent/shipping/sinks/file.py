@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from agent.errors import SinkUnavailable
 from agent.settings.schema import Mode, Size, setting
-from agent.shipping import TAKEN, Batch, Outcome, SinkContext
+from agent.shipping import ACCEPTED, Batch, SendResult, SinkContext
 from agent.shipping.json_lines import JsonFields
 from agent.shipping.locked_append import append
 
@@ -44,7 +44,7 @@ class FileSink:
         self._path: Path = context.paths.host(options.path)
         self._json = JsonFields()
 
-    def send(self, batch: Batch) -> Outcome:
+    def send(self, batch: Batch) -> SendResult:
         body = self._json.ndjson(batch).encode()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ class FileSink:
             raise SinkUnavailable(
                 f"{self._path} cannot be written: {error.strerror}", hint="the shipper is not root: see who owns the directory"
             ) from None
-        return TAKEN
+        return ACCEPTED
 
     def close(self) -> None:
         """Nothing is held between batches, so that a file moved away by others is noticed."""

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from agent.errors import SinkDenied, SinkRefused, SinkUnavailable
 from agent.settings.schema import setting
-from agent.shipping import TAKEN, Batch, Column, Outcome, SinkContext, SinkTooLarge
+from agent.shipping import ACCEPTED, Batch, Column, SendResult, SinkContext, SinkTooLarge
 from agent.shipping.json_lines import JsonFields, joined, literal, seconds
 from agent.shipping.sinks.http_base import Poster, WebOptions
 from agent.shipping.sinks.stream_base import Stream, check_stream_url
@@ -53,7 +53,7 @@ class GelfSink:
         self._poster = Poster(options, context) if web else None
         self._stream = None if web else Stream(options.url, 12201, options, options.timeout, context)
 
-    def send(self, batch: Batch) -> Outcome:
+    def send(self, batch: Batch) -> SendResult:
         messages = [message.encode() for message in self._messages(batch)]
         if self._stream is not None:
             udp = self._stream.scheme == "udp"
@@ -62,9 +62,9 @@ class GelfSink:
         if not self._options.bulk:
             return self._one_by_one(messages, self._poster)
         self._poster.post(b"\n".join(messages), "application/json")
-        return TAKEN
+        return ACCEPTED
 
-    def _one_by_one(self, messages: Sequence[bytes], poster: Poster) -> Outcome:
+    def _one_by_one(self, messages: Sequence[bytes], poster: Poster) -> SendResult:
         """One request an entry, so that each has an answer of its own and none is repeated for another's sake."""
         refused: list[tuple[int, str]] = []
         for number, message in enumerate(messages):
@@ -78,8 +78,8 @@ class GelfSink:
                 if not number:
                     raise
                 after = getattr(error, "retry_after_seconds", None)
-                return Outcome(refused, range(number, len(messages)), retry_after_seconds=after)
-        return Outcome(refused)
+                return SendResult(refused, range(number, len(messages)), retry_after_seconds=after)
+        return SendResult(refused)
 
     def close(self) -> None:
         for peer in (self._poster, self._stream):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from agent.settings.schema import setting
-from agent.shipping import TAKEN, Batch, Outcome, SinkContext
+from agent.shipping import ACCEPTED, Batch, SendResult, SinkContext
 from agent.shipping.json_lines import JsonFields
 from agent.shipping.sinks.http_base import Poster, WebOptions
 
@@ -26,10 +26,10 @@ class HttpSink:
         self._poster = Poster(options, context)
         self._json = JsonFields()
 
-    def send(self, batch: Batch) -> Outcome:
+    def send(self, batch: Batch) -> SendResult:
         body = self._json.ndjson(batch).encode()
         self._poster.post(body, self._options.content_type)
-        return TAKEN
+        return ACCEPTED
 
     def close(self) -> None:
         self._poster.close()

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.errors import SinkDenied, SinkRefused, SinkUnavailable
-from agent.net.credentials import locate, read_secret
-from agent.net.http_client import Client, Family, Reply, TlsOptions, check_url, shown
+from agent.net.credentials import read_secret, resolve_path
+from agent.net.http_client import Client, ErrorMapping, Reply, TlsOptions, check_url, shown
 from agent.paths import Paths
 from agent.secret import Secret
 from agent.settings.schema import Seconds, setting
 from agent.shipping import SinkContext, SinkTooLarge
 
-SINK = Family(SinkUnavailable, SinkDenied, SinkDenied)
+SINK = ErrorMapping(SinkUnavailable, SinkDenied, SinkDenied)
 _MINE = frozenset({*range(200, 300), *range(400, 600)} - {401, 403, 408, 425, 429, 500, 502, 503, 504})
 """The statuses that are decided here; the client turns the others into SinkDenied and SinkUnavailable."""
 _REFUSED = frozenset((400, 409, 422))
@@ -60,7 +60,7 @@ def _secret(reference: str, paths: Paths) -> Secret:
     except SinkDenied as error:
         if "only root" not in (error.hint or ""):
             raise
-        hint = f"put it at {locate(reference, paths, SinkDenied)}: root's, group parbake-ship, mode 0640"
+        hint = f"put it at {resolve_path(reference, paths, SinkDenied)}: root's, group parbake-ship, mode 0640"
         raise SinkDenied(error.message, hint=hint) from None
 
 

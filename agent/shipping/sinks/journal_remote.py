@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from agent.settings.schema import setting
-from agent.shipping import TAKEN, Batch, Outcome, SinkContext
+from agent.shipping import ACCEPTED, Batch, SendResult, SinkContext
 from agent.shipping.sinks.http_base import Poster, WebOptions
 
 _PATH = "/upload"
@@ -37,7 +37,7 @@ class JournalRemoteSink:
         self._url += "" if self._url.endswith(_PATH) else _PATH
         self._poster = Poster(options, context)
 
-    def send(self, batch: Batch) -> Outcome:
+    def send(self, batch: Batch) -> SendResult:
         labels = b"".join(_field(_name(name), value.encode()) for name, value in batch.labels.items())
         columns = [(_name(name), column) for name, column in batch.columns.items()]
         parts = []
@@ -46,7 +46,7 @@ class JournalRemoteSink:
             parts += [_field(name, value) for name, column in columns if (value := column[number]) is not None]
             parts.append(labels + b"\n")
         self._poster.post(b"".join(parts), _MEDIA_TYPE, url=self._url)
-        return TAKEN
+        return ACCEPTED
 
     def close(self) -> None:
         self._poster.close()

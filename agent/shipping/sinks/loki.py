@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from agent.settings.schema import setting
-from agent.shipping import TAKEN, Batch, Outcome, SinkContext
+from agent.shipping import ACCEPTED, Batch, SendResult, SinkContext
 from agent.shipping.json_lines import JsonFields, label_members
 from agent.shipping.sinks.http_base import Poster, WebOptions
 
@@ -44,10 +44,10 @@ class LokiSink:
         self._poster = Poster(options, context)
         self._json = JsonFields()
 
-    def send(self, batch: Batch) -> Outcome:
+    def send(self, batch: Batch) -> SendResult:
         headers = {"X-Scope-OrgID": self._options.tenant} if self._options.tenant else {}
         self._poster.post(self._body(batch).encode(), "application/json", url=self._url, headers=headers)
-        return TAKEN
+        return ACCEPTED
 
     def close(self) -> None:
         self._poster.close()

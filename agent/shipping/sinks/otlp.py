@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from agent import __version__
 from agent.errors import SinkUnavailable
 from agent.settings.schema import setting
-from agent.shipping import TAKEN, Batch, Outcome, SinkContext
+from agent.shipping import ACCEPTED, Batch, SendResult, SinkContext
 from agent.shipping.json_lines import literal
 from agent.shipping.sinks.http_base import Poster, WebOptions, excerpt
 
@@ -72,17 +72,17 @@ class OtlpSink:
         self._poster = Poster(options, context)
         self._memo: dict[tuple[str, str], str] = {}
 
-    def send(self, batch: Batch) -> Outcome:
+    def send(self, batch: Batch) -> SendResult:
         reply = self._poster.post(self._body(batch).encode(), "application/json", url=self._url)
         try:
             partial = json.loads(reply.body or b"{}").get("partialSuccess") or {}
             rejected = int(partial.get("rejectedLogRecords") or 0)
             why = excerpt(str(partial.get("errorMessage") or "").encode())
         except (ValueError, AttributeError, TypeError):
-            return TAKEN  # a 2xx in another language: protobuf, or a front end's page
+            return ACCEPTED  # a 2xx in another language: protobuf, or a front end's page
         except (OverflowError, RecursionError):
             raise SinkUnavailable(f"{reply.url} answers with no valid JSON") from None
-        return Outcome(dropped=min(rejected, len(batch)), why=why) if rejected > 0 else TAKEN
+        return SendResult(dropped=min(rejected, len(batch)), why=why) if rejected > 0 else ACCEPTED
 
     def close(self) -> None:
         self._poster.close()

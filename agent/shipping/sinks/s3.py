@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from agent.settings.schema import setting
-from agent.shipping import TAKEN, Batch, Outcome, SinkContext
+from agent.shipping import ACCEPTED, Batch, SendResult, SinkContext
 from agent.shipping.json_lines import JsonFields
 from agent.shipping.sinks.aws_base import Aws, AwsOptions
 from agent.shipping.sinks.http_base import compress
@@ -40,14 +40,14 @@ class S3Sink:
         self._aws = Aws("s3", options, context)
         self._json = JsonFields()
 
-    def send(self, batch: Batch) -> Outcome:
+    def send(self, batch: Batch) -> SendResult:
         body = self._json.ndjson(batch).encode()
         first = batch.times[0]
         prefix = time.strftime(self._options.prefix, time.gmtime(first // 1_000_000))
         key = f"{prefix}{first}-{hashlib.sha256(body).hexdigest()[:16]}.ndjson.gz"
         with self._aws.calls(f"S3, {self._options.bucket}") as client:
             client.put_object(Bucket=self._options.bucket, Key=key, Body=compress(body), ContentType="application/gzip")
-        return TAKEN
+        return ACCEPTED
 
     def close(self) -> None:
         self._aws.close()

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from agent.errors import SinkDenied, SinkRefused, SinkUnavailable
 from agent.net.http_client import Reply
 from agent.settings.schema import setting
-from agent.shipping import TAKEN, Batch, Outcome, SinkContext
+from agent.shipping import ACCEPTED, Batch, SendResult, SinkContext
 from agent.shipping.json_lines import JsonFields, label_members, literal, seconds
 from agent.shipping.sinks.http_base import Poster, WebOptions, parsed
 
@@ -50,7 +50,7 @@ class SplunkSink:
         self._poster = Poster(options, context, scheme="Splunk")
         self._json = JsonFields()
 
-    def send(self, batch: Batch) -> Outcome:
+    def send(self, batch: Batch) -> SendResult:
         headers = {"X-Splunk-Request-Channel": self._channel} if self._options.ack else {}
         try:
             reply = self._poster.post(self._body(batch).encode(), "application/json", url=self._url, headers=headers)
@@ -61,7 +61,7 @@ class SplunkSink:
             raise
         if self._options.ack:
             self._await_ack(reply)
-        return TAKEN
+        return ACCEPTED
 
     def close(self) -> None:
         self._poster.close()

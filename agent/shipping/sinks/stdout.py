@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from agent.errors import SinkUnavailable
-from agent.shipping import TAKEN, Batch, Outcome, SinkContext
+from agent.shipping import ACCEPTED, Batch, SendResult, SinkContext
 from agent.shipping.json_lines import JsonFields
 
 
@@ -23,7 +23,7 @@ class StdoutSink:
     def __init__(self, options: StdoutOptions, context: SinkContext) -> None:
         self._json = JsonFields()
 
-    def send(self, batch: Batch) -> Outcome:
+    def send(self, batch: Batch) -> SendResult:
         try:
             sys.stdout.write(self._json.ndjson(batch))
             sys.stdout.flush()
@@ -31,7 +31,7 @@ class StdoutSink:
             raise  # whoever read the pipe has gone and does not come back: the command ends, as others do
         except OSError as error:
             raise SinkUnavailable(f"standard output cannot be written: {error.strerror}") from None
-        return TAKEN
+        return ACCEPTED
 
     def close(self) -> None:
         """Standard output is not ours to close."""

@@ -28,7 +28,7 @@ from agent.errors import SinkDenied, SinkUnavailable
 from agent.net.sockets import Wire, why
 from agent.net.tls import TlsOptions
 from agent.settings.schema import Seconds, setting
-from agent.shipping import TAKEN, Outcome, SinkContext
+from agent.shipping import ACCEPTED, SendResult, SinkContext
 
 _IDLE_SECONDS = 5.0
 _KEPT_BYTES = 2 * 2**20
@@ -64,7 +64,7 @@ class Stream:
         self._hang_ups = self._given_up = 0
         tls.warn()
 
-    def send(self, frames: Sequence[bytes]) -> Outcome:
+    def send(self, frames: Sequence[bytes]) -> SendResult:
         """Return when the receiver's host has all of it, and has not hung up. Frames that it hangs up on again and again
         are refused, the others to be sent again. Raises SinkUnavailable, SinkDenied."""
         if self.scheme == "udp":
@@ -96,7 +96,7 @@ class Stream:
         self._largest = max(self._largest, largest)
         self._rested = time.monotonic()
         given_up, self._given_up = self._given_up, 0
-        return Outcome(dropped=given_up, why="the receiver hung up on these large messages later") if given_up else TAKEN
+        return SendResult(dropped=given_up, why="the receiver hung up on these large messages later") if given_up else ACCEPTED
 
     def close(self) -> None:
         if self._socket is not None:
@@ -129,7 +129,7 @@ class Stream:
         while self._sent_bytes > _KEPT_BYTES and len(self._sent) > len(frames):
             self._sent_bytes -= len(self._sent.popleft())
 
-    def _without_suspects(self, frames: Sequence[bytes]) -> Outcome | None:
+    def _without_suspects(self, frames: Sequence[bytes]) -> SendResult | None:
         """Leave out the largest of `frames` and of what was sent before: one of them makes the receiver hang up. None where
         there is none that a receiver need not take."""
         self._hang_ups = 0
@@ -142,7 +142,7 @@ class Stream:
         self._sent, self._sent_bytes = kept, sum(map(len, kept))
         told = f"{self._shown} hangs up on messages as large as this: raise its limit, or lower line_max"
         refused = [(number, f"{told} ({len(frame)} bytes)") for number, frame in enumerate(frames) if len(frame) > bound]
-        return Outcome(refused, [number for number, frame in enumerate(frames) if len(frame) <= bound])
+        return SendResult(refused, [number for number, frame in enumerate(frames) if len(frame) <= bound])
 
     def _misnamed(self) -> SinkDenied:
         option = "server_name" if self._tls.server_name else "url"
@@ -202,7 +202,7 @@ class Stream:
             if wire.recv(4096) == b"":
                 raise ConnectionResetError
 
-    def _send_datagrams(self, frames: Sequence[bytes]) -> Outcome:
+    def _send_datagrams(self, frames: Sequence[bytes]) -> SendResult:
         refused = []
         try:
             if self._socket is None:
@@ -224,7 +224,7 @@ class Stream:
             self.close()
             text, hint = _meaning(error)
             raise SinkUnavailable(f"{self._shown}: {text}", hint=hint) from None
-        return Outcome(refused)
+        return SendResult(refused)
 
 
 def _await_verdict(wire: ssl.SSLSocket) -> None:

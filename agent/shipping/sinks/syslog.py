@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from agent.settings.schema import setting
-from agent.shipping import Batch, Outcome, SinkContext
+from agent.shipping import Batch, SendResult, SinkContext
 from agent.shipping.json_lines import timestamps
 from agent.shipping.sinks.stream_base import Stream, StreamOptions, check_stream_url
 
@@ -49,7 +49,7 @@ class SyslogSink:
         self._facility = 16 + int(name[-1]) if name.startswith("local") else _FACILITIES.index(name)
         self._mark = context.mark
 
-    def send(self, batch: Batch) -> Outcome:
+    def send(self, batch: Batch) -> SendResult:
         labels = "".join(_parameter(name, value) for name, value in batch.labels.items())
         labels += _parameter("origin", self._mark) if self._mark else ""
         messages = [self._message(stamp, row, labels) for stamp, row in zip(timestamps(batch.times), batch.rows(), strict=True)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from agent.errors import SourceDenied, SourceInvalid, SourceUnreachable
-from agent.net.credentials import locate
+from agent.net.credentials import resolve_path
 from agent.net.http_client import TlsFiles, check_url
 from agent.net.sockets import why
 from agent.settings.schema import setting
@@ -60,7 +60,9 @@ class Aws:
 
     def call(self, read: Callable[[Any], T]) -> T:
         """`read(client)`, ended at the source's time-out. Raises SourceUnreachable, SourceDenied or SourceInvalid."""
-        return optional.within(self._context.timeout_seconds, lambda: self._read(read), f"{self._service} of AWS", self._drop)
+        return optional.call_with_timeout(
+            self._context.timeout_seconds, lambda: self._read(read), f"{self._service} of AWS", self._drop
+        )
 
     def _read(self, read: Callable[[Any], T]) -> T:
         with self._translated():
@@ -90,9 +92,9 @@ class Aws:
         seconds = self._context.timeout_seconds
         certificate: str | tuple[str, str] | None = None
         if options.cert_file:
-            first = str(locate(options.cert_file, paths))
-            certificate = (first, str(locate(options.key_file, paths))) if options.key_file else first
-        verify = False if options.insecure else str(locate(options.ca_file, paths)) if options.ca_file else None
+            first = str(resolve_path(options.cert_file, paths))
+            certificate = (first, str(resolve_path(options.key_file, paths))) if options.key_file else first
+        verify = False if options.insecure else str(resolve_path(options.ca_file, paths)) if options.ca_file else None
         return session.create_client(
             self._service,
             region_name=options.region,

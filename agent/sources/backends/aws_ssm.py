@@ -39,7 +39,7 @@ class SsmSource:
         start = path.rstrip("/") + "/"
         pairs = [(one["Name"].removeprefix(start), _value(one)) for one in found]
         versions = sorted(f"{one['Name']}:{one['Version']}" for one in found)
-        tree = key_tree.tree(pairs, "/", f'layer "{layer}"', apart=key_tree.below(layer, layers))
+        tree = key_tree.tree(pairs, "/", f'layer "{layer}"', exclude_prefixes=key_tree.nested_layers(layer, layers))
         return Layer(layer, tree, key_tree.digest(repr(versions)))
 
     def close(self) -> None:

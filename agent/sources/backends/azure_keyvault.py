@@ -95,11 +95,11 @@ class AzureKeyvaultSource:
         mark = self._options.separator
         prefix = key_tree.joined(self._options.prefix, layer.replace("/", mark), separator=mark)
         start = prefix + mark if prefix else ""
-        apart = [other.replace("/", mark) for other in key_tree.below(layer, layers)]
+        exclude_prefixes = [other.replace("/", mark) for other in key_tree.nested_layers(layer, layers)]
         pairs, versions = [], []
         for name, updated in sorted(listed.items()):
             key = name.removeprefix(start)
-            if name.startswith(start) and not any(key.startswith(other) for other in apart):
+            if name.startswith(start) and not any(key.startswith(other) for other in exclude_prefixes):
                 pairs.append((key, self._value(name, updated, deadline)))
                 versions.append((name, updated))
         tree = key_tree.tree(pairs, mark, f'layer "{layer}"')

@@ -132,7 +132,7 @@ class ConsulSource:
             return Layer(layer, None)
         # Two layers of one transaction that overlap give the same entry twice.
         pairs = {e["Key"].removeprefix(prefix): _value(e) for e in entries if not (e["Key"].endswith("/") and not e["Value"])}
-        tree = key_tree.tree(pairs.items(), "/", f'layer "{layer}"', apart=key_tree.below(layer, layers))
+        tree = key_tree.tree(pairs.items(), "/", f'layer "{layer}"', exclude_prefixes=key_tree.nested_layers(layer, layers))
         return Layer(layer, tree, str(max(int(entry.get("ModifyIndex", 0)) for entry in entries)))
 
     def watch(self, seen: Snapshot, timeout_seconds: float) -> bool:

@@ -45,7 +45,7 @@ class EnvSource:
                 name = raw.decode("ascii", "replace").upper()
                 if name.startswith(start) and name != start:
                     pairs.append((name.removeprefix(start), self._value(name, value)))
-            tree = key_tree.tree(((name, value) for name, value in pairs), "__", f'layer "{layer}"', apart=inside)
+            tree = key_tree.tree(((name, value) for name, value in pairs), "__", f'layer "{layer}"', exclude_prefixes=inside)
             read.append(Layer(layer, _lower(tree) if tree else None, key_tree.digest(repr(sorted(pairs)))))
         return Snapshot(tuple(read), key_tree.combined(read))
 

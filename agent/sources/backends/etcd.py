@@ -88,7 +88,7 @@ class EtcdSource:
             except (KeyError, TypeError, ValueError, binascii.Error):
                 raise SourceInvalid(f'layer "{layer}" has a key that is not UTF-8 text, or no entry of etcd') from None
             pairs.append((key.removeprefix(prefix), key_tree.text(value, key)))
-        tree = key_tree.tree(pairs, "/", f'layer "{layer}"', apart=key_tree.below(layer, layers))
+        tree = key_tree.tree(pairs, "/", f'layer "{layer}"', exclude_prefixes=key_tree.nested_layers(layer, layers))
         return Layer(layer, tree, str(newest))
 
     def watch(self, seen: Snapshot, timeout_seconds: float) -> bool:

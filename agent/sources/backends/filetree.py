@@ -45,7 +45,7 @@ def _contents(top: Path, layer: str, layers: Sequence[str]) -> Contents | None:
         forms.append(top)
     found: Contents = []
     if place.is_dir():
-        found = _directory(place, key_tree.below(layer, layers))
+        found = _directory(place, key_tree.nested_layers(layer, layers))
     if len(forms) + bool(found) > 1:
         names = ", ".join(str(path) for path in [*forms, *([place] if found else [])])
         raise SourceInvalid(
@@ -56,14 +56,14 @@ def _contents(top: Path, layer: str, layers: Sequence[str]) -> Contents | None:
     return found or ([] if place.is_dir() and not any(_visible(place)) else None)
 
 
-def _directory(place: Path, apart: list[str]) -> Contents:
+def _directory(place: Path, exclude_prefixes: list[str]) -> Contents:
     # The files of a mounted Kubernetes secret are links through `..data`, which is swapped as a whole.
     version = place / "..data"
     start = version.resolve() if version.is_symlink() else place
     found: Contents = []
     total = 0
     for name, path in _walk(start, "", 0):
-        if name.startswith(tuple(apart)) and apart:
+        if name.startswith(tuple(exclude_prefixes)) and exclude_prefixes:
             continue
         found.append((name, _read(path)))
         total += len(found[-1][1])

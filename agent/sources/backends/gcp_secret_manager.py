@@ -86,11 +86,11 @@ class GcpSecretManagerSource:
         mark = self._options.separator
         prefix = key_tree.joined(self._options.prefix, layer.replace("/", mark), separator=mark)
         start = prefix + mark if prefix else ""
-        apart = [other.replace("/", mark) for other in key_tree.below(layer, layers)]
+        exclude_prefixes = [other.replace("/", mark) for other in key_tree.nested_layers(layer, layers)]
         pairs, versions = [], []
         for name in sorted(names):
             key = name.removeprefix(start)
-            if name.startswith(start) and not any(key.startswith(other) for other in apart):
+            if name.startswith(start) and not any(key.startswith(other) for other in exclude_prefixes):
                 found = self._secret(name, deadline)
                 if found is not None:
                     pairs.append((key, found[0]))

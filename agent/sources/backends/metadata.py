@@ -24,7 +24,7 @@ class Metadata:
 
     def __init__(self, url: str, context: SourceContext) -> None:
         self._url = url.rstrip("/") or DEFAULT
-        self._client = Client(context.paths, guarded=True, stopping=context.stopping)
+        self._client = Client(context.paths, direct=True, stopping=context.stopping)
         self._tokens: dict[str, tuple[Secret, float]] = {}
 
     def google_token(self) -> Secret:

@@ -62,7 +62,9 @@ class RedisSource:
     def fetch(self, layers: Sequence[str]) -> Snapshot:
         seconds = self._context.timeout_seconds
         try:
-            return optional.within(seconds, lambda: self._retried(lambda: self._fetch(layers)), self._place, self._drop)
+            return optional.call_with_timeout(
+                seconds, lambda: self._retried(lambda: self._fetch(layers)), self._place, self._drop
+            )
         finally:
             self._poll_at = self._next_poll()
 
@@ -73,8 +75,8 @@ class RedisSource:
         self._connected()
         self._budget.left = MAX_BODY_BYTES
         prefixes = {layer: self._prefix(layer) for layer in layers}
-        apart = {layer: key_tree.below(layer, layers) for layer in layers}
-        names = {layer: self._names(prefixes[layer], apart[layer]) for layer in layers}
+        exclude_prefixes = {layer: key_tree.nested_layers(layer, layers) for layer in layers}
+        names = {layer: self._names(prefixes[layer], exclude_prefixes[layer]) for layer in layers}
         pipe = self._connected().pipeline(transaction=True)  # the values of all layers are of one moment
         for layer in layers:
             pipe.hgetall(self._hash(layer))
@@ -97,9 +99,9 @@ class RedisSource:
         mark = self._options.separator
         return key_tree.joined(self._options.prefix, layer.replace("/", mark), separator=mark) + mark
 
-    def _names(self, prefix: str, apart: Sequence[str]) -> list[bytes]:
+    def _names(self, prefix: str, exclude_prefixes: Sequence[str]) -> list[bytes]:
         mark = self._options.separator
-        others = tuple((prefix + other.replace("/", mark)).encode() for other in apart)
+        others = tuple((prefix + other.replace("/", mark)).encode() for other in exclude_prefixes)
         pattern = re.sub(r"([\[\]*?\\])", r"\\\1", prefix if prefix != mark else "") + "*"
         names: set[bytes] = set()
         for name in self._connected().scan_iter(match=pattern, count=_PAGE):
@@ -146,7 +148,7 @@ class RedisSource:
         deadline = time.monotonic() + timeout_seconds
         if self._pubsub is None:
             begin: Callable[[], bool] = lambda: self._notifies() and self._subscribe(layers)  # noqa: E731
-            if not optional.within(self._context.timeout_seconds, begin, self._place, self._drop):
+            if not optional.call_with_timeout(self._context.timeout_seconds, begin, self._place, self._drop):
                 self._closed.wait(max(0.0, min(deadline, self._poll_at) - time.monotonic()))
                 return not self._closed.is_set() and time.monotonic() >= self._poll_at
             if self.fetch(layers) != seen:  # what changed before the subscription

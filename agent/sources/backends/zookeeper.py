@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from agent.errors import SourceDenied, SourceInvalid, SourceUnreachable
 from agent.model import Layer, Snapshot
-from agent.net.credentials import locate, read_secret
+from agent.net.credentials import read_secret, resolve_path
 from agent.settings.schema import setting
 from agent.sources import SourceContext, key_tree, optional
 
@@ -79,7 +79,7 @@ class ZookeeperSource:
                 pairs.append((key, key_tree.text(value, path)))
             elif value and key and path != "/zookeeper":
                 raise SourceInvalid(f"{path} has a value and children as well", hint="give the value a node of its own")
-        tree = key_tree.tree(pairs, "/", f'layer "{layer}"', apart=key_tree.below(layer, layers))
+        tree = key_tree.tree(pairs, "/", f'layer "{layer}"', exclude_prefixes=key_tree.nested_layers(layer, layers))
         return Layer(layer, tree, str(newest))
 
     def _walk(self, client: Any, top: str, deadline: float) -> tuple[dict[str, bytes], int]:
@@ -133,10 +133,10 @@ class ZookeeperSource:
                 password = read_secret(options.password_file, paths).reveal()
                 settings["auth_data"] = [("digest", f"{options.username}:{password}")]
             if options.ca_file:
-                settings |= {"use_ssl": True, "ca": str(locate(options.ca_file, paths))}
+                settings |= {"use_ssl": True, "ca": str(resolve_path(options.ca_file, paths))}
             if options.cert_file:
-                settings["certfile"] = str(locate(options.cert_file, paths))
-                settings["keyfile"] = str(locate(options.key_file, paths))
+                settings["certfile"] = str(resolve_path(options.cert_file, paths))
+                settings["keyfile"] = str(resolve_path(options.key_file, paths))
             client = KazooClient(hosts=",".join(options.hosts), timeout=10.0, logger=self._troubles.logger, **settings)
             self._troubles.last = ""
             client.add_listener(self._session)

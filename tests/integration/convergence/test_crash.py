@@ -74,7 +74,7 @@ class Scene:
             self.services,
             run=ScriptedPrograms(),
             pause=lambda seconds: None,
-            report=report.fresh(loaded),
+            report=report.new_report(loaded),
         )
 
     def say(self, value: str, sound: str = "", other: str | None = None) -> None:

@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 import pytest
 
 from agent.errors import SinkRefused
-from agent.shipping import TAKEN, Batch, Outcome
+from agent.shipping import ACCEPTED, Batch, SendResult
 from agent.shipping.dead_letter import DeadLetters
-from agent.shipping.delivery import GaveUp
+from agent.shipping.delivery import DeliveryAborted
 from agent.shipping.shutdown import Stop
 from tests.integration.shipping.receivers import deliver, letters, make
 from tests.integration.shipping.test_sink_contract import batch
@@ -28,11 +28,11 @@ class Scripted:
     options_class: ClassVar[type[Any]] = object
     wants_ids: ClassVar[bool] = False
 
-    def __init__(self, answer: Callable[[list[str]], Outcome]) -> None:
+    def __init__(self, answer: Callable[[list[str]], SendResult]) -> None:
         self.asked: list[list[str]] = []
         self._answer = answer
 
-    def send(self, batch: Batch) -> Outcome:
+    def send(self, batch: Batch) -> SendResult:
         messages = [row["MESSAGE"] for row in batch.rows()]
         self.asked.append(messages)
         return self._answer(messages)
@@ -44,10 +44,10 @@ class Scripted:
 def test_an_entry_that_a_sink_stumbles_over_stops_no_other(tmp_path: Path) -> None:
     """A value that a sink cannot put into words, by a fault of ours, is set aside alone and says where; the rest arrives."""
 
-    def stumble(messages: list[str]) -> Outcome:
+    def stumble(messages: list[str]) -> SendResult:
         if "odd" in messages:
             int("no number")
-        return TAKEN
+        return ACCEPTED
 
     progress = deliver(Scripted(stumble), tmp_path, batch(["a", "odd", "b"]))
     assert [letter["MESSAGE"] for letter in letters(tmp_path)] == ["odd"]
@@ -59,11 +59,11 @@ def test_a_sink_that_is_closed_while_it_is_used_sets_nothing_aside(tmp_path: Pat
     """At the end of the time for draining sinks are closed under a lane that hangs: its entries stay where they are."""
     stop = Stop()
 
-    def closed(messages: list[str]) -> Outcome:
+    def closed(messages: list[str]) -> SendResult:
         stop.set(0)
         raise ValueError("file descriptor cannot be a negative integer (-1)")
 
-    with pytest.raises(GaveUp):
+    with pytest.raises(DeliveryAborted):
         deliver(Scripted(closed), tmp_path, batch(["a", "b"]), stop=stop)
     assert not (tmp_path / "dead").exists()
 
@@ -71,10 +71,10 @@ def test_a_sink_that_is_closed_while_it_is_used_sets_nothing_aside(tmp_path: Pat
 def test_good_entries_after_many_bad_ones_are_not_set_aside_with_them(tmp_path: Path) -> None:
     """Half a batch that is too old for the receiver, such as after an outage: the other half is not given up with it."""
 
-    def answer(messages: list[str]) -> Outcome:
+    def answer(messages: list[str]) -> SendResult:
         if any(message.startswith("old") for message in messages):
             raise SinkRefused("too old")
-        return TAKEN
+        return ACCEPTED
 
     sink = Scripted(answer)
     progress = deliver(sink, tmp_path, batch([*(f"old {n}" for n in range(520)), *(f"new {n}" for n in range(480))]))
@@ -87,9 +87,9 @@ def test_a_sink_that_is_throttled_for_some_entries_is_not_hammered(tmp_path: Pat
     """Entries that are to be repeated wait a moment, and longer each time."""
     left = [3]
 
-    def answer(messages: list[str]) -> Outcome:
+    def answer(messages: list[str]) -> SendResult:
         left[0] -= 1
-        return Outcome(again=range(1, len(messages))) if left[0] > 0 else TAKEN
+        return SendResult(again=range(1, len(messages))) if left[0] > 0 else ACCEPTED
 
     sink = Scripted(answer)
     began = time.monotonic()

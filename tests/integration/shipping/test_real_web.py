@@ -17,7 +17,7 @@ import pytest
 
 from agent.cli.main import main
 from agent.errors import SinkDenied, SinkError, SinkUnavailable
-from agent.shipping.delivery import GaveUp
+from agent.shipping.delivery import DeliveryAborted
 from agent.shipping.shutdown import Stop
 from tests.integration.shipping.receivers import arrived, deliver, journal_remote, letters, make, stream_target
 from tests.integration.shipping.test_sink_contract import AWKWARD, LABELS, batch
@@ -149,7 +149,7 @@ def test_a_receiver_that_is_down_behind_a_front_is_waited_for(front: Front, tmp_
     with pytest.raises(SinkUnavailable, match="502"):
         sink.send(batch(["one"]))
     stop.set(0.5)
-    with pytest.raises(GaveUp):
+    with pytest.raises(DeliveryAborted):
         deliver(sink, tmp_path, batch(["one"]), stop=stop)
     assert not (tmp_path / "dead").exists()
     sink.close()

@@ -15,7 +15,7 @@ import pytest
 from agent.errors import SinkDenied, SinkError, SinkRefused, SinkUnavailable
 from agent.shipping import Batch, Column, SinkTooLarge
 from agent.shipping.dead_letter import DeadLetters
-from agent.shipping.delivery import Delivery, GaveUp
+from agent.shipping.delivery import Delivery, DeliveryAborted
 from agent.shipping.shutdown import Stop
 from agent.shipping.sinks import SINKS
 from agent.shipping.status_file import Progress
@@ -237,7 +237,7 @@ def test_a_stop_ends_the_waiting_for_a_dead_sink(tmp_path: Path) -> None:
     sink = make("http", {"url": f"http://127.0.0.1:{free_port()}/"}, tmp_path, stop)
     stop.set(0.7)
     began = time.monotonic()
-    with pytest.raises(GaveUp):
+    with pytest.raises(DeliveryAborted):
         Delivery(sink, DeadLetters(tmp_path / "dead", "s"), progress, stop).deliver(batch(["a"]))
     assert time.monotonic() - began < 3
     assert progress.counts["sent"] == progress.counts["set_aside"] == 0

@@ -12,7 +12,7 @@ from agent.convergence import converge, journal, quarantine, recovery, rollback
 from agent.convergence.context import World
 from agent.errors import ApplyError, ContractError, ParbakeError, RolledBack, SourceMissing
 from agent.model import UnitStep
-from agent.system.process import Ran
+from agent.system.process import ProcessResult
 from agent.system.units import UnitState
 from tests.conftest import Image
 from tests.unit.convergence.worlds import DOWN, STOPPED, UP, ScriptedPrograms, ScriptedUnits, world_of
@@ -226,7 +226,7 @@ def test_what_was_rejected_is_tried_again_when_asked(image: Image) -> None:
 def test_a_corrected_verify_is_another_judgement(image: Image) -> None:
     """What was rejected by a `verify` that was wrong itself is tried again once the settings are put right."""
     one_template(image, more='verify = ["wrong"]\nverify_timeout = "1s"')
-    programs = ScriptedPrograms(lambda argv: Ran(0 if argv[0] == "right" else 1, ""))
+    programs = ScriptedPrograms(lambda argv: ProcessResult(0 if argv[0] == "right" else 1, ""))
     assert code_of(world_of(image, run=programs)) == 74
     bake(image, template("a", more='verify = ["right"]'))
     assert code_of(world_of(image, run=programs)) == 0
@@ -314,7 +314,7 @@ def test_verify_decides(image: Image) -> None:
     one_template(image, more='verify = ["probe", "{target}"]\nverify_timeout = "1s"', settings="[keys.pw]\nsecret = true\n")
     image.site("common", 'v = "one"\npw = "hunter2-secret"\n')
     broken: list[bool] = []
-    programs = ScriptedPrograms(lambda argv: Ran(1, "no: hunter2-secret") if broken else Ran(0, ""))
+    programs = ScriptedPrograms(lambda argv: ProcessResult(1, "no: hunter2-secret") if broken else ProcessResult(0, ""))
     world = world_of(image, run=programs)
     assert code_of(world) == 0
     assert programs.ran == [("probe", str(image.path("/etc/app/a")))]
@@ -339,9 +339,9 @@ def test_a_check_that_refuses_holds_up_its_group_alone(image: Image) -> None:
     image.site("common", 'v = "one"\npw = "hunter2-secret"\n')
     seen: list[str] = []
 
-    def lint(argv: Sequence[str]) -> Ran:
+    def lint(argv: Sequence[str]) -> ProcessResult:
         seen.append(Path(argv[1]).read_text())
-        return Ran(1, "line 3: hunter2-secret is odd") if "two" in seen[-1] else Ran(0, "")
+        return ProcessResult(1, "line 3: hunter2-secret is odd") if "two" in seen[-1] else ProcessResult(0, "")
 
     units = ScriptedUnits()
     image.write("/etc/parbake/conf.d/keys.toml", "[keys.pw]\nsecret = true\n")

@@ -11,7 +11,7 @@ import pytest
 from agent.convergence import executor, journal, recovery, rollback, staging
 from agent.convergence.context import World
 from agent.errors import RolledBack, StateError
-from agent.system.process import Ran
+from agent.system.process import ProcessResult
 from tests.conftest import Image
 from tests.unit.convergence.test_converge import code_of
 from tests.unit.convergence.worlds import DOWN, STOPPED, UP, ScriptedPrograms, ScriptedUnits, world_of
@@ -53,7 +53,7 @@ def targets(image: Image) -> tuple[str, str]:
 
 
 def refusing(program: str) -> ScriptedPrograms:
-    return ScriptedPrograms(lambda argv: Ran(1, "no") if argv[0] == program else Ran(0, ""))
+    return ScriptedPrograms(lambda argv: ProcessResult(1, "no") if argv[0] == program else ProcessResult(0, ""))
 
 
 def stopped_in(
@@ -139,10 +139,10 @@ def test_a_journal_that_cannot_be_read_stops_everything(pair: Image, monkeypatch
 def test_a_candidate_that_vanishes_takes_its_group_along(pair: Image) -> None:
     """A check that tidies up removes what it was given: nothing of the group is replaced, and it is said which file."""
 
-    def tidies(argv: tuple[str, ...]) -> Ran:
+    def tidies(argv: tuple[str, ...]) -> ProcessResult:
         if argv[0] == "check":
             Path(argv[1]).unlink()
-        return Ran(0, "")
+        return ProcessResult(0, "")
 
     world = world_of(pair, run=ScriptedPrograms(tidies))  # type: ignore[arg-type]
     assert code_of(world) == 74
@@ -160,7 +160,9 @@ def test_what_a_resumed_verify_prints_is_withheld_where_its_secrets_are_unknown(
     assert code_of(daemon) == 0
     pair.site("common", 'v = "a-later-secret"\nx = 1\n')
     stopped_in(monkeypatch, executor, "finish", lambda *_: True, lambda: code_of(world_of(pair)))
-    daemon.run = ScriptedPrograms(lambda argv: Ran(1, "denied: a-later-secret") if argv[0] == "verify" else Ran(0, ""))
+    daemon.run = ScriptedPrograms(
+        lambda argv: ProcessResult(1, "denied: a-later-secret") if argv[0] == "verify" else ProcessResult(0, "")
+    )
     code_of(daemon)
     rejected = pair.read("/var/lib/parbake/rejected")
     assert "withheld" in rejected
@@ -176,12 +178,12 @@ def test_a_stop_is_no_judgement(pair: Image, program: str) -> None:
     asked: list[str] = []
     world.stopping = lambda: bool(asked)
 
-    def stop() -> Ran:
+    def stop() -> ProcessResult:
         asked.append("SIGTERM")
-        return Ran(None, "killed")
+        return ProcessResult(None, "killed")
 
     if program == "verify":
-        world.run = ScriptedPrograms(lambda argv: stop() if argv[0] == "verify" else Ran(0, ""))
+        world.run = ScriptedPrograms(lambda argv: stop() if argv[0] == "verify" else ProcessResult(0, ""))
     else:
         units.outcome = lambda step: stop().output
     assert code_of(world) == 0

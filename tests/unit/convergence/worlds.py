@@ -12,7 +12,7 @@ from agent.paths import Paths
 from agent.settings import loader
 from agent.state.store import State
 from agent.status import report
-from agent.system.process import Ran
+from agent.system.process import ProcessResult
 from agent.system.units import UnitState
 from tests.conftest import Image
 
@@ -55,10 +55,10 @@ class ScriptedUnits:
 class ScriptedPrograms:
     """Programs that succeed, unless `answer` says otherwise."""
 
-    answer: Callable[[Sequence[str]], Ran] = lambda argv: Ran(0, "")
+    answer: Callable[[Sequence[str]], ProcessResult] = lambda argv: ProcessResult(0, "")
     ran: list[tuple[str, ...]] = field(default_factory=list)
 
-    def __call__(self, argv: Sequence[str], seconds: float) -> Ran:
+    def __call__(self, argv: Sequence[str], seconds: float) -> ProcessResult:
         self.ran.append(tuple(argv))
         return self.answer(argv)
 
@@ -74,5 +74,5 @@ def world_of(image: Image, units: ScriptedUnits | None = None, run: ScriptedProg
         units or ScriptedUnits(),
         run=run or ScriptedPrograms(),
         pause=lambda seconds: None,
-        report=report.fresh(loaded),
+        report=report.new_report(loaded),
     )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agent.discovery import Context
-from agent.discovery.engine import asked, discover, shortfall
+from agent.discovery.engine import asked, discover, missing_facts_summary
 from agent.discovery.fact_validation import check_segment
 from agent.errors import DiscoveryError, SettingsError
 from agent.paths import Paths
@@ -194,12 +194,12 @@ def test_a_missing_fact_is_explained(tmp_path: Path) -> None:
 def test_what_a_failure_costs_is_said(tmp_path: Path) -> None:
     """Who failed, why, and which facts are not known; nothing where nobody failed."""
     facts = ask(Paths(tmp_path), provider("Raises"), provider("First"))
-    text = shortfall(facts)
+    text = missing_facts_summary(facts)
     assert "the rack's controller is not there" in text
     assert "not known: platform, instance_id, zone" in text
-    assert shortfall(ask(Paths(tmp_path), provider("First"))) == ""
+    assert missing_facts_summary(ask(Paths(tmp_path), provider("First"))) == ""
     hung = ask(machine(tmp_path, "ec2"), "imds", imds_url="http://127.0.0.1:1", timeout=0.1)
-    assert "imds:ec2 failed: http://127.0.0.1:1/latest/api/token gave no answer" in shortfall(hung)
+    assert "imds:ec2 failed: http://127.0.0.1:1/latest/api/token gave no answer" in missing_facts_summary(hung)
 
 
 def test_no_request_without_a_match(tmp_path: Path) -> None:

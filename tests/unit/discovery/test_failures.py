@@ -12,7 +12,7 @@ import pytest
 
 from agent.discovery import Context
 from agent.discovery.engine import discover
-from agent.discovery.precedence import Learnt
+from agent.discovery.precedence import FactMemory
 from agent.discovery.watcher import Watcher
 from agent.errors import DiscoveryError
 from agent.model import Facts
@@ -75,7 +75,7 @@ def test_a_default_is_used_where_the_platform_has_nothing_to_say(tmp_path: Path)
 
 def test_what_was_learnt_in_this_run_is_used_while_the_platform_is_away(tmp_path: Path) -> None:
     """The daemon goes on with the environment that the platform named before, and says so; a new process knows nothing."""
-    paths, learnt = machine(tmp_path, "ec2"), Learnt()
+    paths, learnt = machine(tmp_path, "ec2"), FactMemory()
     rules: dict[str, Any] = {"facts": {"environment": "dev"}, "facts_from": {"environment": ("tag:environment",)}}
     with Metadata("ec2") as service:
         well = discover(settings(providers=("imds",), imds_url=service.url, **rules), paths, learnt=learnt)
@@ -84,12 +84,12 @@ def test_what_was_learnt_in_this_run_is_used_while_the_platform_is_away(tmp_path
     facts = discover(away, paths, learnt=learnt)
     assert (facts.values["environment"], facts.providers["environment"]) == ("prod", "tag:environment")
     assert "environment is as it was before: imds:ec2 failed" in said(facts)
-    assert discover(away, paths, learnt=Learnt()).values["environment"] == "dev"
+    assert discover(away, paths, learnt=FactMemory()).values["environment"] == "dev"
 
 
 def test_a_default_that_was_right_before_stays(tmp_path: Path) -> None:
     """Where the platform had said that there is no such tag, its next failure changes nothing."""
-    paths, learnt = machine(tmp_path, "ec2"), Learnt()
+    paths, learnt = machine(tmp_path, "ec2"), FactMemory()
     rules: dict[str, Any] = {"facts": {"site": "home"}, "facts_from": {"site": ("tag:site",)}}
     with Metadata("ec2") as service:
         discover(settings(providers=("imds",), imds_url=service.url, **rules), paths, learnt=learnt)
@@ -99,7 +99,7 @@ def test_a_default_that_was_right_before_stays(tmp_path: Path) -> None:
 
 def test_the_tags_of_the_boot_do_not_replace_the_current_ones_while_the_platform_is_away(tmp_path: Path) -> None:
     """cloud-init's copy is older than what this run has learnt since."""
-    paths, learnt = machine(tmp_path, "ec2"), Learnt()
+    paths, learnt = machine(tmp_path, "ec2"), FactMemory()
     cloud_init(tmp_path, {"environment": "test"})
     rules: dict[str, Any] = {"providers": ("cloud-init", "imds"), "facts_from": {"environment": ("tag:environment",)}}
     with Metadata("ec2") as service:
@@ -111,7 +111,7 @@ def test_the_tags_of_the_boot_do_not_replace_the_current_ones_while_the_platform
 @pytest.mark.parametrize(("tags", "environment"), [({"environment": "new"}, "new"), (None, "dev")])
 def test_a_notice_is_newer_than_what_was_learnt(tags: dict[str, str] | None, environment: str, tmp_path: Path) -> None:
     """What the platform was seen to say since is its answer, also while it is away."""
-    paths, learnt = machine(tmp_path, "ec2"), Learnt()
+    paths, learnt = machine(tmp_path, "ec2"), FactMemory()
     cloud_init(tmp_path, {"environment": "test"})
     rules: dict[str, Any] = {"providers": ("cloud-init", "imds"), **DEV, "facts_from": {"environment": ("tag:environment",)}}
     with Metadata("ec2") as service:

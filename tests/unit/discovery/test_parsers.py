@@ -117,8 +117,8 @@ def test_a_document_of_any_shape_gives_facts(parser: Callable[..., dict[str, Any
     found = parser(document, document) if parser.__name__ == "parse_tree" and "ec2" in parser.__module__ else parser(document)
     for name, value in found.items():
         try:
-            fact_validation.accept(name, value)
-        except fact_validation.Refused:
+            fact_validation.validate(name, value)
+        except fact_validation.FactRejected:
             continue
 
 
@@ -151,8 +151,8 @@ def test_any_command_line_has_words_without_quotes(text: str) -> None:
 def test_accepted_values_hold_nothing_bad(name: str, value: Any) -> None:
     """What is accepted as a fact's text has no control characters and a sane length, and a name that settings can say."""
     try:
-        accepted = fact_validation.accept(name, value)
-    except fact_validation.Refused:
+        accepted = fact_validation.validate(name, value)
+    except fact_validation.FactRejected:
         return
     assert fact_validation.NAME.fullmatch(name)
     if isinstance(accepted, str):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import SinkDenied, SinkRefused, SinkUnavailable, SourceDenied, SourceInvalid, SourceUnreachable
-from agent.net.http_client import Client, Family, TlsOptions, check_url, json_body, shown
+from agent.net.http_client import Client, ErrorMapping, TlsOptions, check_url, json_body, shown
 from agent.paths import Paths
 from agent.secret import Secret
 from tests.servers.processes import free_port
@@ -143,7 +143,7 @@ def test_a_post_is_not_sent_twice_unless_asked(server: Scripted, client: Client)
 def test_errors_are_of_the_callers_family(server: Scripted) -> None:
     """A sink gets sink errors."""
     server.plays = [server.answering(answer(b"", "500 Oops"))]
-    sink = Client(family=Family(SinkUnavailable, SinkDenied, SinkRefused), attempts=1)
+    sink = Client(family=ErrorMapping(SinkUnavailable, SinkDenied, SinkRefused), attempts=1)
     with pytest.raises(SinkUnavailable):
         sink.request("GET", server.url)
     server.plays = [server.answering(answer(b"", "400 Bad"))]
@@ -243,7 +243,7 @@ def test_a_guarded_client_follows_no_redirect_and_uses_no_proxy(server: Scripted
     proxy.plays = [proxy.answering(answer(b"from the proxy"))]
     monkeypatch.setenv("http_proxy", proxy.url)
     server.plays = [server.answering(answer(b"direct"), answer(b"", "302 Found", "Location: /elsewhere"))]
-    guarded, open_client = Client(guarded=True), Client()
+    guarded, open_client = Client(direct=True), Client()
     assert guarded.request("GET", server.url).body == b"direct"
     assert guarded.request("GET", server.url, expect=(302,)).status == 302
     assert open_client.request("GET", server.url).body == b"from the proxy"

@@ -22,7 +22,7 @@ def merged(tree: dict[str, Any]) -> Merged:
 
 
 def applied(tree: dict[str, Any], **keys: Key) -> RunConfig:
-    return contract.apply(merged(tree), {segments(name.replace("__", ".")): key for name, key in keys.items()})
+    return contract.enforce(merged(tree), {segments(name.replace("__", ".")): key for name, key in keys.items()})
 
 
 GOOD: list[tuple[str, Any, Any]] = [

@@ -17,7 +17,7 @@ from agent.paths import Paths
 from agent.settings.models import Sink as SinkSettings
 from agent.shipping import Batch
 from agent.shipping.checkpoint import Checkpoint
-from agent.shipping.delivery import GaveUp
+from agent.shipping.delivery import DeliveryAborted
 from agent.shipping.pipeline import Lane
 from agent.shipping.readers.files import FilesReader
 from agent.shipping.shutdown import Stop
@@ -184,7 +184,7 @@ class Killed:
 
     def deliver(self, batch: Batch) -> None:
         self.ids += batch.ids
-        raise GaveUp
+        raise DeliveryAborted
 
 
 def test_a_lane_saves_the_key_before_the_first_line_goes_out(tmp_path: Path, log: Path) -> None:

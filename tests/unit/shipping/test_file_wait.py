@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.paths import Paths
-from agent.shipping.readers.file_wait import Arming, Room
+from agent.shipping.readers.file_wait import DirectoryWatch, WatchBudget
 from agent.shipping.readers.files import FilesReader
 from agent.shipping.shutdown import Stop
 
@@ -42,8 +42,8 @@ def test_many_log_directories_take_few_threads_and_no_line_waits_long(tmp_path: 
 
 def test_the_room_is_shared_and_given_back(tmp_path: Path) -> None:
     """What one wait watches another cannot; afterwards it can."""
-    room, stop = Room(1), Stop()
-    first, second = Arming(room), Arming(room)
+    room, stop = WatchBudget(1), Stop()
+    first, second = DirectoryWatch(room), DirectoryWatch(room)
     waiting = threading.Thread(target=first.wait, args=([tmp_path], 3.0, stop, lambda: False))
     waiting.start()
     time.sleep(0.5)
@@ -60,9 +60,9 @@ def test_the_room_is_shared_and_given_back(tmp_path: Path) -> None:
 _NO_THREADS = """
 import resource, sys, time
 from pathlib import Path
-from agent.shipping.readers.file_wait import Arming
+from agent.shipping.readers.file_wait import DirectoryWatch
 from agent.shipping.shutdown import Stop
-stop, arming = Stop(), Arming()
+stop, arming = Stop(), DirectoryWatch()
 import threading
 import watchdog.observers
 resource.setrlimit(resource.RLIMIT_AS, (400 << 20, 400 << 20))

@@ -15,8 +15,8 @@ from agent.paths import Paths
 from agent.settings.models import Component, Settings, Ship
 from agent.settings.models import Sink as SinkSettings
 from agent.settings.schema import Seconds
-from agent.shipping import TAKEN, Batch, Outcome, SinkContext
-from agent.shipping.shipper import Shipper, Wishes
+from agent.shipping import ACCEPTED, Batch, SendResult, SinkContext
+from agent.shipping.shipper import ShipOptions, Shipper
 from agent.shipping.shutdown import Stop
 from agent.shipping.sinks.file import FileOptions
 from agent.shipping.status_file import Progress
@@ -76,7 +76,7 @@ def test_a_stop_before_the_checkpoints_are_known_to_be_ours_ships_nothing(tmp_pa
     stop = Stop()
     stop.set(5.0)
     settings = Settings(component=Component(name="web"), ship=ship, sinks=(sink,))
-    assert Strangers(settings, Paths(tmp_path), Wishes(), stop).run() == ()
+    assert Strangers(settings, Paths(tmp_path), ShipOptions(), stop).run() == ()
     assert not (tmp_path / "out").exists()
 
 
@@ -91,12 +91,12 @@ class Breaking:
     def __init__(self, options: Any, context: SinkContext) -> None:
         """Nothing is kept."""
 
-    def send(self, batch: Batch) -> Outcome:
+    def send(self, batch: Batch) -> SendResult:
         if Breaking.left > 0:
             Breaking.left -= 1
             raise KeyError("value-of-an-entry")
         Breaking.taken += [row["MESSAGE"] for row in batch.rows()]
-        return TAKEN
+        return ACCEPTED
 
     def close(self) -> None:
         """Nothing is held."""
@@ -127,7 +127,7 @@ def test_a_bug_in_one_sink_ends_no_other(
 
     def run() -> None:
         try:
-            Shipper(*both, Wishes(), stop).run()
+            Shipper(*both, ShipOptions(), stop).run()
         except KeyError as error:
             ended.append(error)
 
@@ -211,13 +211,13 @@ def test_once_with_a_bug_in_one_sink_ships_to_the_others(both: tuple[Settings, P
     """`--once` does not wait for a bug to pass; it ends with it after the other sinks have all."""
     Breaking.left = 1000
     with pytest.raises(KeyError):
-        Shipper(*both, Wishes(once=True), Stop()).run()
+        Shipper(*both, ShipOptions(once=True), Stop()).run()
     assert "line" in _read(tmp_path / "out/copy")
 
 
 def test_lanes_that_hang_are_waited_for_together(tmp_path: Path) -> None:
     """At the end of the time for draining all that hang have one second, and not one each: systemd kills soon after."""
-    made = Shipper(Settings(component=Component(name="web")), Paths(tmp_path), Wishes(), Stop())
+    made = Shipper(Settings(component=Component(name="web")), Paths(tmp_path), ShipOptions(), Stop())
     made._stop.set(0)
     release = threading.Event()
     threads = [threading.Thread(target=release.wait, name=f"s{number}", daemon=True) for number in range(6)]

@@ -14,7 +14,7 @@ from agent.settings.interpolation import fill_options
 from agent.settings.models import DRAIN_MAX_SECONDS, Journal, Ship
 from agent.settings.schema import Problems, read
 from agent.shipping import Batch, SinkContext
-from agent.shipping.lazy_sink import PlacedSink
+from agent.shipping.lazy_sink import LazySink
 from agent.shipping.shutdown import Stop
 from agent.shipping.sinks.file import FileOptions
 from agent.shipping.sinks.gelf import GelfOptions
@@ -88,7 +88,7 @@ def test_a_fact_that_does_not_fit(tmp_path: Path) -> None:
     """An address that a fact has made none of: the entries wait, and go once the fact is another."""
     options = HttpSink.options_class(url="http://{{ facts.address }}/")
     facts: dict[str, Any] = {"address": "127.0.0.1:many"}
-    sink = PlacedSink(HttpSink, options, SinkContext("web", Paths(tmp_path), Stop()), lambda: {"facts": facts})
+    sink = LazySink(HttpSink, options, SinkContext("web", Paths(tmp_path), Stop()), lambda: {"facts": facts})
     with pytest.raises(SinkDenied, match="web: url is not a URL"):
         sink.send(BATCH)
     server = Scripted()

@@ -79,7 +79,7 @@ def test_a_layer_that_vanishes_is_not_believed_after_sealing_failed(tmp_path: Pa
     sealer.can = False
     assert "an earlier copy stays" in str(save(state, "2"))
     found = pulled(state.last_good.load())
-    assert found.disbelieved == {"site"}
+    assert found.implausible == {"site"}
     assert not found.missing
     assert dict(found.snapshots) == {"site": snapshot("2")}
 
@@ -94,7 +94,7 @@ def test_the_next_process_has_the_copy_that_was_sealed_earlier(tmp_path: Path) -
     good = state_of(tmp_path, sealer).last_good.load()
     assert dict(good.snapshots) == {"site": snapshot("1")}
     assert good.fetched["site"] == "then 1"
-    assert pulled(good).disbelieved == {"site"}
+    assert pulled(good).implausible == {"site"}
 
 
 def test_who_had_keys_is_known_where_nothing_could_ever_be_sealed(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_who_had_keys_is_known_where_nothing_could_ever_be_sealed(tmp_path: Path
     assert "stays" not in str(save(state_of(tmp_path, sealer), "1"))
     assert names(tmp_path) == {"last-good.index"}
     assert "password" not in (Paths(tmp_path).state / "last-good.index").read_text()
-    assert pulled(state_of(tmp_path, sealer).last_good.load()).disbelieved == {"site"}
+    assert pulled(state_of(tmp_path, sealer).last_good.load()).implausible == {"site"}
 
 
 def test_sealing_is_tried_again(tmp_path: Path) -> None:

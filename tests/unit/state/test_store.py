@@ -211,7 +211,7 @@ def test_another_instance_s_state_is_set_aside(paths: Paths) -> None:
     state.last_good.save({"site": GOOD}, {}, secret=False)
     (paths.state / "generations" / "000001.content").write_text("secret")
     (paths.state / "generations" / "000001.json").write_text("{}")
-    aside = state.set_aside()
+    aside = state.archive_previous_instance()
     assert state.last_good.load().snapshots == {}
     assert not list(paths.state.rglob("*.content"))
     assert not list(aside.rglob("last-good.json"))

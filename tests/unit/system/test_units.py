@@ -14,7 +14,7 @@ from agent.model import SourceReport, UnitResult, UnitStep
 from agent.paths import Paths
 from agent.status import report
 from agent.status.report import Report
-from agent.system.process import Ran
+from agent.system.process import ProcessResult
 from agent.system.units import NoUnits, Systemd
 
 
@@ -23,13 +23,13 @@ class Systemctl:
     """systemctl(1) with one unit in it."""
 
     shows: Mapping[str, str]
-    answer: Ran = Ran(0, "")
+    answer: ProcessResult = ProcessResult(0, "")
     asked: list[tuple[str, ...]] = field(default_factory=list)
 
-    def __call__(self, argv: Sequence[str], seconds: float) -> Ran:
+    def __call__(self, argv: Sequence[str], seconds: float) -> ProcessResult:
         assert argv[0] == "systemctl"
         if argv[1] == "show":
-            return Ran(0, "\n".join(f"{name}={value}" for name, value in self.shows.items()))
+            return ProcessResult(0, "\n".join(f"{name}={value}" for name, value in self.shows.items()))
         self.asked.append(tuple(argv[1:]))
         return self.answer
 
@@ -71,12 +71,12 @@ def test_before_ready_no_job_waits_for_parbake_itself() -> None:
 
 def test_a_job_that_fails_is_a_result() -> None:
     """What systemctl says about a failure is kept, bounded; a time-out is a failure too."""
-    systemctl = Systemctl(UP, Ran(1, "Job for app.service failed.\nSee journalctl." + "x" * 5000))
+    systemctl = Systemctl(UP, ProcessResult(1, "Job for app.service failed.\nSee journalctl." + "x" * 5000))
     result = Systemd(systemctl).act(STEP, before_ready=False)
     assert result.result == "failed"
     assert "Job for app.service failed. See journalctl." in result.detail
     assert len(result.detail) <= 500
-    assert Systemd(Systemctl(UP, Ran(None, "", timed_out=True))).act(STEP, before_ready=False).result == "failed"
+    assert Systemd(Systemctl(UP, ProcessResult(None, "", timed_out=True))).act(STEP, before_ready=False).result == "failed"
 
 
 @pytest.mark.parametrize("load", ["not-found", "masked", "bad-setting", "error"])
@@ -101,7 +101,7 @@ def test_status_and_metrics(tmp_path: Path) -> None:
         templates=({"name": "a\\b", "target": "/a", "state": "waiting", "generation": 0},),
         units=(UnitResult("app.service", "reload", "ok"),),
     )
-    told.enter("stale", "no route")
+    told.set_state("stale", "no route")
     paths = Paths(tmp_path)
     report.publish(told, paths)
     assert "hunter2" not in paths.status.read_text() + paths.metrics.read_text()
@@ -118,7 +118,7 @@ def test_status_and_metrics(tmp_path: Path) -> None:
 def test_since_moves_with_the_state_alone() -> None:
     """INTERFACE 7: `since` says since when the state is what it is."""
     told = Report(state="converged", since="2026-01-01T00:00:00Z")
-    told.enter("converged")
+    told.set_state("converged")
     assert told.since == "2026-01-01T00:00:00Z"
-    told.enter("stale", "x")
+    told.set_state("stale", "x")
     assert told.since != "2026-01-01T00:00:00Z"

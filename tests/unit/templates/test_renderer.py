@@ -15,7 +15,7 @@ from agent.model import Facts, Rendering, RunConfig
 from agent.paths import Paths
 from agent.secret import Secret
 from agent.settings.models import Component, Template
-from agent.templates.renderer import Renderer, still_holds
+from agent.templates.renderer import Renderer, inputs_unchanged
 from tests.conftest import Image
 
 CONFIG: dict[str, Any] = {
@@ -241,7 +241,7 @@ def test_what_still_holds_need_not_be_rendered_again(source: str, old: dict[str,
     with tempfile.TemporaryDirectory() as root:
         image = Image(Path(root))
         before = rendering(image, source, old)
-        if still_holds(before, config(old), config(new), FACTS, FACTS):
+        if inputs_unchanged(before, config(old), config(new), FACTS, FACTS):
             assert rendering(image, source, new).content == before.content
 
 

@@ -8,7 +8,7 @@ from agent.errors import RenderError
 from agent.paths import Paths
 from agent.settings.models import Component, Template
 from agent.templates.renderer import Renderer
-from agent.templates.static_analysis import keys_read
+from agent.templates.static_analysis import static_key_reads
 from tests.conftest import Image
 
 
@@ -16,7 +16,7 @@ def read(image: Image, source: str) -> set[str]:
     image.template("t.j2", source)
     template = Template(source="t.j2", target="/t", name="t")
     renderer = Renderer(Paths(image.root), Component(name="web"), [template])
-    return {".".join(path) or "(all)" for path in keys_read(renderer.environment(template), "t.j2")}
+    return {".".join(path) or "(all)" for path in static_key_reads(renderer.environment(template), "t.j2")}
 
 
 @pytest.mark.parametrize(

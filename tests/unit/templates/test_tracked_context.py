@@ -14,7 +14,7 @@ from agent.model import Facts, Rendering, RunConfig
 from agent.paths import Paths
 from agent.secret import Secret
 from agent.settings.models import Component, Template
-from agent.templates.renderer import Renderer, still_holds
+from agent.templates.renderer import Renderer, inputs_unchanged
 from tests.conftest import Image
 
 PASSWORD = "correct horse battery"
@@ -180,7 +180,7 @@ def test_a_rendering_that_holds_would_be_made_the_same(
 ) -> None:
     """A template is left alone only where rendering it again gives the same bytes."""
     before = outcome(image, source, old, old_facts)
-    if before and still_holds(before, RunConfig(old, {}), RunConfig(new, {}), Facts(old_facts), Facts(new_facts)):
+    if before and inputs_unchanged(before, RunConfig(old, {}), RunConfig(new, {}), Facts(old_facts), Facts(new_facts)):
         after = outcome(image, source, new, new_facts)
         assert after is not None
         assert (before.content, before.secret) == (after.content, after.secret)
