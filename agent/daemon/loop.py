@@ -101,14 +101,14 @@ class Daemon:
         world, run = self.world, self.world.run
 
         if run is run_program:
-            run = partial(run_program, cut=self._out_of_time)
+            run = partial(run_program, cancelled=self._out_of_time)
 
         def fed_run(argv: Sequence[str], seconds: float) -> ProcessResult:
             self.notifier.extend_watchdog(seconds)
             return run(argv, seconds)
 
         def narrate(step: str, seconds: float, text: str) -> None:
-            self.notifier.alive()
+            self.notifier.ping_watchdog()
             log.debug("%s: %s (%.0f ms)", step, text, seconds * 1000)
 
         world.run = fed_run
@@ -124,12 +124,12 @@ class Daemon:
         return time.monotonic() > self.stop_by
 
     def _pause(self, seconds: float) -> None:
-        self.notifier.alive()
+        self.notifier.ping_watchdog()
         time.sleep(seconds)
 
     def _next_event(self) -> tuple[str, str]:
         """The next word in the queue, or a retry that is due, or ("", "") after a tick."""
-        self.notifier.alive()
+        self.notifier.ping_watchdog()
         wait = min(_TICK_SECONDS, max(0.0, self.retry_at - time.monotonic()))
         try:
             return self.events.get(timeout=wait)
@@ -157,7 +157,7 @@ class Daemon:
         end = time.monotonic() + most_seconds
         quiet_end = time.monotonic() + quiet_seconds
         while kind != STOP and (left := min(end, quiet_end) - time.monotonic()) > 0:
-            self.notifier.alive()
+            self.notifier.ping_watchdog()
             try:
                 other, why = self.events.get(timeout=min(_TICK_SECONDS, left))
             except queue.Empty:
@@ -172,7 +172,7 @@ class Daemon:
         return kind, cause
 
     def _reload_settings(self) -> None:
-        self.notifier.tell(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+        self.notifier.notify(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
         try:
             world = self.reload(self.world)
         except ParbakeError as error:
@@ -183,7 +183,7 @@ class Daemon:
             self.world = world
             self._attach()
         if self.ready:
-            self.notifier.tell("READY=1")
+            self.notifier.notify("READY=1")
 
     def _converge(self, cause: str) -> None:
         """One convergence; whatever becomes of it is published, and tried again where that may help."""
@@ -247,7 +247,7 @@ class Daemon:
         self.ready = True
         self.notifier.starting = False
         self._publish()
-        self.notifier.tell(f"READY=1\nSTATUS={self.world.report.state}, generation {self.world.report.generation}")
+        self.notifier.notify(f"READY=1\nSTATUS={self.world.report.state}, generation {self.world.report.generation}")
 
     def _failed(self, error: ParbakeError) -> None:
         found = self.world.report
@@ -271,7 +271,7 @@ class Daemon:
     def _publish(self) -> None:
         self._write()
         found = self.world.report
-        self.notifier.tell(f"STATUS={found.state}, generation {found.generation}")
+        self.notifier.notify(f"STATUS={found.state}, generation {found.generation}")
         if (found.state, found.generation) != self.said and found.state in ("converged", "stale"):
             level, message_id = journal_log.EVENTS[found.state]
             why = f": {found.error}; the last good run config stays in use" if found.error else ""
@@ -301,7 +301,7 @@ class Daemon:
         self.events.put((CHANGED, "facts"))
 
     def _stop(self) -> int:
-        self.notifier.tell("STOPPING=1")
+        self.notifier.notify("STOPPING=1")
         self.watchers.stop()
         self.world.close()
         log.info("stopped")

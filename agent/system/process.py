@@ -1,4 +1,4 @@
-"""Programs run on behalf of the settings: bounded in time and output, with nothing of parbake's environment in theirs."""
+"""The one runner of programs: bounded in time and output, with nothing of parbake's environment in theirs."""
 
 from __future__ import annotations
 
@@ -8,96 +8,146 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import IO
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+ENVIRONMENT = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/root"}
 OUTPUT_BYTES = 64 * 1024
-_CUT_SECONDS = 1.0
-"""How often `cut` is asked."""
+_CANCEL_SECONDS = 0.5
+"""How often `cancelled` is asked."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessResult:
-    """How a program ended. `code` is None where it did not start or was killed for its time-out; `output` is the end of
-    what it printed, standard output and standard error together, and may hold secrets: mask it before it is shown."""
+    """How a program ended.
+
+    `code` is None if it did not start, was cancelled, or was killed at its time-out or its output limit. `output` is text
+    for people and may hold secrets: mask it before it is shown. `stdout` is filled by a run with `stdout_max_bytes`.
+    """
 
     code: int | None
     output: str = field(repr=False)
-    timed_out: bool = False
+    stdout: bytes = field(default=b"", repr=False)
+    too_large: bool = False
+    started: bool = True
 
     @property
     def ok(self) -> bool:
         return self.code == 0
 
 
-def run(argv: Sequence[str], timeout_seconds: float, cut: Callable[[], bool] = lambda: False) -> ProcessResult:
-    """Run `argv` without a shell, until it ends, its time is up, or `cut` says so. Its whole process group is killed then:
-    what a check left in the background neither outlives it nor holds it up."""
-    environment = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/root"}
+def run(
+    argv: Sequence[str],
+    timeout_seconds: float,
+    cancelled: Callable[[], bool] = lambda: False,
+    *,
+    stdin: bytes = b"",
+    stdout_max_bytes: int | None = None,
+    environment: Mapping[str, str] = ENVIRONMENT,
+) -> ProcessResult:
+    """Run `argv` without a shell until it ends, its time is up, or `cancelled` says so.
+
+    Its whole process group is killed then: what a check left in the background neither outlives it nor holds it up. The
+    result has the end of both outputs. With `stdout_max_bytes` it has the whole standard output, and standard error goes
+    nowhere; a program that prints more is killed.
+    """
+    keep_all = stdout_max_bytes is not None
     try:
         process = subprocess.Popen(
             list(argv),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=environment,
+            stderr=subprocess.DEVNULL if keep_all else subprocess.STDOUT,
+            env=dict(environment),
             cwd="/",
             start_new_session=True,
         )
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        return ProcessResult(None, f"{argv[0]}: {reason}")
+        return ProcessResult(None, f"{argv[0]}: {reason}", started=False)
     assert process.stdout is not None
-    with process.stdout as pipe:
-        os.set_blocking(pipe.fileno(), False)
+    exchange = _Exchange(process.stdout, process.stdin, stdin, stdout_max_bytes)
+    with process.stdout, process.stdin or contextlib.nullcontext():
         try:
-            ended, output = _follow(process.pid, pipe.fileno(), time.monotonic() + timeout_seconds, cut)
+            ended = exchange.follow(process.pid, time.monotonic() + timeout_seconds, cancelled)
         finally:
             # before it is waited for, so that the number of the group cannot be another's yet
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        if not ended:
-            return ProcessResult(None, f"no end after {timeout_seconds:g} s, killed", timed_out=True)
-        output = _drained(pipe.fileno(), output)
-    return ProcessResult(process.returncode, output.decode("utf-8", "replace").strip())
+        if ended:
+            exchange.drain()
+    if exchange.too_large:
+        return ProcessResult(None, f"more than {stdout_max_bytes} bytes of output, killed", too_large=True)
+    if not ended:
+        return ProcessResult(None, f"no end after {timeout_seconds:g} s, killed")
+    if keep_all:
+        return ProcessResult(process.returncode, "", bytes(exchange.output))
+    return ProcessResult(process.returncode, exchange.output.decode("utf-8", "replace").strip())
 
 
-def _follow(pid: int, pipe: int, deadline: float, cut: Callable[[], bool]) -> tuple[bool, bytes]:
-    """Read until the program ends: (True, the end of its output), or until the deadline or `cut`: (False, ...)."""
-    output = b""
-    ended = os.pidfd_open(pid)
-    try:
-        poll = select.poll()
-        poll.register(ended, select.POLLIN)
-        poll.register(pipe, select.POLLIN)
-        while (left := deadline - time.monotonic()) > 0 and not cut():
-            ready = dict(poll.poll(min(left, _CUT_SECONDS) * 1000))
-            if ended in ready:
-                return True, output
-            if pipe in ready:
-                chunk = _read(pipe)
-                if chunk == b"":  # it closed its output, and goes on
-                    poll.unregister(pipe)
-                output = (output + (chunk or b""))[-OUTPUT_BYTES:]
-        return False, output
-    finally:
-        os.close(ended)
+class _Exchange:
+    """What goes into a program and comes out of it. `maximum` None keeps the end of the output, a number keeps all of it."""
 
+    def __init__(self, stdout: IO[bytes], stdin: IO[bytes] | None, content: bytes, maximum: int | None) -> None:
+        self._stdout, self._stdin, self._content, self._maximum = stdout, stdin, content, maximum
+        self.output = bytearray()
+        self.too_large = False
+        for pipe in filter(None, (stdout, stdin)):
+            os.set_blocking(pipe.fileno(), False)
 
-def _drained(pipe: int, output: bytes) -> bytes:
-    """What still stands in the pipe. Its end is not waited for: a process in a session of its own may hold it open."""
-    for _ in range(64):
-        chunk = _read(pipe)
-        if not chunk:
-            break
-        output = (output + chunk)[-OUTPUT_BYTES:]
-    return output
+    def follow(self, pid: int, deadline: float, cancelled: Callable[[], bool]) -> bool:
+        """Read and write until the program ends. False at the deadline, if cancelled, or if the output is too large."""
+        ended = os.pidfd_open(pid)
+        try:
+            poll = select.poll()
+            poll.register(ended, select.POLLIN)
+            poll.register(self._stdout, select.POLLIN)
+            if self._stdin is not None:
+                poll.register(self._stdin, select.POLLOUT)
+            while (left := deadline - time.monotonic()) > 0 and not cancelled() and not self.too_large:
+                ready = dict(poll.poll(min(left, _CANCEL_SECONDS) * 1000))
+                if ended in ready:
+                    return True
+                if self._stdout.fileno() in ready and self._read() == b"":  # it closed its output, and goes on
+                    poll.unregister(self._stdout)
+                if self._stdin is not None and self._stdin.fileno() in ready and self._all_written():
+                    poll.unregister(self._stdin)
+                    self._stdin.close()
+                    self._stdin = None
+            return False
+        finally:
+            os.close(ended)
 
+    def drain(self) -> None:
+        """Take what is left in the pipe. Its end is not waited for: a process in another session may hold it open."""
+        most = (self._maximum or 0) // OUTPUT_BYTES + 64
+        while most > 0 and self._read() and not self.too_large:
+            most -= 1
 
-def _read(pipe: int) -> bytes | None:
-    try:
-        return os.read(pipe, OUTPUT_BYTES)
-    except BlockingIOError:
-        return None
+    def _read(self) -> bytes | None:
+        """Take what there is: b"" at the end of the output, None if there is nothing now."""
+        try:
+            chunk = os.read(self._stdout.fileno(), OUTPUT_BYTES)
+        except BlockingIOError:
+            return None
+        self.output += chunk
+        if self._maximum is None:
+            del self.output[:-OUTPUT_BYTES]
+        elif len(self.output) > self._maximum:
+            self.too_large = True
+        return chunk
+
+    def _all_written(self) -> bool:
+        """Write what fits. True if all is written, or if the program reads no more."""
+        assert self._stdin is not None
+        try:
+            sent = os.write(self._stdin.fileno(), self._content)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        self._content = self._content[sent:]
+        return not self._content

@@ -1,4 +1,4 @@
-"""What systemd is told, by the protocol of sd_notify(3). Nothing where it did not ask (no NOTIFY_SOCKET)."""
+"""Messages to the service manager, by the protocol of sd_notify(3)."""
 
 from __future__ import annotations
 
@@ -8,33 +8,37 @@ _START_USEC = 180_000_000
 _SPARE_SECONDS = 30.0
 
 
+def notify(text: str) -> None:
+    """Send `text` ("READY=1"). Does nothing if no manager asks for it (no NOTIFY_SOCKET)."""
+    if os.environ.get("NOTIFY_SOCKET"):
+        from systemd import daemon
+
+        daemon.notify(text)
+
+
 class Notifier:
-    """`starting` until READY was said."""
+    """Keeps the watchdog of this process fed. `starting` is true until READY was sent."""
 
     def __init__(self) -> None:
-        self._asked = "NOTIFY_SOCKET" in os.environ
         self.starting = True
         self._watchdog_seconds = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6
         self._allowed_seconds = self._watchdog_seconds
 
-    def tell(self, text: str) -> None:
-        if self._asked:
-            from systemd import daemon
+    def notify(self, text: str) -> None:
+        notify(text)
 
-            daemon.notify(text)
-
-    def alive(self) -> None:
-        """The loop moves. Before READY that also extends the start: waiting for a store is no hang."""
+    def ping_watchdog(self) -> None:
+        """The loop moves. Before READY this also extends the start: waiting for a store is no hang."""
         self._allow(self._watchdog_seconds)
-        self.tell(f"EXTEND_TIMEOUT_USEC={_START_USEC}\nWATCHDOG=1" if self.starting else "WATCHDOG=1")
+        notify(f"EXTEND_TIMEOUT_USEC={_START_USEC}\nWATCHDOG=1" if self.starting else "WATCHDOG=1")
 
     def extend_watchdog(self, seconds: float) -> None:
-        """Before something that may rightly take so long: a check, a pull."""
-        self.alive()
+        """Allow the next `seconds` without a ping: a check, a pull."""
+        self.ping_watchdog()
         self._allow(max(self._watchdog_seconds, seconds + _SPARE_SECONDS))
 
     def _allow(self, seconds: float) -> None:
-        """The watchdog's time from now on."""
+        """Set the watchdog's time from now on."""
         if self._watchdog_seconds and seconds != self._allowed_seconds:
             self._allowed_seconds = seconds
-            self.tell(f"WATCHDOG_USEC={int(seconds * 1e6)}\nWATCHDOG=1")
+            notify(f"WATCHDOG_USEC={int(seconds * 1e6)}\nWATCHDOG=1")

@@ -21,7 +21,7 @@ BANNED = {"manager", "helper", "utils", "util", "data", "info", "handler"}
 THEIR_NAMES = ("DataError", "Handler", "SecretsManager", "SecretManager", "secretsmanager", "secret_manager")
 """What a cloud calls its own service is no choice of ours; DataError is EX_DATAERR of sysexits.h,
 Handler a class of logging's or watchdog's."""
-PRIVATE_ERRORS = {"TooLong", "TransportFailure", "DeliveryAborted", "FactRejected"}
+PRIVATE_ERRORS = {"WatchUnavailable", "TooLong", "TransportFailure", "DeliveryAborted", "FactRejected"}
 """Exceptions outside agent.errors, each caught in the family that raises it."""
 
 FLOORS: tuple[frozenset[str], ...] = (
@@ -36,8 +36,8 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"__main__"}),
 )
 """The packages of `agent`, lowest floor first. A package imports from lower floors only."""
-SAME_FLOOR = {("model", "keypath"), ("model", "secret"), ("secret", "keypath")}
-"""The only imports within a floor: the values are three files."""
+SAME_FLOOR = {("model", "keypath"), ("model", "secret"), ("secret", "keypath"), ("discovery", "net")}
+"""The only imports within a floor: the values are three files, and discovery backs off as every client does."""
 
 
 def _name(path: Path) -> str:

@@ -37,7 +37,7 @@ def test_a_time_out_kills_the_group(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     started = time.monotonic()
     ran = run(["sh", "-c", f"sleep 60 & echo $! $$ > {pids}; wait"], 0.5)
-    assert (ran.code, ran.timed_out) == (None, True)
+    assert ran.code is None
     assert time.monotonic() - started < 10
     assert "0.5 s" in ran.output
     for pid in pids.read_text().split():
@@ -47,7 +47,7 @@ def test_a_time_out_kills_the_group(tmp_path: Path) -> None:
 def test_it_can_be_cut_short(tmp_path: Path) -> None:
     """A daemon that is to stop waits for no program longer than systemd waits for it."""
     started = time.monotonic()
-    assert run(["sleep", "60"], 60, cut=lambda: time.monotonic() > started + 0.2).code is None
+    assert run(["sleep", "60"], 60, cancelled=lambda: time.monotonic() > started + 0.2).code is None
     assert time.monotonic() - started < 20
 
 
@@ -114,3 +114,27 @@ def _gone(pid: int) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+def test_the_whole_standard_output_of_what_is_fed() -> None:
+    """More than a pipe holds goes in and comes out whole, and standard error is not in it."""
+    content = os.urandom(3 * OUTPUT_BYTES)
+    result = run(["sh", "-c", "cat; echo noise >&2"], 20, stdin=content, stdout_max_bytes=len(content))
+    assert (result.ok, result.stdout, result.output) == (True, content, "")
+
+
+def test_more_output_than_is_allowed_is_an_end() -> None:
+    """A program that prints without end is killed at the limit."""
+    result = run(["yes"], 20, stdout_max_bytes=100_000)
+    assert (result.code, result.too_large, result.stdout) == (None, True, b"")
+
+
+def test_a_program_that_does_not_read_its_input_holds_nothing_up() -> None:
+    """It ends with its own exit code, however much was to be written to it."""
+    assert run(["sh", "-c", "exit 5"], 20, stdin=b"x" * 1_000_000, stdout_max_bytes=10).code == 5
+
+
+def test_what_is_not_there_did_not_start() -> None:
+    """The caller can tell a program that is missing from one that failed."""
+    assert not run(["/nowhere/at/all"], 5).started
+    assert run(["false"], 5).started

@@ -76,7 +76,7 @@ def test_a_job_that_fails_is_a_result() -> None:
     assert result.result == "failed"
     assert "Job for app.service failed. See journalctl." in result.detail
     assert len(result.detail) <= 500
-    assert Systemd(Systemctl(UP, ProcessResult(None, "", timed_out=True))).act(STEP, before_ready=False).result == "failed"
+    assert Systemd(Systemctl(UP, ProcessResult(None, ""))).act(STEP, before_ready=False).result == "failed"
 
 
 @pytest.mark.parametrize("load", ["not-found", "masked", "bad-setting", "error"])

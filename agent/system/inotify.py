@@ -1,0 +1,110 @@
+"""Directories watched for changes, by watchdog. The only module that imports it.
+
+watchdog costs 15 ms of imports and up to two threads a directory, so it is imported when the first watch begins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_JOIN_SECONDS = 2.0
+_READS = frozenset(("opened", "closed_no_write"))
+
+
+class WatchUnavailable(Exception):
+    """A directory cannot be watched. `reason` is for a log line; `no_threads`: no thread could be started."""
+
+    def __init__(self, reason: str, *, no_threads: bool = False) -> None:
+        super().__init__(reason)
+        self.reason, self.no_threads = reason, no_threads
+
+
+@dataclass(frozen=True, slots=True)
+class FileEvent:
+    """One change. `kind` is watchdog's word: created, modified, moved, deleted, closed. `moved_to` is "" if nothing moved."""
+
+    kind: str
+    path: str
+    moved_to: str = ""
+
+
+class DirectoryObserver:
+    """Watches directories from its construction until `close`."""
+
+    def __init__(
+        self,
+        directories: Mapping[str, bool],
+        on_event: Callable[[FileEvent], None],
+        *,
+        on_unwatchable: Callable[[str, OSError], None] | None = None,
+    ) -> None:
+        """Watch `directories`, each with whether its subdirectories are watched too.
+
+        `on_event` is called in a thread of the observer for each change; opening and reading a file is no change.
+        `on_unwatchable` is called with a directory that cannot be watched, and the others are watched all the same. Without
+        it, such a directory raises WatchUnavailable, and nothing is watched.
+        """
+        from watchdog.observers import Observer
+
+        self._observer: Any = Observer()
+        self._observer.daemon = True
+        receiver: Any = _Receiver(on_event)  # only `dispatch` is called, and the base class does nothing else
+        try:
+            if on_unwatchable is not None:
+                self._observer.start()  # before the directories, so that each one fails by itself
+            for directory, recursive in directories.items():
+                try:
+                    self._observer.schedule(receiver, directory, recursive=recursive)
+                except OSError as error:
+                    if on_unwatchable is None:
+                        raise
+                    on_unwatchable(directory, error)
+            if on_unwatchable is None:
+                self._observer.start()
+        except (OSError, RuntimeError) as error:
+            self._observer.stop()
+            self._observer.unschedule_all()
+            _close_descriptors_of(error)
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            raise WatchUnavailable(reason, no_threads=isinstance(error, RuntimeError)) from None
+
+    def close(self, join_seconds: float = _JOIN_SECONDS) -> None:
+        """Stop watching, and wait up to `join_seconds` for the threads to end."""
+        self._observer.stop()
+        if join_seconds:
+            with contextlib.suppress(RuntimeError):  # it was never started, or this is its own thread
+                self._observer.join(join_seconds)
+
+
+class _Receiver:
+    """What watchdog calls for each event."""
+
+    def __init__(self, on_event: Callable[[FileEvent], None]) -> None:
+        self._on_event = on_event
+
+    def dispatch(self, event: Any) -> None:
+        if event.event_type not in _READS:
+            moved_to = os.fsdecode(getattr(event, "dest_path", "") or "")
+            self._on_event(FileEvent(event.event_type, os.fsdecode(event.src_path), moved_to))
+
+
+def _close_descriptors_of(error: BaseException) -> None:
+    """Close what a failed start leaves open.
+
+    Up to watchdog 6, an Inotify whose watches do not all fit keeps its descriptors open, and only the error's own trace
+    refers to it. Later versions share one instance and use other names.
+    """
+    trace = error.__traceback__
+    while trace is not None:
+        instance = trace.tb_frame.f_locals.get("self")
+        if trace.tb_frame.f_code.co_name == "__init__" and type(instance).__name__ == "Inotify":
+            for name in ("_inotify_fd", "_kill_r", "_kill_w"):
+                descriptor = instance.__dict__.pop(name, None)
+                if isinstance(descriptor, int):
+                    with contextlib.suppress(OSError):
+                        os.close(descriptor)
+        trace = trace.tb_next
