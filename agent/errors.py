@@ -20,6 +20,7 @@
     ├── UnitError                  74  a unit did not come up
     ├── StateError                 74  parbake's own state directory cannot be used
     ├── BusyError                  75  another parbake holds the lock and --no-wait was given
+    ├── StopRequested              75  SIGTERM or SIGINT came before anything was replaced
     └── SinkError                  74  logs could not be shipped
         ├── SinkUnavailable            no connection, time-out, 429, 5xx: tried again
         ├── SinkDenied                 401, 403
@@ -137,6 +138,10 @@ class StateError(ParbakeError):
 
 
 class BusyError(ParbakeError):
+    exit_code = 75
+
+
+class StopRequested(ParbakeError):
     exit_code = 75
 
 

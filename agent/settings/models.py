@@ -244,6 +244,7 @@ class Ship:
         "regular expressions masked besides the secrets; where one has groups, only they are masked", ()
     )
     mask_wait: Seconds = setting("how long lines are held at a start until it is known what to mask", Seconds(60.0))
+    mask_for: Seconds = setting("how long a value that was secret stays masked after it was rotated out", Seconds(7 * 86400.0))
     line_max: Size = setting("a longer line or field is cut there, with a mark", Size(100_000))
     drain: Seconds = setting("how long a stop may take to ship what is there, 75 s at most", Seconds(10.0))
 

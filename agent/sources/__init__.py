@@ -17,6 +17,7 @@ __all__ = [
     "SourceContext",
     "Watching",
     "pull",
+    "registry",
     "throttle",
     "watcher",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,8 @@ def pull(
     good: LastGood,
     now: Callable[[], str],
     vet: Callable[[SourceSettings, Facts], None] = lambda settings, facts: None,
+    *,
+    stopping: threading.Event | None = None,
 ) -> Pulled:
     """Ask every source once. A source that fails or is not believed gives its last good snapshot, and is stale.
 
