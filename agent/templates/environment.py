@@ -27,19 +27,19 @@ _METHODS = ("items", "keys", "values", "get")
 class Sandbox(ImmutableSandboxedEnvironment):
     """Strict, without globals that hold data, without HTML escaping, without `random`."""
 
-    def __init__(self, loader: BaseLoader, cache: BytecodeCache | None, flavour: TemplateSyntax) -> None:
+    def __init__(self, loader: BaseLoader, cache: BytecodeCache | None, syntax: TemplateSyntax) -> None:
         super().__init__(
             loader=loader,
             bytecode_cache=cache,
             undefined=Missing,
-            trim_blocks=flavour.trim_blocks,
-            lstrip_blocks=flavour.lstrip_blocks,
-            variable_start_string=flavour.variable_start,
-            variable_end_string=flavour.variable_end,
-            block_start_string=flavour.block_start,
-            block_end_string=flavour.block_end,
-            comment_start_string=flavour.comment_start,
-            comment_end_string=flavour.comment_end,
+            trim_blocks=syntax.trim_blocks,
+            lstrip_blocks=syntax.lstrip_blocks,
+            variable_start_string=syntax.variable_start,
+            variable_end_string=syntax.variable_end,
+            block_start_string=syntax.block_start,
+            block_end_string=syntax.block_end,
+            comment_start_string=syntax.comment_start,
+            comment_end_string=syntax.comment_end,
             keep_trailing_newline=True,
             autoescape=False,
             auto_reload=False,
@@ -113,14 +113,14 @@ class TemplateFiles(BaseLoader):
 class Compiled(BytecodeCache):
     """The bytecode that `parbake bake` left. Keyed by the template's text, so a changed template is never run as it was."""
 
-    def __init__(self, directory: Path, flavour: str, *, writable: bool = False) -> None:
+    def __init__(self, directory: Path, syntax: str, *, writable: bool = False) -> None:
         self._directory = directory
-        self._flavour = flavour
+        self._syntax = syntax
         self._writable = writable
         self.written: list[Path] = []
 
     def get_cache_key(self, name: str, filename: str | None = None) -> str:
-        return hashlib.sha256(f"{name}|{self._flavour}".encode()).hexdigest()[:32]
+        return hashlib.sha256(f"{name}|{self._syntax}".encode()).hexdigest()[:32]
 
     def load_bytecode(self, bucket: Bucket) -> None:
         try:

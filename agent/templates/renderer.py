@@ -72,13 +72,13 @@ class Renderer:
         return sorted(str(path) for cache in self._compiled.values() for path in cache.written)
 
     def _environment(self, template: Template) -> Sandbox:
-        flavour = template.flavour
-        if flavour not in self._environments:
-            cache = Compiled(self._paths.compiled, " ".join(map(str, flavour)), writable=self._baking)
-            self._compiled[flavour] = cache
+        syntax = template.syntax
+        if syntax not in self._environments:
+            cache = Compiled(self._paths.compiled, " ".join(map(str, syntax)), writable=self._baking)
+            self._compiled[syntax] = cache
             loader = TemplateFiles(self._paths, self._absolute)
-            self._environments[flavour] = Sandbox(loader, cache, flavour)
-        return self._environments[flavour]
+            self._environments[syntax] = Sandbox(loader, cache, syntax)
+        return self._environments[syntax]
 
     def _spaces(self, config: RunConfig, facts: Facts, reads: Reads) -> dict[str, Any]:
         return {
