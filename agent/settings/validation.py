@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from agent.keypath import KeyPath, dotted
 from agent.paths import Paths
-from agent.settings import interpolation
+from agent.settings import interpolation, unit_actions
 from agent.settings.models import Key, KeyType, Settings, Template
 from agent.settings.quantities import duration_text
 from agent.settings.schema import Problems, closest, kind_of, suggestion
@@ -49,6 +49,7 @@ def check(
     for sink in settings.sinks:
         _check_placeholders(sink.labels.values(), raw.item_location("sink", sink.name).key("labels"), problems)
     _check_templates(settings.templates, raw, paths, problems)
+    unit_actions.check(settings.templates, raw, problems)
 
 
 def _check_discovery(
