@@ -105,7 +105,7 @@ def test_defaults() -> None:
 
 
 def test_a_secret_is_wrapped_wherever_it_comes_from() -> None:
-    """INTERFACE section 8.5: a secret key is a Secret, as a value, a default, or a part of a table that is text in the store."""
+    """INTERFACE section 8.5: a secret key is a Secret: a value, a default, or a part of a table that is text in the store."""
     config = applied(
         {"a": "one", "t": '{"in": "two", "open": "three"}'},
         a=Key(secret=True),
