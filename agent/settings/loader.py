@@ -25,7 +25,7 @@ class Families:
 
 
 def load(paths: Paths, families: Families, config: Path | None = None) -> Settings:
-    """Return the settings of the image below `paths`, with `config` read in the place of /etc/parbake/parbake.toml.
+    """Return the settings of the image below `paths`, with `config` in place of /etc/parbake/parbake.toml.
 
     A later file's key overrides an earlier one's; a later [[source]], [[sink]] or [[template]] of the same name replaces
     the earlier. Raises SettingsError with every problem found.

@@ -99,7 +99,10 @@ def toml_keys(cls: type) -> dict[str, dataclasses.Field[Any]]:
 
 
 def read(cls: type[T], table: object, location: Location, problems: Problems, extra: Iterable[str] = ()) -> T | None:
-    """Return a `cls` from a TOML table, or None after adding every problem found. Keys in `extra` belong to another record."""
+    """Return a `cls` from a TOML table, or None after adding every problem found. Keys in `extra` belong to another record.
+
+    A ValueError of the record's `__post_init__` is a problem too, at the key that its message begins with.
+    """
     if not isinstance(table, Mapping):
         problems.add(location, f"expected a table, found {kind_of(table)}")
         return None

@@ -27,11 +27,15 @@ class Entry:
 
 @dataclass
 class RawSettings:
-    """The content of all files, unchecked: tables by name and key, items by table and item name."""
+    """The content of all files, unchecked: tables by name and key, items by table and item name.
+
+    `files` are the files by path, `table_files` the last file of each table.
+    """
 
     tables: dict[str, dict[str, Entry]] = field(default_factory=dict)
     items: dict[str, dict[str, Entry]] = field(default_factory=dict)
     files: dict[str, SourceFile] = field(default_factory=dict)
+    table_files: dict[str, SourceFile] = field(default_factory=dict)
 
     def values(self, table: str) -> dict[str, Any]:
         """Return a table as plain values. {} if no file has it."""
@@ -39,20 +43,18 @@ class RawSettings:
 
     def location(self, table: str) -> Location:
         """Return the location of a table: each of its keys in its file, the table itself in the last of these files."""
-        entries = self.tables.get(table, {})
-        files = [entry.location.file for entry in entries.values()]
-        return Location(table, files[-1] if files else None, {key: entry.location for key, entry in entries.items()})
+        keys = {key: entry.location for key, entry in self.tables.get(table, {}).items()}
+        return Location(table, self.table_files.get(table), keys)
 
     def item_location(self, table: str, name: str) -> Location:
         """Return the location of an item of [[source]], [[sink]] or [[template]]."""
-        entry = self.items.get(table, {}).get(name)
-        return entry.location if entry else Location(f'[[{table}]] "{name}"')
+        return self.items[table][name].location
 
 
 def read_files(paths: Paths, main: Path, problems: Problems) -> RawSettings:
     """Read all files in the order of their precedence; a later file's key or item replaces an earlier one's.
 
-    `main` is read in the place of /etc/parbake/parbake.toml. A file that cannot be read is added to `problems`.
+    `main` is /etc/parbake/parbake.toml, or the file of `--config`. A file that cannot be read is added to `problems`.
     """
     raw = RawSettings()
     if not main.is_file():
@@ -95,6 +97,7 @@ def _read_file(path: Path, raw: RawSettings, problems: Problems, *, is_run_time:
         elif not isinstance(value, dict):
             problems.add(location, f"expected a table, found {kind_of(value)}")
         else:
+            raw.table_files[name] = file
             raw.tables.setdefault(name, {}).update({key: Entry(item, location.key(key)) for key, item in value.items()})
 
 

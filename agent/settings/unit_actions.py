@@ -51,15 +51,15 @@ def check(templates: Iterable[Template], raw: RawSettings, problems: Problems) -
 def _collision(first: _Use, second: _Use) -> str:
     """Return the problem of two entries with one name. "" if they are one action."""
     one, two = first.unit, second.unit
-    if bool(one.command) != bool(two.command):
-        cause, remedy = "a unit and a command", "give the command another `name`"
-    elif one.command != two.command:
-        cause, remedy = "two commands", "give one of them another `name`"
-    elif one.command and one.timeout != two.timeout:
+    if one.command == two.command:
+        if not one.command or one.timeout == two.timeout:
+            return ""
         return (
             f'"{one.label}" is one command with two timeouts: {duration_text(one.timeout)} in template "{first.template}", '
             f'{duration_text(two.timeout)} in template "{second.template}"; it runs once, so write the same `timeout` in both'
         )
+    if one.command and two.command:
+        kinds, remedy = "two commands", "give one of them another `name`"
     else:
-        return ""
-    return f'"{one.label}" names {cause}: {first}, {second}; only one of them would run: {remedy}'
+        kinds, remedy = "a unit and a command", "give the command another `name`"
+    return f'"{one.label}" names {kinds}: {first}, {second}; only one of them would run: {remedy}'

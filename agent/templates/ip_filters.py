@@ -67,12 +67,12 @@ def ipaddr(value: Any, query: str | int = "", *, version: int | None = None) -> 
 
 
 def ipv4(value: Any, query: str | int = "") -> Any:
-    """Return what `ipaddr` returns, for IPv4 addresses alone."""
+    """Return the result of `ipaddr`, for IPv4 addresses alone."""
     return ipaddr(value, query, version=4)
 
 
 def ipv6(value: Any, query: str | int = "") -> Any:
-    """Return what `ipaddr` returns, for IPv6 addresses alone."""
+    """Return the result of `ipaddr`, for IPv6 addresses alone."""
     return ipaddr(value, query, version=6)
 
 

@@ -185,3 +185,12 @@ def test_a_missing_component_names_the_file_that_should_have_it(image: Image) ->
         loader.load(Paths(image.root), FAMILIES)
     expected = f'{image.root}/etc/parbake/parbake.toml: component: is missing; it needs at least name = "..."'
     assert list(failed.value.problems) == [expected]
+
+
+def test_an_empty_component_has_no_name(image: Image) -> None:
+    """A [component] without a key misses its name, and is named with its line."""
+    image.write("/etc/parbake/parbake.toml", "\n[component]\n")
+    with pytest.raises(SettingsError) as failed:
+        loader.load(Paths(image.root), FAMILIES)
+    expected = f'{image.root}/etc/parbake/parbake.toml:2: component: "name" is missing; it is required'
+    assert list(failed.value.problems) == [expected]
