@@ -88,8 +88,8 @@ with 78 and changes nothing.
 | duration | `"200ms"`, `"5s"`, `"2m"`, `"1h"`, `"7d"`, or a number of seconds |
 | size | `"512KiB"`, `"10MiB"`, `"100kB"`, or a number of bytes |
 | mode | an octal string, `"0640"` |
-| list of `tag:NAME`, `userdata:NAME`, `fact:NAME` | a fact's origins in `[facts_from]`; the first that exists is taken |
 
+`[facts_from]` maps a fact to a list of `tag:NAME`, `userdata:NAME` or `fact:NAME`; the first that exists is taken.
 `{{ facts.NAME }}` and `{{ build.NAME }}` are replaced in layers, in labels and in the options of sources and sinks.
 `[facts]` holds any names, with strings or tables as values.
 
@@ -109,12 +109,13 @@ A command without a `name` has its words, joined by spaces, as its name.
 
 ## Limits
 
-- A duration is not negative, and a century at most. `poll`, `timeout` and `check_timeout` are above zero.
+- A duration is not negative, and a century at most. `check_timeout`, `poll` and `timeout` of a source, and `timeout` of
+  `[discovery]` and of a command are above zero.
 - `[watch] settle_max` is at least `settle`.
 - `[ship] mask_for` is a year (`365d`) at most. `0s` masks only the values that are secret now.
 - `[ship] drain` is `75s` at most: systemd kills parbake-ship.service at the end of its `TimeoutStopSec`.
 - A sink's `name` becomes a file name: at most 64 letters, digits, `_`, `.` and `-`.
-- A unit's `name` has its suffix (`haproxy.service`). A template cannot act on the units of parbake.
+- A unit's `name` has its suffix (`haproxy.service`). A template cannot act on `parbake.service`.
 - A table cannot be secret as a whole: declare its keys. A key with declared keys below it has the type `table`.
 - `after` must not form a cycle.
 """

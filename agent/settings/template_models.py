@@ -41,7 +41,7 @@ class TemplateUnit:
         elif not _UNIT_NAME.fullmatch(self.name):
             yield f'name "{self.name}" is not a name of a systemd unit'
         elif self.name.split(".")[0] == "parbake":
-            yield f'name "{self.name}" is a unit of parbake, which a template cannot act on'
+            yield f'name "{self.name}" is the unit of parbake itself, which a template cannot act on'
 
 
 class TemplateSyntax(NamedTuple):

@@ -95,7 +95,8 @@ def problems(image: Image, text: str) -> list[str]:
         ),
         (
             f'{TEMPLATE}[[template.units]]\nname = "parbake.service"\n',
-            '8: template[0].units[0].name: name "parbake.service" is a unit of parbake, which a template cannot act on',
+            '8: template[0].units[0].name: name "parbake.service" is the unit of parbake itself, '
+            "which a template cannot act on",
         ),
         (
             f'{TEMPLATE}units = [{{ action = "reload" }}]\n',
