@@ -1,4 +1,4 @@
-"""The digest of a run config: the same for the same inputs of a render, and no help in guessing a secret. Pure."""
+"""The digest of everything that a render may depend on. Pure."""
 
 from __future__ import annotations
 
@@ -14,16 +14,22 @@ from agent.secret import Secret
 
 
 def digest(config: RunConfig, facts: Mapping[str, Any], build: Mapping[str, str], key: bytes) -> str:
-    """Return "sha256:HEX" over everything that a render may depend on. Secrets enter it as an HMAC under `key`."""
+    """Return "sha256:" and the hexadecimal digest of the run config, the facts and the build config.
 
-    def keyed(value: Any) -> Any:
-        if isinstance(value, Secret):
-            return hmac.new(key, repr(value.reveal()).encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
-        if isinstance(value, Mapping):
-            return {name: keyed(item) for name, item in value.items()}
-        if isinstance(value, bytes):
-            return base64.b64encode(value).decode("ascii")
-        return value
+    `key` is this instance's digest key, 32 bytes. A secret enters the digest as an HMAC with this key, so that the digest
+    cannot be used to test guesses of the secret.
+    """
+    inputs = [_keyed(config.tree, key), _keyed(dict(facts), key), dict(build)]
+    text = json.dumps(inputs, sort_keys=True, default=str)
+    return "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
-    plain = json.dumps([keyed(config.tree), keyed(dict(facts)), dict(build)], sort_keys=True, default=str)
-    return "sha256:" + hashlib.sha256(plain.encode("utf-8", "surrogatepass")).hexdigest()
+
+def _keyed(value: Any, key: bytes) -> Any:
+    """Return a value for JSON: each secret as its HMAC, bytes as base64."""
+    if isinstance(value, Secret):
+        return hmac.new(key, repr(value.reveal()).encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+    if isinstance(value, Mapping):
+        return {name: _keyed(item, key) for name, item in value.items()}
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    return value

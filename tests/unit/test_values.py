@@ -20,6 +20,7 @@ from agent.keypath import dotted, segments
 from agent.secret import MASK, Secret
 from agent.settings import interpolation, schema
 from agent.settings.schema import Problems
+from agent.settings.source_lines import Location
 
 
 @dataclass(frozen=True)
@@ -109,12 +110,12 @@ class Options:
 def test_a_table_is_read_or_every_problem_named(table: dict[str, Any]) -> None:
     """HOUSE-STYLE: a table gives its record, or a problem for each key that is wrong, and never an exception."""
     problems = Problems()
-    found = schema.read(Options, table, "[x]", problems)
-    assert (found is None) == bool(problems.found)
+    found = schema.read(Options, table, Location("x"), problems)
+    assert (found is None) == bool(problems.messages)
     if "paht" in table:
-        assert any('unknown key "paht"; did you mean "path"?' in text for text in problems.found)
+        assert any('unknown key "paht"; did you mean "path"?' in text for text in problems.messages)
     if "path" not in table:
-        assert any('"path" is missing' in text for text in problems.found)
+        assert any('"path" is missing' in text for text in problems.messages)
 
 
 SPACES: dict[str, dict[str, Any]] = {
