@@ -66,15 +66,13 @@ def retry(
     try:
         return call()
     except Exception as error:
-        if not retryable(error):
+        if not retryable(error) or attempts == 1:
             raise
         first = error
-    return _retry_after_first(
-        call, first, backoff, retryable, attempts or 1 << 30, deadline or float("inf"), sleep, stopped, retry_after
-    )
+    return _retry(call, first, backoff, retryable, attempts or 1 << 30, deadline or float("inf"), sleep, stopped, retry_after)
 
 
-def _retry_after_first(
+def _retry(
     call: Callable[[], T],
     first: Exception,
     backoff: Backoff,
