@@ -30,7 +30,7 @@ def write_mask_file(path: Path, texts: Iterable[str], group: str = GROUP) -> boo
     except FileNotFoundError:
         pass
     give = (lambda descriptor: os.fchown(descriptor, -1, gid)) if gid is not None else None
-    write_atomic(path, content, wanted[0], sync=False, made=give)
+    write_atomic(path, content, wanted[0], sync=False, on_created=give)
     return True
 
 
