@@ -13,7 +13,7 @@ def parse(text: str) -> Any:
     or a key and never a value.
     """
     try:
-        return json.loads(text, object_unique_keys_hook=_unique_keys, parse_constant=_refuse_constant)
+        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise ValueError(f"line {error.lineno}, column {error.colno}: {error.msg}") from None
     except RecursionError:
