@@ -21,7 +21,7 @@ class _Loader(yaml.SafeLoader):
         except (yaml.YAMLError, RecursionError):
             raise
         except Exception:  # noqa: BLE001 - the library raises arbitrary errors for a value that does not match its tag
-            problem = "a value does not match its tag, or a number is too long"
+            problem = "a value that does not fit its tag, or a number that is too long"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
 

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.masking.mask_file import read_mask_file, write_mask_file
-from agent.masking.masker import COMMON, Masker, forms
+from agent.masking.masker import COMMON, Masker, encodings
 from agent.secret import MASK, Secret
 from agent.templates import filters
 
@@ -204,6 +204,6 @@ def test_a_damaged_mask_file_is_an_error_and_not_an_empty_list(tmp_path: Path, c
         read_mask_file(tmp_path / "mask")
 
 
-def test_forms_are_long_enough_to_be_told_apart() -> None:
-    """No form is so short that it would mask other words."""
-    assert all(len(form) >= 4 for form in forms("abcd"))
+def test_encodings_are_long_enough_to_be_distinct() -> None:
+    """No encoding is so short that it would mask other words."""
+    assert all(len(encoding) >= 4 for encoding in encodings("abcd"))
