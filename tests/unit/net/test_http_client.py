@@ -73,8 +73,11 @@ def test_a_server_that_drips_does_not_hold_a_request_past_its_deadline(server: S
 def test_close_ends_a_long_poll_in_another_thread(server: Scripted, client: Client) -> None:
     """A blocked long poll returns soon after close(), so that a stop does not wait for it."""
 
+    waiting = threading.Event()
+
     def silent(wire: socket.socket) -> None:
         wire.recv(65536)
+        waiting.set()
         server.stopping.wait(20)
 
     server.plays = [silent]
@@ -88,7 +91,7 @@ def test_close_ends_a_long_poll_in_another_thread(server: Scripted, client: Clie
 
     thread = threading.Thread(target=poll)
     thread.start()
-    time.sleep(0.2)
+    assert waiting.wait(10)
     client.close()
     thread.join(2)
     assert not thread.is_alive()
