@@ -1,4 +1,4 @@
-"""Writes docs/reference/settings.md and commands.md from the code. `--check` only reports whether they are up to date."""
+"""Writes docs/reference/settings.md and commands.md from the code; `--check` only says whether they are true."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def main() -> int:
         else:
             path.write_text(text, "utf-8")
     if stale:
-        sys.stderr.write(f"docs/reference: out of date: {', '.join(stale)}; run tools/reference.py\n")
+        sys.stderr.write(f"docs/reference: {', '.join(stale)} is not what the code says; run tools/reference.py\n")
     return 1 if stale else 0
 
 
