@@ -17,7 +17,7 @@ _LOOK_SECONDS = 1.0
 class ExchangeLimit:
     """Aborts the exchange of the thread that enters it, at `ends` (of time.monotonic()) or after `stopping` is set.
 
-    `expired` and `stopped` say that it did, and why: the error that the thread then meets does not.
+    `expired` or `stopped` is true afterwards. The error that the abort causes in the thread does not have the reason.
     """
 
     def __init__(self, sockets: AbortableSockets, ends: float, stopping: threading.Event | None) -> None:

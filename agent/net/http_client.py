@@ -74,10 +74,10 @@ __all__ = [
 class Client:
     """The HTTP client of one peer. Several threads may use it. Its connections are reused; none is opened before a request.
 
-    `headers` is called for every attempt, so that a rotated token is read again. `direct`, for metadata services: no proxy
-    and no redirects. `redirects` false: a redirect is returned as a reply, so that a body is never sent to another address.
-    `trust_redirects`: another host of a redirect gets the headers too. `attempts` is the limit for each request, the first
-    attempt included. Once `stopping` is set, every request, running or new, fails within two seconds.
+    `headers` is called for every attempt, so that a rotated token is read again. `direct`, for metadata services: no proxy is
+    used, and a redirect is a reply like any other. `redirects` false: a redirect is an error, so that a body is never sent to
+    another address. `trust_redirects`: the headers are sent to the host of a redirect too. `attempts` is the limit for each
+    request, the first attempt included. Once `stopping` is set, every request, running or new, fails within two seconds.
 
     Proxies of the environment are used, unless `direct` is true. .netrc and cookies never are.
     """
@@ -234,7 +234,7 @@ class Client:
                     response.close()
 
     def _check_limit(self, limit: ExchangeLimit, url: str) -> None:
-        """Raise TransportFailure if the exchange was aborted. Its own error says less."""
+        """Raise TransportFailure with the reason if the exchange was aborted. The error that an abort causes does not have it."""
         if limit.stopped:
             raise TransportFailure(FailureKind.UNREACHABLE, f"{shown(url)}: stopped") from None
         if self.closed:

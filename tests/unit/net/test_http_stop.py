@@ -37,7 +37,7 @@ class StopEvent(threading.Event):
 
 
 class Request(threading.Thread):
-    """A request in a thread of its own; `outcome` is its reply or its error."""
+    """A request in a separate thread; `outcome` is its reply or its error."""
 
     def __init__(self, run: Callable[[], Any]) -> None:
         super().__init__(daemon=True)
@@ -72,7 +72,7 @@ def server() -> Iterator[Scripted]:
 
 
 def assert_stops(request: Request, stopping: StopEvent, url: str) -> None:
-    """Set the event; the request must end in time, with the error that says so."""
+    """Set the event, and check that the request ends in time with the error for a stop."""
     begun = time.monotonic()
     stopping.set()
     request.join(REQUEST_SECONDS / 2)
