@@ -1,12 +1,13 @@
-"""The values that pass between the steps. Plain, frozen, and without I/O.
+"""The values that pass between the steps of a convergence. They are frozen and do no I/O.
 
-facts -> snapshots (one a source) -> merged tree -> run config -> renderings -> plan -> results -> generation
+facts -> snapshots (one for each source) -> merged tree -> run config -> renderings -> plan -> results -> generation
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
@@ -18,7 +19,7 @@ FactValue = str | Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One provider's try, for `parbake facts -v`."""
+    """One attempt of a provider, for `parbake facts -v`. `outcome` is text for people."""
 
     provider: str
     outcome: str
@@ -27,7 +28,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known about the instance, and who said so. `values` holds strings, and tables for `tags` and `userdata`."""
+    """The facts of the instance.
+
+    `values` maps names to strings, and `tags` and `userdata` to tables. `providers` maps names to the provider of each value.
+    """
 
     values: Mapping[str, FactValue] = field(default_factory=dict)
     providers: Mapping[str, str] = field(default_factory=dict)
@@ -41,7 +45,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """What one read of one layer gave. `tree` is None where the store does not have the layer."""
+    """One layer of a source. `tree` is None if the store does not have the layer."""
 
     name: str
     tree: Tree | None
@@ -50,24 +54,36 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What one source holds: its layers in overlay order, read at one moment.
+    """The content of one source: its layers in overlay order, read at one moment.
 
-    `revision` is the store's own word for the state (an index, an ETag, a digest), opaque to everyone else.
+    `revision` identifies the state of the store (an index, an ETag, a digest). Only the source can interpret it.
     """
 
     layers: tuple[Layer, ...]
     revision: str = ""
     secret: bool = False
-    """Whether it comes from a store of secrets: then what the contract says nothing of is one, too, when it is kept."""
+    """Whether the source is a store of secrets. Keys that the contract does not declare are then secret as well."""
+
+
+class SourceState(StrEnum):
+    """The result of reading one source, as status.json has it."""
+
+    OK = "ok"
+    STALE = "stale"
+    """Unavailable; its snapshot in the last good run config is used."""
+    ABSENT = "absent"
+    """Unavailable, and not required."""
+    FAILED = "failed"
+    """Unavailable and required, and there is no last good snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceReport:
-    """How a source fared, for status.json. `state`: ok, stale (its last good is used), absent (not required), failed."""
+    """The result of reading one source, for status.json. `fetched` is a time in ISO 8601."""
 
     name: str
     backend: str
-    state: str
+    state: SourceState
     revision: str = ""
     fetched: str | None = None
     error: str | None = None
@@ -75,7 +91,7 @@ class SourceReport:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a value came from, and what it overrode, nearest first."""
+    """The origin of a value. `overrode` are the origins of the values that it overrode, nearest first."""
 
     source: str
     layer: str
@@ -85,7 +101,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """All layers of all sources overlaid: the raw tree, and the origin of each of its ends."""
+    """All layers of all sources, merged. `origins` has the origin of each leaf of `tree`."""
 
     tree: Tree
     origins: Mapping[KeyPath, Origin]
@@ -93,21 +109,23 @@ class Merged:
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """The merged tree under the contract: types converted, defaults filled in, secrets wrapped in `Secret`."""
+    """The merged tree after the contract: types are converted, defaults filled in, secrets wrapped in `Secret`."""
 
     tree: Tree
     origins: Mapping[KeyPath, Origin]
     secrets: frozenset[KeyPath] = frozenset()
 
     def secret_texts(self) -> tuple[str, ...]:
-        """The texts to mask wherever foreign output is shown."""
+        """Return the texts to mask in output of other programs."""
         return tuple(text for _, value in leaves(self.tree) if isinstance(value, Secret) for text in value.texts())
 
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """A template's result. `reads` are the run-config keys it read, `tables` the tables on the way to them, `facts` the facts;
-    together they decide on re-rendering."""
+    """The result of a template. The template is rendered again if one of its inputs changed.
+
+    The inputs are `reads` (the run-config keys that it read), `tables` (the tables that contain them) and `facts`.
+    """
 
     template: str
     content: bytes = field(repr=False)
@@ -119,7 +137,7 @@ class Rendering:
 
 @dataclass(frozen=True, slots=True)
 class TargetFile:
-    """A target as it stands on the disk. `content` is None where there is no file."""
+    """A target on the disk. `content` is None if there is no file."""
 
     content: bytes | None = field(repr=False)
     mode: int = 0
@@ -127,17 +145,25 @@ class TargetFile:
     gid: int = 0
 
 
-ACTIONS = ("none", "start", "reload", "reload-or-restart", "restart")
-"""Unit actions, weakest first: where several templates ask for one unit, the strongest is done, once."""
+class ChangeKind(StrEnum):
+    """How a target differs from its rendering."""
+
+    CREATE = "create"
+    CONTENT = "content"
+    ATTRIBUTES = "attributes"
+    """Only mode, owner or group differ."""
+    UNCHANGED = "unchanged"
+    DRIFTED = "drifted"
+    """Edited since parbake wrote it, and left alone because the template has `drift = "report"`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What happens to one target. `kind`: create, content, attributes, unchanged, or drifted (edited by hand, left so)."""
+    """The change of one target. `uid` and `gid` are numeric, `old` is the file that is replaced."""
 
     template: str
     target: str
-    kind: str
+    kind: ChangeKind
     group: str
     mode: int
     uid: int
@@ -148,15 +174,48 @@ class Change:
 
     @property
     def pending(self) -> bool:
-        return self.kind not in ("unchanged", "drifted")
+        """Whether the target is to be replaced."""
+        return self.kind not in (ChangeKind.UNCHANGED, ChangeKind.DRIFTED)
+
+
+class UnitAction(StrEnum):
+    """An action on a unit, weakest first: if several templates name one unit, the strongest of their actions is done once."""
+
+    NONE = "none"
+    START = "start"
+    RELOAD = "reload"
+    RELOAD_OR_RESTART = "reload-or-restart"
+    RESTART = "restart"
+    COMMAND = "command"
+    """A command of the settings runs instead of an action of systemd."""
+
+    @property
+    def strength(self) -> int:
+        """The position in the order of the members, for `max`."""
+        return list(UnitAction).index(self)
+
+
+class UnitOutcome(StrEnum):
+    """The result of an action on a unit."""
+
+    OK = "ok"
+    FAILED = "failed"
+    QUEUED = "queued"
+    """Requested before READY, without waiting for the job."""
+    INACTIVE = "inactive"
+    """Not running before READY; systemd starts it with the new config."""
+    STOPPED = "stopped"
+    """Not running, and a reload does not start a unit."""
+    SKIPPED = "skipped"
+    """Not acted on, because parbake works below --root or nothing starts the unit."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnitStep:
-    """One action on one unit, and the templates that ask for it. With a `command`, that is run instead."""
+    """One action on one unit, and the names of the templates that ask for it. `command` is set if the action is COMMAND."""
 
     unit: str
-    action: str
+    action: UnitAction
     templates: tuple[str, ...]
     command: tuple[str, ...] = ()
     timeout_seconds: float = 0.0
@@ -164,10 +223,9 @@ class UnitStep:
 
 @dataclass(frozen=True, slots=True)
 class UnitResult:
-    """`result`: ok; failed; queued (asked for before READY, without waiting); inactive (not running before READY: systemd
-    starts it with the new config); stopped (not running, and a reload starts nothing); skipped (below --root)."""
+    """The result of one step. `detail` explains a result other than OK."""
 
     unit: str
-    action: str
-    result: str
+    action: UnitAction
+    result: UnitOutcome
     detail: str = ""

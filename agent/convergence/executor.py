@@ -20,7 +20,7 @@ from agent.convergence.phases import GENERATION_STATES, Phase
 from agent.convergence.plan import unit_steps
 from agent.convergence.unit_actions import act, acted_on_all
 from agent.errors import ApplyError, RolledBack, StateError, UnhealthyAfterApply
-from agent.model import Change, UnitResult
+from agent.model import Change, UnitOutcome, UnitResult
 from agent.system import safe_files
 from agent.system.units import shutting_down
 
@@ -285,7 +285,7 @@ def verify_and_confirm(
     memory.report.units = tuple(transaction.results.values())
     with StepTimer(runtime, "verify") as result:
         problems = health.verify(runtime, transaction, secrets)
-        acted = any(action.result == "ok" for action in transaction.results.values())
+        acted = any(action.result == UnitOutcome.OK for action in transaction.results.values())
         fine = "the units are up" if acted else "no unit to wait for"
         result.append("; ".join(dict.fromkeys(problem.text for problem in problems)) or fine)
     if runtime.stopping or (problems and shutting_down(runtime.units)):

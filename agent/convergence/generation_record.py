@@ -12,7 +12,7 @@ from agent.convergence.journal import Transaction
 from agent.convergence.phases import GENERATION_STATES, Phase
 from agent.errors import ApplyError
 from agent.keypath import dotted, leaves, lookup
-from agent.model import Change, RunConfig
+from agent.model import Change, ChangeKind, RunConfig
 from agent.state import generations
 from agent.state.generations import Generation, GenerationState
 from agent.status import report
@@ -97,5 +97,5 @@ def in_place(planned: PlannedConvergence, changes: Sequence[Change]) -> list[Cha
         elif change.old is not None and change.old.content is not None:
             old = change.old
             content = change.old.content
-            result.append(replace(change, kind="unchanged", content=content, mode=old.mode, uid=old.uid, gid=old.gid))
+            result.append(replace(change, kind=ChangeKind.UNCHANGED, content=content, mode=old.mode, uid=old.uid, gid=old.gid))
     return result

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from agent.convergence.checking import masked_output
 from agent.convergence.context import Runtime
 from agent.convergence.journal import Transaction
-from agent.model import UnitResult
+from agent.model import UnitAction, UnitOutcome, UnitResult
 from agent.settings.models import Template
 from agent.system.units import UnitState
 
@@ -33,8 +33,14 @@ def verify(runtime: Runtime, transaction: Transaction, secrets: Sequence[str] | 
 
     A stop cuts this short: the caller then must not judge.
     """
-    problems = [_of_failed_action(transaction, result) for result in transaction.results.values() if result.result == "failed"]
-    acted = [result for result in transaction.results.values() if result.result == "ok" and result.action != "command"]
+    problems = [
+        _of_failed_action(transaction, result) for result in transaction.results.values() if result.result == UnitOutcome.FAILED
+    ]
+    acted = [
+        result
+        for result in transaction.results.values()
+        if result.result == UnitOutcome.OK and result.action != UnitAction.COMMAND
+    ]
     for result, text in _units_that_go_down(runtime, acted):
         problems.append(Problem(text, transaction.groups_of(result.unit), (result.unit,)))
     broken = frozenset(group for problem in problems for group in problem.groups)
@@ -51,7 +57,7 @@ def verify(runtime: Runtime, transaction: Transaction, secrets: Sequence[str] | 
 
 
 def _of_failed_action(transaction: Transaction, result: UnitResult) -> Problem:
-    units = (result.unit,) if result.action != "command" else ()
+    units = (result.unit,) if result.action != UnitAction.COMMAND else ()
     text = f"unit {result.unit}: {result.action} failed: {result.detail}"
     return Problem(text, transaction.groups_of(result.unit), units)
 
@@ -107,9 +113,11 @@ def _run_verify(runtime: Runtime, template: Template, secrets: Sequence[str] | N
 def with_units_not_started(runtime: Runtime, transaction: Transaction) -> Transaction:
     """Before READY and after a reboot: a unit that was acted on in the boot before may still have to be started by systemd."""
     waiting = {
-        unit: replace(result, result="inactive", detail="not running yet; it starts with this config")
+        unit: replace(result, result=UnitOutcome.INACTIVE, detail="not running yet; it starts with this config")
         for unit, result in transaction.results.items()
-        if result.result == "ok" and result.action != "command" and runtime.units.state(unit).active == "inactive"
+        if result.result == UnitOutcome.OK
+        and result.action != UnitAction.COMMAND
+        and runtime.units.state(unit).active == "inactive"
     }
     return replace(transaction, results={**transaction.results, **waiting})
 
@@ -121,7 +129,9 @@ def await_start(runtime: Runtime, transaction: Transaction) -> Transaction:
     """
     results: dict[str, UnitResult] = {}
     for unit, result in transaction.results.items():
-        results[unit] = result if result.result not in ("queued", "inactive") else _await_unit(runtime, result)
+        results[unit] = (
+            result if result.result not in (UnitOutcome.QUEUED, UnitOutcome.INACTIVE) else _await_unit(runtime, result)
+        )
         if runtime.stopping:
             return transaction
     return replace(transaction, results=results)
@@ -132,11 +142,11 @@ def _await_unit(runtime: Runtime, result: UnitResult) -> UnitResult:
     while waited_seconds < _COME_UP_SECONDS and not runtime.stopping:
         state = runtime.units.state(result.unit)
         if state.running:
-            return replace(result, result="ok", detail="started by systemd")
+            return replace(result, result=UnitOutcome.OK, detail="started by systemd")
         if state.active == "failed":
-            return replace(result, result="failed", detail="failed to start with this config")
+            return replace(result, result=UnitOutcome.FAILED, detail="failed to start with this config")
         if state.active == "inactive" and not state.job and waited_seconds >= _IDLE_SECONDS:
-            return replace(result, result="skipped", detail="not running, and nothing starts it")
+            return replace(result, result=UnitOutcome.SKIPPED, detail="not running, and nothing starts it")
         runtime.sleep(_POLL_SECONDS)
         waited_seconds += _POLL_SECONDS
-    return replace(result, result="failed", detail=f"not up after {_COME_UP_SECONDS:g} s")
+    return replace(result, result=UnitOutcome.FAILED, detail=f"not up after {_COME_UP_SECONDS:g} s")

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from agent.convergence import staging
 from agent.convergence.phases import Phase, check_transition
 from agent.errors import StateError
-from agent.model import UnitResult, UnitStep
+from agent.model import UnitAction, UnitOutcome, UnitResult, UnitStep
 from agent.state.records import Records
 
 log = logging.getLogger("parbake.apply")
 RECORD = "transaction"
 _WIDTH = max(len(phase) for phase in Phase)
-_WAITING = ("queued", "inactive")
+_WAITING = (UnitOutcome.QUEUED, UnitOutcome.INACTIVE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def load(records: Records) -> Transaction | None:
             tuple(Group(str(g["name"]), str(g["digest"]), bool(g["first"]), tuple(g["templates"])) for g in record["groups"]),
             Phase(record["phase"].strip()),
             Phase(record["previous"].strip()),
-            {unit: UnitResult(unit, *result) for unit, result in record["results"].items()},
+            {unit: _parse_result(unit, result) for unit, result in record["results"].items()},
             record["hold"],
             {str(group): str(reason) for group, reason in record["failed"].items()},
             int(record["since"]),
@@ -140,9 +140,18 @@ def load(records: Records) -> Transaction | None:
         return None
 
 
+def _parse_result(unit: str, item: Sequence[str]) -> UnitResult:
+    action, outcome, detail = item
+    return UnitResult(unit, UnitAction(action), UnitOutcome(outcome), detail)
+
+
 def _parse_step(item: Mapping[str, Any]) -> UnitStep:
     return UnitStep(
-        item["unit"], item["action"], tuple(item["templates"]), tuple(item["command"]), float(item["timeout_seconds"])
+        item["unit"],
+        UnitAction(item["action"]),
+        tuple(item["templates"]),
+        tuple(item["command"]),
+        float(item["timeout_seconds"]),
     )
 
 

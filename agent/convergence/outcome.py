@@ -10,7 +10,7 @@ from agent.convergence import quarantine
 from agent.convergence.context import GroupError, Memory, PlannedConvergence, Runtime
 from agent.convergence.generation_record import in_place, sha256
 from agent.errors import RolledBack, UnhealthyAfterApply
-from agent.model import Change, UnitResult
+from agent.model import Change, ChangeKind, UnitAction, UnitOutcome, UnitResult
 
 log = logging.getLogger("parbake.converge")
 _EXIT_STALE = 75
@@ -49,7 +49,7 @@ def describe(
     """Fill the report. A unit that was not acted on now keeps its last result."""
     last = runtime.state.generations.last()
     recorded = last.targets if last else {}
-    drifted = {change.template for change in planned.plan.changes if change.kind == "drifted"}
+    drifted = {change.template for change in planned.plan.changes if change.kind == ChangeKind.DRIFTED}
     rows = []
     for template in runtime.settings.templates:
         error = waiting.get(template.group_name)
@@ -64,7 +64,10 @@ def describe(
         rows.append(row)
     memory.report.templates = tuple(rows)
     memory.report.digest = planned.digest
-    units = {u["name"]: UnitResult(u["name"], u["action"], u["result"]) for u in (last.units if last else ())}
+    units = {
+        u["name"]: UnitResult(u["name"], UnitAction(u["action"]), UnitOutcome(u["result"]))
+        for u in (last.units if last else ())
+    }
     units.update({result.unit: result for result in (*memory.report.units, *results)})
     memory.report.units = tuple(units.values())
 

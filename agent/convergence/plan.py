@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from agent.convergence.quarantine import Rejection
 from agent.errors import RenderError
 from agent.masking.masker import Masker
-from agent.model import ACTIONS, Change, Rendering, RunConfig, TargetFile, UnitStep
+from agent.model import Change, ChangeKind, Rendering, RunConfig, TargetFile, UnitAction, UnitStep
 from agent.settings.models import Template, TemplateUnit
 
 _PLAIN_MODE, _SECRET_MODE = 0o644, 0o600
@@ -56,15 +56,15 @@ def plan_change(
     uid = uid if uid is not None else old.uid if old else 0
     gid = gid if gid is not None else old.gid if old else 0
     if old is None:
-        kind = "create"
+        kind = ChangeKind.CREATE
     elif old.content != rendering.content:
-        kind = "content"
+        kind = ChangeKind.CONTENT
     elif (old.mode, old.uid, old.gid) != (mode, uid, gid):
-        kind = "attributes"
+        kind = ChangeKind.ATTRIBUTES
     else:
-        kind = "unchanged"
-    if kind in ("content", "attributes") and applied_before and template.drift == "report":
-        kind = "drifted"
+        kind = ChangeKind.UNCHANGED
+    if kind in (ChangeKind.CONTENT, ChangeKind.ATTRIBUTES) and applied_before and template.drift == "report":
+        kind = ChangeKind.DRIFTED
     return Change(
         template.name, template.target, kind, template.group_name, mode, uid, gid, rendering.secret, rendering.content, old
     )
@@ -84,29 +84,31 @@ def unit_steps(
     for label in dict.fromkeys(unit.label for template in templates for unit in template.units):
         if label in retried and label not in steps:
             names = tuple(t.name for t in templates if any(unit.label == label for unit in t.units))
-            steps[label] = UnitStep(label, "restart", names)
-    return tuple(replace(step, action="restart") if step.unit in stopped else step for step in steps.values())
+            steps[label] = UnitStep(label, UnitAction.RESTART, names)
+    return tuple(replace(step, action=UnitAction.RESTART) if step.unit in stopped else step for step in steps.values())
 
 
 def _steps_of_changes(templates: Iterable[Template], changes: Iterable[Change]) -> Iterator[UnitStep]:
     changed = {change.template for change in changes if change.pending}
-    requests: dict[str, list[tuple[str, str]]] = {}
+    requests: dict[str, list[tuple[UnitAction, str]]] = {}
     commands: dict[str, TemplateUnit] = {}
     for template in templates:
         for unit in template.units:
             requests.setdefault(unit.label, [])
             if unit.command:
                 commands.setdefault(unit.label, unit)
-            if template.name in changed and (unit.command or unit.action != "none"):
-                requests[unit.label].append(("command" if unit.command else unit.action, template.name))
+            action = UnitAction.COMMAND if unit.command else UnitAction(unit.action)
+            if template.name in changed and action != UnitAction.NONE:
+                requests[unit.label].append((action, template.name))
     for label, requested in requests.items():
         names = tuple(name for _, name in requested)
         if requested and label in commands:
-            yield UnitStep(label, "command", names, commands[label].command, commands[label].timeout)
+            yield UnitStep(label, UnitAction.COMMAND, names, commands[label].command, commands[label].timeout)
         elif requested:
             actions = {action for action, _ in requested}
             # a reload alone starts nothing
-            strongest = "reload-or-restart" if actions == {"start", "reload"} else max(actions, key=ACTIONS.index)
+            both = actions == {UnitAction.START, UnitAction.RELOAD}
+            strongest = UnitAction.RELOAD_OR_RESTART if both else max(actions, key=lambda action: action.strength)
             yield UnitStep(label, strongest, names)
 
 
@@ -120,7 +122,7 @@ def diff(change: Change, config: RunConfig, decoy: str | None = None) -> str:
         return ""
     masker = Masker(config.secret_texts())
     before = change.old.content if change.old and change.old.content is not None else b""
-    if change.kind == "attributes" and change.old:
+    if change.kind == ChangeKind.ATTRIBUTES and change.old:
         old = change.old
         return (
             f"{change.target}: mode {old.mode:04o} -> {change.mode:04o}, "
@@ -150,7 +152,7 @@ def _unified(change: Change, old: list[str], new: list[str]) -> str:
     import difflib  # costs 6 ms, and only a plan needs it
 
     name = change.target.lstrip("/")
-    before = "/dev/null" if change.kind == "create" else f"a/{name}"
+    before = "/dev/null" if change.kind == ChangeKind.CREATE else f"a/{name}"
     lines = list(difflib.unified_diff(old, new, before, f"b/{name}"))
     if len(lines) > _DIFF_LINES_MAX:
         lines = [*lines[:_DIFF_LINES_MAX], f"... {len(lines) - _DIFF_LINES_MAX} more lines\n"]

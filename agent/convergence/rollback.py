@@ -14,7 +14,7 @@ from agent.convergence.phases import GENERATION_STATES, Phase
 from agent.convergence.plan import unit_steps
 from agent.convergence.recovery import recover
 from agent.errors import UsageError
-from agent.model import Change
+from agent.model import Change, ChangeKind
 from agent.state import generations
 from agent.state.generations import Generation, GenerationState
 from agent.status import report
@@ -79,7 +79,7 @@ def _changes(runtime: Runtime, wanted: Generation) -> list[Change]:
             Change(
                 name,
                 recorded["target"],
-                "unchanged" if same else "create" if old is None else "content",
+                ChangeKind.UNCHANGED if same else ChangeKind.CREATE if old is None else ChangeKind.CONTENT,
                 groups.get(name, ""),
                 mode,
                 recorded["uid"],

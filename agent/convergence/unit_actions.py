@@ -9,7 +9,7 @@ from dataclasses import replace
 from agent.convergence import journal
 from agent.convergence.context import Runtime
 from agent.convergence.journal import Transaction
-from agent.model import UnitResult, UnitStep
+from agent.model import UnitAction, UnitOutcome, UnitResult, UnitStep
 from agent.net.backoff import Backoff
 
 log = logging.getLogger("parbake.apply")
@@ -28,10 +28,10 @@ def act(runtime: Runtime, transaction: Transaction, *, before_ready: bool) -> Tr
         if runtime.stopping:
             return transaction
         result = _act_with_retries(runtime, step, before_ready=before_ready)
-        if result.result == "failed" and runtime.stopping:
+        if result.result == UnitOutcome.FAILED and runtime.stopping:
             return transaction
         log.log(
-            logging.INFO if result.result != "failed" else logging.ERROR,
+            logging.INFO if result.result != UnitOutcome.FAILED else logging.ERROR,
             "unit %s: %s %s%s",
             step.unit,
             step.action,
@@ -53,8 +53,8 @@ def _act_with_retries(runtime: Runtime, step: UnitStep, *, before_ready: bool) -
     backoff = Backoff(_RETRY_FIRST_SECONDS, _RETRY_LAST_SECONDS, low=0.5)
     result = runtime.units.act(step, before_ready=before_ready)
     for attempt in range(runtime.settings.units.retries):
-        repeatable = step.action == "command" or runtime.units.state(step.unit).running
-        if result.result != "failed" or not repeatable or runtime.stopping:
+        repeatable = step.action == UnitAction.COMMAND or runtime.units.state(step.unit).running
+        if result.result != UnitOutcome.FAILED or not repeatable or runtime.stopping:
             return result
         seconds = backoff.next_seconds()
         log.warning("unit %s: %s failed, again in %.1f s (%s)", step.unit, step.action, seconds, result.detail)
@@ -62,7 +62,7 @@ def _act_with_retries(runtime: Runtime, step: UnitStep, *, before_ready: bool) -
         if runtime.stopping:
             return result
         result = runtime.units.act(step, before_ready=before_ready)
-        if result.result == "ok":
+        if result.result == UnitOutcome.OK:
             return replace(result, detail=f"at attempt {attempt + 2}")
     return result
 
@@ -74,8 +74,8 @@ def reapply_unit_actions(
     results = {}
     for step in transaction.steps:
         if transaction.groups_of(step.unit) & groups:
-            down = step.action != "command" and not runtime.units.state(step.unit).running
-            repeated = replace(step, action="restart") if down else step
+            down = step.action != UnitAction.COMMAND and not runtime.units.state(step.unit).running
+            repeated = replace(step, action=UnitAction.RESTART) if down else step
             results[step.unit] = runtime.units.act(repeated, before_ready=before_ready)
     return results
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import StateError, UsageError
-from agent.model import Change, UnitResult
+from agent.model import Change, ChangeKind, UnitAction, UnitOutcome, UnitResult
 from agent.paths import Paths
 from agent.state.sealing import Sealer
 from agent.system.safe_files import read_target, write_atomic
@@ -177,7 +177,7 @@ def read_current(paths: Paths, template: str, recorded: Mapping[str, Any]) -> Ch
         return None
     mode, uid, gid = int(recorded["mode"], 8), int(recorded["uid"]), int(recorded["gid"])
     secret = bool(recorded["secret"])
-    return Change(template, str(recorded["target"]), "unchanged", "", mode, uid, gid, secret, current.content, current)
+    return Change(template, str(recorded["target"]), ChangeKind.UNCHANGED, "", mode, uid, gid, secret, current.content, current)
 
 
 def targets_of(changes: Iterable[Change], number: int, previous: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -206,6 +206,8 @@ def _read(path: Path) -> Generation | None:
         fields = {name: record[name] for name in Generation.__dataclass_fields__ if name in record}
         fields["keys"], fields["units"] = tuple(fields.get("keys", ())), tuple(fields.get("units", ()))
         fields["state"] = GenerationState(fields["state"])
+        for unit in fields["units"]:
+            UnitAction(unit["action"]), UnitOutcome(unit["result"]), str(unit["name"])
         if not all(target.keys() >= _TARGET_FIELDS for target in fields.get("targets", {}).values()):
             return None
         return Generation(**fields)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from agent.errors import SourceDenied, SourceInvalid, SourceUnreachable
 from agent.net.credentials import resolve_path
 from agent.net.http_client import TlsFiles, check_url
-from agent.net.sockets import why
+from agent.net.sockets import describe_network_error
 from agent.settings.schema import setting
 from agent.settings.urls import check_metadata_url
 from agent.sources import SourceContext, optional
@@ -124,7 +124,7 @@ class Aws:
             raise SourceDenied(f"{place}: there are no credentials", hint="give the instance a role") from None
         except (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, OSError) as error:
             self._drop()
-            text, hint = why(error) or (type(error).__name__, None)
+            text, hint = describe_network_error(error) or (type(error).__name__, None)
             raise SourceUnreachable(f"{place}: {text}", hint=hint) from None
         except KeyError as error:
             # An answer that broke off in its headers has no body; the library takes that for an empty result.

@@ -16,7 +16,7 @@ from agent.errors import SourceDenied, SourceError, SourceInvalid, SourceUnreach
 from agent.model import Layer, Snapshot
 from agent.net.credentials import read_secret
 from agent.net.http_client import MAX_BODY_BYTES, TlsOptions, check_url, shown
-from agent.net.sockets import why
+from agent.net.sockets import describe_network_error
 from agent.settings.schema import setting
 from agent.sources import SourceContext, key_tree, optional
 
@@ -213,7 +213,7 @@ class RedisSource:
                 raise SourceDenied(f"{place}: it wants a password", hint="check password_file") from None
             late = isinstance(error, library.TimeoutError)
             otherwise = "no answer in time" if late else "the connection broke off, or is not Redis's"
-            known = why(error) or (otherwise, None)
+            known = describe_network_error(error) or (otherwise, None)
             raise SourceUnreachable(f"{place}: {known[0]}", hint=known[1]) from None
         except library.ResponseError as error:
             word = str(error).split(" ", 1)[0]
