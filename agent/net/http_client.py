@@ -234,7 +234,7 @@ class Client:
                     response.close()
 
     def _check_limit(self, limit: ExchangeLimit, url: str) -> None:
-        """Raise TransportFailure with the reason if the exchange was aborted: the error that an abort causes lacks it."""
+        """Raise TransportFailure with the reason if the exchange was aborted. The error of the abort does not have it."""
         if limit.stopped:
             raise TransportFailure(FailureKind.UNREACHABLE, f"{shown(url)}: stopped") from None
         if self.closed:
