@@ -1,4 +1,4 @@
-"""Write what docs/reference/settings.md and commands.md have from the code. With `--check`, only report whether they are true."""
+"""Write what settings.md and commands.md in docs/reference/ have from the code. With `--check`, only report what is stale."""
 
 from __future__ import annotations
 

@@ -11,7 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent import discovery, errors
+from agent.cli.main import COMMANDS
+from agent.sources import BACKENDS
+from agent.templates.filters import FILTERS
 from tests.conftest import REPOSITORY
+from tests.unit.test_structure import FLOORS
 
 DIRECTORIES = ("agent", "tests", "docs", "packaging", "systemd", "tools", "bench", "examples", ".ci")
 SKIPPED = {"__pycache__", ".mypy_cache", ".ruff_cache"}
@@ -180,6 +185,43 @@ def test_every_cited_section_of_the_interface_exists() -> None:
         if match[1] not in sections or (match[2] and (match[1] != "8" or match[2] not in promises))
     ]
     assert not wrong, _listed(wrong)
+
+
+def _section(number: int) -> str:
+    """Return the text of a section of docs/INTERFACE.md."""
+    page = (REPOSITORY / "docs" / "INTERFACE.md").read_text("utf-8")
+    return re.split(rf"^## {number}\. ", page, flags=re.MULTILINE)[1].partition("\n## ")[0]
+
+
+def test_the_interface_has_what_the_code_has() -> None:
+    """docs/INTERFACE.md names the backends, facts, filters, commands and exit codes that exist."""
+    section = {number: set(re.findall(r"`([^`\n]+)`", _section(number))) for number in (3, 4, 5)}
+    assert set(BACKENDS) <= section[3]
+    assert set(discovery.NAMES) <= section[3]
+    assert set(FILTERS) - {"tojson"} <= section[4]
+    commands = {text.split()[1] for text in section[5] if text.startswith("parbake ")}
+    assert commands == set(COMMANDS)
+    codes = {error.exit_code for error in vars(errors).values() if isinstance(error, type) and hasattr(error, "exit_code")}
+    assert set(map(int, re.findall(r"^\| (\d+) \|", _section(6), re.MULTILINE))) == {0, 2, *codes}
+
+
+def test_the_readme_and_the_manual_have_the_exit_codes_and_commands() -> None:
+    """README.md has the exit codes in the words of docs/INTERFACE.md, and parbake(8) every command and code."""
+    rows = re.findall(r"^\| \d+ \|.*$", _section(6), re.MULTILINE)
+    readme = (REPOSITORY / "README.md").read_text("utf-8")
+    assert [row for row in rows if row not in readme] == []
+    manual = (REPOSITORY / "packaging" / "parbake.8").read_text("utf-8")
+    assert [name for name in COMMANDS if not re.search(rf"^\.(?:B|BI|BR) {name}\b", manual, re.MULTILINE)] == []
+    assert [code for row in rows if f".TP\n.B {(code := row.split()[1])}\n" not in manual] == []
+
+
+def test_the_architecture_draws_the_layout() -> None:
+    """docs/ARCHITECTURE.md has each package of agent/ on the floor that tests/unit/test_structure.py gives it."""
+    page = (REPOSITORY / "docs" / "ARCHITECTURE.md").read_text("utf-8")
+    drawn: dict[int, set[str]] = {}
+    for number, names in re.findall(r"^\| (\d) \| (`[^|]+`) \|", page, re.MULTILINE):
+        drawn.setdefault(int(number), set()).update(re.findall(r"`(\w+)/?`", names))
+    assert drawn == {number: set(packages) for number, packages in enumerate(FLOORS, 1)}
 
 
 def test_no_text_cites_a_document_from_outside() -> None:
