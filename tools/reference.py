@@ -1,4 +1,4 @@
-"""Write what settings.md and commands.md in docs/reference/ have from the code. With `--check`, only report what is stale."""
+"""Write docs/reference/settings.md and commands.md from the code; with `--check`, only report whether they are current."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Durations are written "200ms", "5s", "2m", "1h", "1d"; sizes "512KiB", "10MiB"; 
 """
 
 COMMANDS_PAGE = TREE / "docs" / "reference" / "commands.md"
-OPTIONS_TABLE = re.compile(r"^\| option \| what \|\n(?:\|.*\n)+", re.MULTILINE)
+OPTIONS_TABLE = re.compile(r"^\| option \| meaning \|\n(?:\|.*\n)+", re.MULTILINE)
 
 
 def settings_page() -> str:
@@ -113,7 +113,7 @@ def commands_page() -> str:
         if index is None:
             raise SystemExit(f'{COMMANDS_PAGE}: there is no section "{heading}"; write one')
         if len(OPTIONS_TABLE.findall(sections[index])) != bool(table):
-            raise SystemExit(f'{COMMANDS_PAGE}: section "{heading}" needs {1 if table else 0} table "| option | what |"')
+            raise SystemExit(f'{COMMANDS_PAGE}: section "{heading}" needs {1 if table else 0} table "| option | meaning |"')
         sections[index] = OPTIONS_TABLE.sub(lambda _, table=table: table, sections[index])
     return "".join(sections)
 
@@ -127,7 +127,7 @@ def _options(parser: argparse.ArgumentParser, skip: tuple[str, ...] = ()) -> str
         value = f" {action.metavar}" if action.option_strings and action.metavar else ""
         choices = f"one of {', '.join(action.choices)}" if action.choices and action.option_strings else ""
         rows.append(f"| `{name}{value}` | {re.sub(r'[|]', '', action.help or choices)} |")
-    return "| option | what |\n|---|---|\n" + "\n".join(rows) + "\n" if rows else ""
+    return "| option | meaning |\n|---|---|\n" + "\n".join(rows) + "\n" if rows else ""
 
 
 def main() -> int:
@@ -141,7 +141,7 @@ def main() -> int:
         else:
             path.write_text(text, "utf-8")
     if stale:
-        sys.stderr.write(f"docs/reference: {', '.join(stale)} is not what the code says; run tools/reference.py\n")
+        sys.stderr.write(f"docs/reference: {', '.join(stale)} differs from the code; run tools/reference.py\n")
     return 1 if stale else 0
 
 

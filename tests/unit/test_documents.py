@@ -87,7 +87,7 @@ def _is_text(path: Path) -> bool:
 
 @functools.cache
 def texts() -> tuple[Text, ...]:
-    """Return what people read: a Python file's comments and docstrings, any other file whole."""
+    """Return what people read: a Python file's comments and docstrings, in agent/ its messages too, any other file whole."""
     found: list[Text] = []
     for path in files():
         content = path.read_text("utf-8")
@@ -99,9 +99,11 @@ def _of_python(path: Path, content: str) -> Iterator[Text]:
     for token in tokenize.generate_tokens(io.StringIO(content).readline):
         if token.type == tokenize.COMMENT:
             yield Text(path, token.start[0], token.string)
+    messages = path.is_relative_to(REPOSITORY / "agent")
     for node in ast.walk(ast.parse(content)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            yield Text(path, node.lineno, node.value.value)
+        value = node if messages else node.value if isinstance(node, ast.Expr) else None
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            yield Text(path, value.lineno, value.value)
 
 
 def _listed(wrong: list[str]) -> str:
@@ -242,5 +244,5 @@ def test_texts_use_plain_words() -> None:
         name = str(path.relative_to(REPOSITORY))
         if name.startswith(("agent/", "docs/", "packaging/", "systemd/")) or name in ("README.md", "CONTRIBUTING.md"):
             text = Text(path, 1, path.read_text("utf-8"))
-            wrong += [f"{where}: {match[0]}" for where, match in text.found(WORDS)]
+            wrong += [f"{where}: {' '.join(match[0].split())}" for where, match in text.found(WORDS)]
     assert not wrong, _listed(wrong)
