@@ -120,11 +120,8 @@ A command without a `name` has its words, joined by spaces, as its name.
 - `after` must not form a cycle.
 """
 
-COMMANDS_HEAD = """# Commands
-
-Made by `tools/reference.py` from the code; a test fails if the page and the code differ. The exit codes are in the
-[README](../../README.md#exit-codes).
-"""
+COMMANDS_PAGE = TREE / "docs" / "reference" / "commands.md"
+OPTIONS_TABLE = re.compile(r"^\| option \| meaning \|\n(?:\|.*\n)+", re.MULTILINE)
 
 
 def settings_page() -> str:
@@ -194,17 +191,26 @@ def _default(field: dataclasses.Field[Any], hint: Any) -> str:
 
 
 def commands_page() -> str:
-    """Return docs/reference/commands.md: the options of every command."""
-    parts = [COMMANDS_HEAD]
+    """Return commands.md with each table of options as the parser gives it; all else in the page is written by hand.
+
+    Raises SystemExit if a command has no section, or if a section has no table for the command's options.
+    """
+    sections = re.split(r"^(?=## )", COMMANDS_PAGE.read_text("utf-8"), flags=re.MULTILINE)
     general = cli.parser()
-    parts.append(f"## On every command\n\n{_options(general, skip=('command',))}")
     common = {option for action in general._actions for option in action.option_strings}
-    for name, text in cli.COMMANDS.items():
+    tables = {"## Options of every command": _options(general, skip=("command",))}
+    for name in cli.COMMANDS:
         parser = argparse.ArgumentParser(add_help=False)
         importlib.import_module(f"agent.cli.{name}").add_arguments(parser)
-        own = _options(parser, skip=tuple(common))
-        parts.append(f"## parbake {name}\n\n{text[0].upper()}{text[1:]}.\n{chr(10) + own if own else ''}")
-    return "\n".join(parts)
+        tables[f"## parbake {name}"] = _options(parser, skip=tuple(common))
+    for heading, table in tables.items():
+        index = next((i for i, section in enumerate(sections) if section.startswith(f"{heading}\n")), None)
+        if index is None:
+            raise SystemExit(f'{COMMANDS_PAGE}: there is no section "{heading}"; write one')
+        if len(OPTIONS_TABLE.findall(sections[index])) != bool(table):
+            raise SystemExit(f'{COMMANDS_PAGE}: section "{heading}" needs {1 if table else 0} table "| option | meaning |"')
+        sections[index] = OPTIONS_TABLE.sub(lambda _, table=table: table, sections[index])
+    return "".join(sections)
 
 
 def _options(parser: argparse.ArgumentParser, skip: tuple[str, ...] = ()) -> str:
