@@ -21,6 +21,7 @@ from agent.convergence.plan import unit_steps
 from agent.convergence.unit_actions import act, acted_on_all
 from agent.errors import ApplyError, RolledBack, StateError, UnhealthyAfterApply
 from agent.model import Change, UnitOutcome, UnitResult
+from agent.status.report import InstanceState
 from agent.system import safe_files
 from agent.system.units import shutting_down
 
@@ -42,7 +43,7 @@ def apply_plan(runtime: Runtime, memory: Memory, planned: PlannedConvergence, *,
     if report.hold is not None:
         report.generation = int(report.hold)
         describe(runtime, memory, planned, {})
-        report.set_state("rolled-back", f"held at generation {report.hold} by `parbake rollback`; `parbake resume` ends it")
+        report.set_state(InstanceState.ROLLED_BACK, hold_text(report.hold))
         return 0
     waiting = dict(planned.waiting)
     secrets = planned.config.secret_texts()

@@ -11,6 +11,7 @@ from agent.convergence.context import GroupError, Memory, PlannedConvergence, Ru
 from agent.convergence.generation_record import in_place, sha256
 from agent.errors import RolledBack, UnhealthyAfterApply
 from agent.model import Change, ChangeKind, UnitAction, UnitOutcome, UnitResult
+from agent.status.report import InstanceState, TemplateState
 
 log = logging.getLogger("parbake.converge")
 _EXIT_STALE = 75
@@ -56,7 +57,7 @@ def describe(
         row: dict[str, Any] = {
             "name": template.name,
             "target": template.target,
-            "state": _state_of(error) or ("drifted" if template.name in drifted else "current"),
+            "state": _state_of(error) or (TemplateState.DRIFTED if template.name in drifted else TemplateState.CURRENT),
             "generation": recorded.get(template.name, {}).get("generation", 0),
         }
         if error is not None:
@@ -72,11 +73,11 @@ def describe(
     memory.report.units = tuple(units.values())
 
 
-def _state_of(error: GroupError | None) -> str:
-    """Return the state of a template whose group waits, or "" if it does not."""
+def _state_of(error: GroupError | None) -> TemplateState | None:
+    """Return the state of a template whose group waits, or None if it does not."""
     if error is None:
-        return ""
-    return "rejected" if isinstance(error, UnhealthyAfterApply) else "waiting"
+        return None
+    return TemplateState.REJECTED if isinstance(error, UnhealthyAfterApply) else TemplateState.WAITING
 
 
 def conclude(memory: Memory, planned: PlannedConvergence, waiting: Mapping[str, GroupError]) -> int:
@@ -85,7 +86,7 @@ def conclude(memory: Memory, planned: PlannedConvergence, waiting: Mapping[str, 
         text = "\n".join(dict.fromkeys(str(error) for error in waiting.values()))
         hints = [error.hint for error in waiting.values() if error.hint]
         rolled_back = all(isinstance(error, RolledBack) for error in waiting.values())
-        memory.report.set_state("rolled-back" if rolled_back else "failed", text)
+        memory.report.set_state(InstanceState.ROLLED_BACK if rolled_back else InstanceState.FAILED, text)
         # the same reason as before is logged once, and not at every convergence
         level = logging.ERROR if text != memory.last_logged_waiting else logging.DEBUG
         log.log(level, "%s%s", text, f"\nhint: {hints[0]}" if hints else "")
@@ -94,7 +95,7 @@ def conclude(memory: Memory, planned: PlannedConvergence, waiting: Mapping[str, 
     memory.last_logged_waiting = ""
     if planned.pulled.stale:
         errors = [f"source {source.name}: {source.error}" for source in planned.pulled.reports if source.state == "stale"]
-        memory.report.set_state("stale", "; ".join(errors))
+        memory.report.set_state(InstanceState.STALE, "; ".join(errors))
         return _EXIT_STALE
-    memory.report.set_state("converged")
+    memory.report.set_state(InstanceState.CONVERGED)
     return 0

@@ -107,7 +107,7 @@ def test_a_notice_wakes_every_lane_until_it_is_called_off(shipping: Image, recei
         for number in range(3):
             log(shipping, f"hurries {number}")
             assert arrives(receiver, f"hurries {number}")["environment"] == "prod"
-        assert "this instance is to go (spot at 2030-01-01T00:00:00Z)" in shipping.run("status").out
+        assert "this instance will be terminated (spot at 2030-01-01T00:00:00Z)" in shipping.run("status").out
         wait_until(lambda: draining(shipping), PROMPT_SECONDS, "the shipper to say that it drains")
         say(shipping, environment="prod")
         time.sleep(3)
@@ -115,9 +115,9 @@ def test_a_notice_wakes_every_lane_until_it_is_called_off(shipping: Image, recei
         with pytest.raises(ServerError):
             receiver.wait_for(1, 4, MESSAGE="waits again")
         said = end(process)
-    assert "this instance is to go (spot at 2030-01-01T00:00:00Z)" in said
+    assert "this instance will be terminated (spot at 2030-01-01T00:00:00Z)" in said
     assert "is not to go any more" in said
-    assert said.index("is to go (") < said.index("any more")
+    assert said.index("will be terminated (") < said.index("any more")
 
 
 def test_a_shipper_that_starts_late_hurries_from_the_start(shipping: Image, receiver: Receiver) -> None:

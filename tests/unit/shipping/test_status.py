@@ -154,7 +154,7 @@ def test_whoever_has_taken_over_the_shipper_gets_nothing_by_its_status(paths: Pa
     HOSTILE[name](paths.ship / "status.json")
     found = published(paths)
     assert set(found["parbake_state"].values()) == {0, 1}
-    assert len(found["parbake_state"]) == len(report.STATES)
+    assert len(found["parbake_state"]) == len(report.InstanceState)
     assert "root:" not in paths.metrics.read_text()
 
 
@@ -196,4 +196,4 @@ def test_every_metric_and_field_can_be_looked_up(paths: Paths) -> None:
     own, theirs = (json.loads(path.read_text()) for path in (paths.status, paths.ship / "status.json"))
     fields = {*own, *own["sources"][0], *own["templates"][0], *theirs, *theirs["sinks"]["loki"], "hold"}
     assert [name for name in sorted(fields) if f"`{name}`" not in page] == []
-    assert [state for state in (*report.STATES, *shipper.STATES) if f"`{state}`" not in page] == []
+    assert [state for state in (*report.InstanceState, *shipper.STATES) if f"`{state}`" not in page] == []
