@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from agent.model import Facts
 from agent.paths import Paths
 from tests.servers.metadata import Metadata
-from tests.unit.discovery.machines import ask, machine, said
+from tests.unit.discovery.machines import ask, attempts_text, machine
 
 
 def run(*command: str) -> str:
@@ -117,7 +117,7 @@ def main() -> None:
         start = time.monotonic()
         facts = STEPS[step](root / step)
         seconds = time.monotonic() - start
-        print(json.dumps({"values": dict(facts.values), "seconds": seconds, "said": said(facts)}, default=dict))
+        print(json.dumps({"values": dict(facts.values), "seconds": seconds, "said": attempts_text(facts)}, default=dict))
 
 
 if __name__ == "__main__":

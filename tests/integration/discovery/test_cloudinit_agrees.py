@@ -16,7 +16,7 @@ from tests.image.lab.apt import download
 from tests.image.lab.cache import made_once
 from tests.image.lab.commands import LabError, call
 from tests.servers.metadata import Metadata
-from tests.unit.discovery.machines import FIRMWARE, ask, machine, said
+from tests.unit.discovery.machines import FIRMWARE, ask, attempts_text, machine
 
 CRAWL = Path(__file__).with_name("crawl.py")
 DEBIAN_PYTHON = "/usr/bin/python3"
@@ -85,6 +85,6 @@ def test_our_facts_agree_with_cloud_inits_crawl(platform: str, suite: str, tmp_p
     with Metadata(platform, options={"userdata": ""}) as service:
         ours = ask(paths, "imds", imds_url=service.url)
     crawled = dict(theirs.values)
-    assert crawled["platform"] == platform, said(theirs)
+    assert crawled["platform"] == platform, attempts_text(theirs)
     assert crawled == {name: ours.values.get(name) for name in crawled}
     assert set(ours.values) - set(crawled) == ONLY_OURS.get(platform, set())

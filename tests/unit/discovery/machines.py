@@ -63,6 +63,6 @@ def timed(paths: Paths, *providers: str, **discovery: Any) -> tuple[Facts, float
     return facts, time.monotonic() - start
 
 
-def said(facts: Facts) -> str:
+def attempts_text(facts: Facts) -> str:
     """All that discovery says about what it tried."""
     return "\n".join(f"{attempt.provider}: {attempt.outcome}" for attempt in facts.attempts)

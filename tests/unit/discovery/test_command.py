@@ -89,7 +89,7 @@ def test_what_is_refused_or_found_nowhere_is_said(image: Image) -> None:
     """A static fact that is no fact, an origin that does not exist, and a service that is switched off."""
     settings(image, '[discovery]\nimds = "off"\n[facts]\ntags = "x"\n[facts_from]\nenvironment = ["tag:env", "userdata:env"]\n')
     shown = image.run("facts", "-v").out
-    assert "[facts]: refused 'tags': is not a table" in shown
+    assert "[facts]: refused 'tags': found a str, expected a table" in shown
     assert "environment: there is no tag:env and no userdata:env" in shown
     assert 'switched off: [discovery] imds = "off"' in shown
 
@@ -144,7 +144,7 @@ def test_a_fact_that_would_leave_a_layers_path_is_still_a_fact(image: Image) -> 
 
     settings(image, '[discovery]\nproviders = ["file"]\n' + SITE.format(more=', "{{ facts.role }}"') + TEMPLATE)
     shown = image.run("plan")
-    assert "the fact role cannot be part of a layer's path: its value holds a slash" in shown.err
+    assert "the fact role cannot be part of a layer's path: its value contains a slash" in shown.err
     assert "../a b/c" not in shown.err
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from agent.discovery import Context
-from agent.discovery.engine import asked, discover, missing_facts_summary
+from agent.discovery.engine import discover, missing_facts_summary, providers_summary
 from agent.discovery.fact_validation import check_segment
 from agent.errors import DiscoveryError, SettingsError
 from agent.paths import Paths
-from tests.unit.discovery.machines import ask, machine, said, settings, timed, write
+from tests.unit.discovery.machines import ask, attempts_text, machine, settings, timed, write
 
 HERE = "tests.unit.discovery.test_engine"
 
@@ -104,7 +104,7 @@ def test_a_provider_that_fails_is_recorded_and_the_others_are_asked(name: str, w
     """A provider's failure costs its own facts alone."""
     facts = ask(Paths(tmp_path), provider(name), provider("Second"))
     assert facts.values["zone"] == "z1"
-    assert words in said(facts)
+    assert words in attempts_text(facts)
 
 
 def test_providers_that_hang_cost_at_most_the_time_of_discovery(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_providers_that_hang_cost_at_most_the_time_of_discovery(tmp_path: Path) 
     assert seconds < 0.5 + 0.3
     assert facts.values["zone"] == "z1"
     assert facts.values["slot"] == "7"
-    assert "did not come back within 0.45 s; gave slot" in said(facts)
+    assert "did not come back within 0.45 s; gave slot" in attempts_text(facts)
 
 
 def test_a_provider_that_does_not_exist_is_an_error_of_the_settings(tmp_path: Path) -> None:
@@ -129,8 +129,8 @@ def test_values_from_outside_are_not_trusted(tmp_path: Path) -> None:
     facts = ask(Paths(tmp_path), provider("Bad"))
     assert dict(facts.values) == {"good": "yes", "number": "7", "flag": "true"}
     for name in ("control", "line", "long", "instance_id", "tags", "list", "no name", "../x", "deep", "surrogate"):
-        assert f"refused '{name}'" in said(facts)
-    assert "evil" not in said(facts)
+        assert f"refused '{name}'" in attempts_text(facts)
+    assert "evil" not in attempts_text(facts)
 
 
 def test_rules_take_a_fact_from_elsewhere(tmp_path: Path) -> None:
@@ -185,10 +185,10 @@ def test_a_fact_that_fits_is_passed_on(value: str) -> None:
 def test_a_missing_fact_is_explained(tmp_path: Path) -> None:
     """Each provider that was asked once, with its failure where it had one, whatever it gave besides."""
     facts = ask(Paths(tmp_path), provider("Raises"), "kernel")
-    assert asked(facts) == f"{provider('Raises')}: failed: the rack's controller is not there; kernel: nothing"
+    assert providers_summary(facts) == f"{provider('Raises')}: failed: the rack's controller is not there; kernel: nothing"
     refused = ask(machine(tmp_path, "ec2"), "imds", imds_url="http://127.0.0.1:1", timeout=0.1)
-    assert asked(refused).startswith("imds:ec2: failed: http://127.0.0.1:1/latest/api/token gave no answer")
-    assert asked(ask(Paths(tmp_path))) == "nobody"
+    assert providers_summary(refused).startswith("imds:ec2: failed: http://127.0.0.1:1/latest/api/token gave no answer")
+    assert providers_summary(ask(Paths(tmp_path))) == "no provider"
 
 
 def test_what_a_failure_costs_is_said(tmp_path: Path) -> None:
@@ -205,12 +205,12 @@ def test_what_a_failure_costs_is_said(tmp_path: Path) -> None:
 def test_no_request_without_a_match(tmp_path: Path) -> None:
     """Unknown firmware, and firmware seen from inside a container, name nobody: no request is made."""
     unknown = machine(tmp_path / "a", sys_vendor="QEMU", product_uuid="0c2d7f6e-0000-4000-8000-000000000001")
-    assert "no request made" in said(ask(unknown, "imds", imds_url="http://127.0.0.1:1"))
+    assert "no request made" in attempts_text(ask(unknown, "imds", imds_url="http://127.0.0.1:1"))
     inside = machine(tmp_path / "b", "ec2")
     write(inside.root, "/run/systemd/container", "podman\n")
     facts = ask(inside, "imds", imds_url="http://127.0.0.1:1")
     assert dict(facts.values) == {}
-    assert "no request made" in said(facts)
+    assert "no request made" in attempts_text(facts)
 
 
 def test_imds_off_asks_nobody(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_imds_off_asks_nobody(tmp_path: Path) -> None:
 
 def test_an_unknown_name_for_imds_is_reported(tmp_path: Path) -> None:
     """A name that does not exist is reported with the closest that does."""
-    assert 'did you mean "ec2"' in said(ask(Paths(tmp_path), "imds", imds="ec3"))
+    assert 'did you mean "ec2"' in attempts_text(ask(Paths(tmp_path), "imds", imds="ec3"))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from agent.settings.models import Source
 from agent.sources.pull import layer_names
 from tests.servers.metadata import Metadata
 from tests.servers.scripted import Scripted
-from tests.unit.discovery.machines import ask, machine, said, settings, write
+from tests.unit.discovery.machines import ask, attempts_text, machine, settings, write
 
 HERE = "tests.unit.discovery.test_failures"
 NOBODY = "http://127.0.0.1:1"
@@ -55,7 +55,7 @@ def test_a_default_is_used_where_no_provider_ever_answered_and_it_is_said(tmp_pa
     """INTERFACE 3: static facts are used where no provider answers; without one the layer's error names who was asked."""
     facts = ask(machine(tmp_path, "ec2"), "imds", imds_url=NOBODY, timeout=0.1, **DEV)
     assert (facts.values["environment"], facts.providers["environment"]) == ("dev", "settings")
-    assert "environment is taken from [facts]: imds:ec2 failed" in said(facts)
+    assert "environment is taken from [facts]: imds:ec2 failed" in attempts_text(facts)
     facts = ask(machine(tmp_path, "ec2"), "imds", imds_url=NOBODY, timeout=0.1, facts_from=DEV["facts_from"])
     source = Source(backend="file", name="site", layers=("env/{{ facts.environment }}",))
     with pytest.raises(DiscoveryError, match=r"facts\.environment.*imds:ec2: failed"):
@@ -75,49 +75,49 @@ def test_a_default_is_used_where_the_platform_has_nothing_to_say(tmp_path: Path)
 
 def test_what_was_learnt_in_this_run_is_used_while_the_platform_is_away(tmp_path: Path) -> None:
     """The daemon goes on with the environment that the platform named before, and says so; a new process knows nothing."""
-    paths, learnt = machine(tmp_path, "ec2"), FactMemory()
+    paths, memory = machine(tmp_path, "ec2"), FactMemory()
     rules: dict[str, Any] = {"facts": {"environment": "dev"}, "facts_from": {"environment": ("tag:environment",)}}
     with Metadata("ec2") as service:
-        well = discover(settings(providers=("imds",), imds_url=service.url, **rules), paths, learnt=learnt)
+        well = discover(settings(providers=("imds",), imds_url=service.url, **rules), paths, memory=memory)
     assert well.values["environment"] == "prod"
     away = settings(providers=("imds",), imds_url=NOBODY, timeout=0.1, **rules)
-    facts = discover(away, paths, learnt=learnt)
+    facts = discover(away, paths, memory=memory)
     assert (facts.values["environment"], facts.providers["environment"]) == ("prod", "tag:environment")
-    assert "environment is as it was before: imds:ec2 failed" in said(facts)
-    assert discover(away, paths, learnt=FactMemory()).values["environment"] == "dev"
+    assert "environment keeps its earlier value: imds:ec2 failed" in attempts_text(facts)
+    assert discover(away, paths, memory=FactMemory()).values["environment"] == "dev"
 
 
 def test_a_default_that_was_right_before_stays(tmp_path: Path) -> None:
     """Where the platform had said that there is no such tag, its next failure changes nothing."""
-    paths, learnt = machine(tmp_path, "ec2"), FactMemory()
+    paths, memory = machine(tmp_path, "ec2"), FactMemory()
     rules: dict[str, Any] = {"facts": {"site": "home"}, "facts_from": {"site": ("tag:site",)}}
     with Metadata("ec2") as service:
-        discover(settings(providers=("imds",), imds_url=service.url, **rules), paths, learnt=learnt)
+        discover(settings(providers=("imds",), imds_url=service.url, **rules), paths, memory=memory)
     away = settings(providers=("imds",), imds_url=NOBODY, timeout=0.1, **rules)
-    assert discover(away, paths, learnt=learnt).values["site"] == "home"
+    assert discover(away, paths, memory=memory).values["site"] == "home"
 
 
 def test_the_tags_of_the_boot_do_not_replace_the_current_ones_while_the_platform_is_away(tmp_path: Path) -> None:
     """cloud-init's copy is older than what this run has learnt since."""
-    paths, learnt = machine(tmp_path, "ec2"), FactMemory()
+    paths, memory = machine(tmp_path, "ec2"), FactMemory()
     cloud_init(tmp_path, {"environment": "test"})
     rules: dict[str, Any] = {"providers": ("cloud-init", "imds"), "facts_from": {"environment": ("tag:environment",)}}
     with Metadata("ec2") as service:
-        assert discover(settings(imds_url=service.url, **rules), paths, learnt=learnt).values["environment"] == "prod"
+        assert discover(settings(imds_url=service.url, **rules), paths, memory=memory).values["environment"] == "prod"
     away = settings(imds_url=NOBODY, timeout=0.1, **rules)
-    assert discover(away, paths, learnt=learnt).values["environment"] == "prod"
+    assert discover(away, paths, memory=memory).values["environment"] == "prod"
 
 
 @pytest.mark.parametrize(("tags", "environment"), [({"environment": "new"}, "new"), (None, "dev")])
 def test_a_notice_is_newer_than_what_was_learnt(tags: dict[str, str] | None, environment: str, tmp_path: Path) -> None:
     """What the platform was seen to say since is its answer, also while it is away."""
-    paths, learnt = machine(tmp_path, "ec2"), FactMemory()
+    paths, memory = machine(tmp_path, "ec2"), FactMemory()
     cloud_init(tmp_path, {"environment": "test"})
     rules: dict[str, Any] = {"providers": ("cloud-init", "imds"), **DEV, "facts_from": {"environment": ("tag:environment",)}}
     with Metadata("ec2") as service:
-        assert discover(settings(imds_url=service.url, **rules), paths, learnt=learnt).values["environment"] == "prod"
+        assert discover(settings(imds_url=service.url, **rules), paths, memory=memory).values["environment"] == "prod"
     away = settings(imds_url=NOBODY, timeout=0.1, **rules)
-    assert discover(away, paths, learnt=learnt, notices={"tags": tags}).values["environment"] == environment
+    assert discover(away, paths, memory=memory, notices={"tags": tags}).values["environment"] == environment
 
 
 @pytest.mark.parametrize(("provider", "doubted"), [("Rack", "rack"), ("Anything", "role")])
@@ -126,8 +126,8 @@ def test_only_what_the_failed_provider_may_know_is_doubted(tmp_path: Path, provi
     facts = ask(Paths(tmp_path), f"{HERE}:{provider}", facts={"role": "web", "rack": "1", "slot": "1"})
     assert facts.values["role"] == "web"
     assert facts.values["slot"] == ("7" if provider == "Anything" else "1")
-    assert f"{doubted} is taken from [facts]" in said(facts)
-    assert ("role is taken" in said(facts)) == (provider == "Anything")
+    assert f"{doubted} is taken from [facts]" in attempts_text(facts)
+    assert ("role is taken" in attempts_text(facts)) == (provider == "Anything")
 
 
 # -- cloud-init's copies
@@ -174,7 +174,7 @@ def test_one_bad_value_costs_itself_alone(value: str, tmp_path: Path) -> None:
     facts = ask(Paths(tmp_path), "file")
     assert dict(facts.values) == {"role": "web"}
     json.dumps(dict(facts.values))
-    assert "the provider" not in said(facts)
+    assert "the provider" not in attempts_text(facts)
 
 
 def test_a_name_that_is_a_long_number_is_refused(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_name_that_is_a_long_number_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "/etc/parbake/facts.d/a.yaml", f"? {LONG}\n: x\nrole: web\n")
     facts = ask(Paths(tmp_path), "file")
     assert dict(facts.values) == {"role": "web"}
-    assert "refused 'a number'" in said(facts)
+    assert "refused 'a number'" in attempts_text(facts)
 
 
 @pytest.mark.parametrize("value", ['!!int ""', "!!bool x", "!!timestamp x"])
@@ -190,7 +190,7 @@ def test_bad_user_data_costs_no_fact_of_the_platform(value: str, tmp_path: Path)
     """User-data is its writer's; tags and ids are the platform's."""
     from agent.discovery import userdata
 
-    assert userdata.userdata(f"parbake: {{a: {value}}}".encode()) is None
+    assert userdata.parbake_table(f"parbake: {{a: {value}}}".encode()) is None
 
 
 def test_a_provider_that_breaks_keeps_what_it_had_learnt(tmp_path: Path) -> None:
@@ -206,12 +206,16 @@ class Stalling:
     """Each look waits at a service that never answers, as far as its context lets it."""
 
     poll_seconds = 10.0
+    look_seconds = 0.0
     waits = False
 
     def __init__(self) -> None:
         self.ends: list[float] = []
 
     def discover(self, context: Context) -> Iterator[Mapping[str, Any]]:
+        yield {}
+
+    def changing(self, context: Context) -> Iterator[Mapping[str, Any]]:
         self.ends.append(context.deadline - time.monotonic())
         yield {}
 
@@ -224,8 +228,7 @@ def test_a_look_takes_no_longer_than_discovery_unless_it_waits_for_a_change(
     cloud = Stalling()
     cloud.waits = waits
     watcher = Watcher(settings().discovery, Paths(tmp_path))
-    watcher._cloud, watcher._name = cloud, "ec2"
-    watcher._look(time.monotonic() + 300)
+    watcher._look(cloud, time.monotonic() + 300)
     assert least < cloud.ends[0] <= most
 
 

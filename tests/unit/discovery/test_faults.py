@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers.metadata import Metadata
-from tests.unit.discovery.machines import ask, machine, said, timed, write
+from tests.unit.discovery.machines import ask, attempts_text, machine, timed, write
 from tests.unit.discovery.test_platforms import EXPECTED, NETWORKED
 
 SLACK_SECONDS = 2.0
@@ -26,7 +26,7 @@ def test_a_service_that_gives_no_answer_costs_the_time_of_discovery(platform: st
     assert seconds < 0.5 + SLACK_SECONDS
     assert facts.values["platform"] == platform
     assert facts.values["hostname"] == "web-9"
-    assert "gave no answer within the time" in said(facts) or "did not come back" in said(facts)
+    assert "gave no answer within the time" in attempts_text(facts) or "did not come back" in attempts_text(facts)
 
 
 @pytest.mark.parametrize("platform", NETWORKED)
@@ -71,11 +71,11 @@ def test_rubbish_is_not_believed(platform: str, fault: str, tmp_path: Path) -> N
     with Metadata(platform, fault) as service:
         facts, seconds = timed(machine(tmp_path, platform), "imds", imds_url=service.url, timeout=0.6)
     assert seconds < 0.6 + SLACK_SECONDS
-    assert "in the provider" not in said(facts), said(facts)
+    assert "in the provider" not in attempts_text(facts), attempts_text(facts)
     assert "/redirected" not in {request.path for request in service.seen}
     known = {"platform": platform, **EXPECTED[platform]}
     for name, value in facts.values.items():
-        assert value == known.get(name), said(facts)
+        assert value == known.get(name), attempts_text(facts)
 
 
 def test_what_was_learnt_before_a_failure_is_kept(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_what_was_learnt_before_a_failure_is_kept(tmp_path: Path) -> None:
         facts = ask(machine(tmp_path, "ec2"), "imds", imds_url=service.url, timeout=0.5)
     assert facts.values["instance_id"] == "i-0123456789abcdef0"
     assert "tags" not in facts.values
-    assert "/latest/meta-data/tags/instance gave no answer" in said(facts)
+    assert "/latest/meta-data/tags/instance gave no answer" in attempts_text(facts)
 
 
 @pytest.mark.parametrize("platform", NETWORKED)
@@ -96,7 +96,7 @@ def test_a_service_that_is_not_there_is_tried_until_the_deadline(platform: str, 
     facts, seconds = timed(machine(tmp_path, platform), "imds", imds_url=url, timeout=0.3)
     assert seconds < 0.3 + SLACK_SECONDS
     assert facts.values["platform"] == platform
-    assert "connection refused" in said(facts)
+    assert "connection refused" in attempts_text(facts)
 
 
 @pytest.mark.parametrize("platform", NETWORKED)
@@ -129,11 +129,11 @@ def test_the_socket_of_lxd_is_trusted_no_more_than_a_network(fault: str, tmp_pat
         assert facts.values["instance_id"] == EXPECTED["lxd"]["instance_id"]
     else:
         assert seconds < 0.6 + SLACK_SECONDS
-    assert "in the provider" not in said(facts), said(facts)
+    assert "in the provider" not in attempts_text(facts), attempts_text(facts)
     assert "/redirected" not in {request.path for request in service.seen}
     known = {"platform": "lxd", "userdata": {"environment": "prod", "role": "web"}, **EXPECTED["lxd"]}
     for name, value in facts.values.items():
-        assert value == known.get(name), said(facts)
+        assert value == known.get(name), attempts_text(facts)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_a_broken_config_drive_gives_no_facts_and_says_why(body: bytes | None, w
         write(tmp_path, f"{drive}/meta_data.json", body)
     facts = ask(machine(tmp_path), "imds", imds_url="http://127.0.0.1:1")
     assert dict(facts.values) == {"platform": "openstack"}
-    assert words in said(facts)
+    assert words in attempts_text(facts)
 
 
 def test_another_service_in_its_place_is_not_taken_for_gce(tmp_path: Path) -> None:
@@ -196,5 +196,5 @@ def test_a_body_that_never_ends_is_left(tmp_path: Path) -> None:
         thread.start()
         facts = ask(machine(tmp_path, "vultr"), "imds", imds_url=f"http://127.0.0.1:{listener.getsockname()[1]}")
         thread.join(5)
-    assert "more than 1048576 bytes" in said(facts)
+    assert "more than 1048576 bytes" in attempts_text(facts)
     assert sent < 16 * 1024 * 1024

@@ -12,7 +12,7 @@ import pytest
 from agent.discovery.providers.host import addresses
 from agent.discovery.providers.kernel import parse
 from agent.paths import Paths
-from tests.unit.discovery.machines import ask, machine, said, write
+from tests.unit.discovery.machines import ask, attempts_text, machine, write
 
 MACHINE_ID = "0123456789abcdef0123456789abcdef"
 
@@ -72,7 +72,7 @@ def test_a_credential_that_is_no_text_is_reported(tmp_path: Path) -> None:
     write(tmp_path, "/etc/parbake/facts.d/a.toml", 'role = "web"\n')
     facts = ask(Paths(tmp_path), "credentials", "file")
     assert dict(facts.values) == {"role": "web"}
-    assert "parbake.role is not UTF-8 text" in said(facts)
+    assert "parbake.role is not UTF-8 text" in attempts_text(facts)
 
 
 def test_fact_files(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_broken_fact_file_does_not_lose_the_others(name: str, body: str | byte
     write(tmp_path, "/etc/parbake/facts.d/b.toml", 'role = "web"\n')
     facts = ask(Paths(tmp_path), "file")
     assert dict(facts.values) == {"role": "web"}
-    assert f"/etc/parbake/facts.d/{name}" in said(facts)
+    assert f"/etc/parbake/facts.d/{name}" in attempts_text(facts)
 
 
 def test_the_machine_id_stands_in_where_there_is_no_platform(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_ds_of_another_shape_costs_only_its_facts(ds: Any, cloud: str, tmp_pat
     """The shape of ds is not stable; what v1 says is there whatever ds looks like."""
     facts = ask(instance_data(tmp_path, {"v1": {"cloud_id": cloud, "instance_id": "i-1"}, "ds": ds}), "cloud-init")
     assert facts.values["instance_id"] == "i-1"
-    assert "in the provider" not in said(facts)
+    assert "in the provider" not in attempts_text(facts)
 
 
 @pytest.mark.parametrize("body", ["", "{", "[]", '{"v1": []}', '{"v1": {"cloud_id": 3}}', b"\xff"])
@@ -176,7 +176,7 @@ def test_half_written_instance_data_is_no_traceback(body: str | bytes, tmp_path:
     write(tmp_path, "/run/cloud-init/instance-data.json", body)
     facts = ask(Paths(tmp_path), "cloud-init")
     assert dict(facts.values) == {}
-    assert "in the provider" not in said(facts)
+    assert "in the provider" not in attempts_text(facts)
 
 
 def test_cloud_init_without_a_datasource_says_nothing(tmp_path: Path) -> None:

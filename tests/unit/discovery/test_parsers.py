@@ -15,12 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.discovery import dmi, fact_validation, userdata
+from agent.discovery import dmi, fact_validation, parsers, userdata
 from agent.discovery.clouds import CLOUDS
-from agent.discovery.metadata_connection import Connection, TooLong
+from agent.discovery.metadata_client import Connection, TooLong
+from agent.discovery.parsers import pick, tags_of
 from agent.discovery.providers import cloud_init_datasources
 from agent.discovery.providers.kernel import parse
-from agent.discovery.shapes import pick, tags_of
 from agent.errors import DiscoveryError
 
 quick = settings(suppress_health_check=[HealthCheck.too_slow])
@@ -51,7 +51,7 @@ DOCUMENT: st.SearchStrategy[dict[str, Any]] = st.dictionaries(
 )
 
 
-@pytest.mark.parametrize("parser", [userdata.json_table, userdata.toml_table, userdata.yaml_table])
+@pytest.mark.parametrize("parser", [parsers.json_table, parsers.toml_table, parsers.yaml_table])
 @quick
 @given(raw=st.binary(max_size=200) | TEXT.map(str.encode) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_documents_are_tables_or_a_discovery_error(parser: Callable[[bytes, str], dict[str, Any]], raw: bytes) -> None:
@@ -70,8 +70,8 @@ def test_yaml_that_expands_is_refused() -> None:
         f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
     )
     with pytest.raises(DiscoveryError, match="aliases"):
-        userdata.yaml_table(bomb.encode(), "user-data")
-    assert userdata.userdata(f"parbake: {{}}\n{bomb}".encode()) is None
+        parsers.yaml_table(bomb.encode(), "user-data")
+    assert userdata.parbake_table(f"parbake: {{}}\n{bomb}".encode()) is None
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_yaml_that_expands_is_refused() -> None:
 )
 def test_deep_documents_are_refused(raw: bytes) -> None:
     """Nesting that no stack holds is an error, not a crash."""
-    for parser in (userdata.json_table, userdata.toml_table, userdata.yaml_table):
+    for parser in (parsers.json_table, parsers.toml_table, parsers.yaml_table):
         with pytest.raises(DiscoveryError):
             parser(raw, "the document")
 
@@ -88,8 +88,8 @@ def test_deep_documents_are_refused(raw: bytes) -> None:
 @given(raw=st.binary(max_size=300) | st.binary(max_size=100).map(lambda raw: b"\x1f\x8b" + raw))
 def test_user_data_may_be_anything(raw: bytes) -> None:
     """What is no mapping with our key is no error; the same with the key's name somewhere in it."""
-    assert userdata.userdata(raw) is None or isinstance(userdata.userdata(raw), dict)
-    assert userdata.userdata(raw + b" parbake") is None or b":" in raw
+    assert userdata.parbake_table(raw) is None or isinstance(userdata.parbake_table(raw), dict)
+    assert userdata.parbake_table(raw + b" parbake") is None or b":" in raw
 
 
 @quick
@@ -97,8 +97,8 @@ def test_user_data_may_be_anything(raw: bytes) -> None:
 def test_user_data_in_json_and_in_yaml_is_the_same(table: dict[str, str]) -> None:
     """The `parbake` key gives the same table in either notation."""
     raw = json.dumps({"parbake": table, "other": 1}).encode()
-    assert userdata.userdata(raw) == table
-    assert userdata.userdata(b"#cloud-config\n" + raw) == table
+    assert userdata.parbake_table(raw) == table
+    assert userdata.parbake_table(b"#cloud-config\n" + raw) == table
 
 
 PARSERS = [
@@ -189,8 +189,8 @@ def test_a_path_into_anything_is_a_value_or_none(value: Any, path: list[str | in
 
 
 @quick
-@given(strings=st.dictionaries(st.sampled_from(sorted(dmi.FIELDS)), st.text(max_size=40)))
-def test_any_firmware_is_a_platform_or_none(strings: dict[str, str]) -> None:
+@given(strings=st.dictionaries(st.sampled_from(sorted(dmi.Field)), st.text(max_size=40)))
+def test_any_firmware_is_a_platform_or_none(strings: dict[dmi.Field, str]) -> None:
     """Firmware may hold anything; what is recognised is in the table."""
     assert dmi.identify(strings)[0] in ("", *(row[0] for row in dmi.TABLE))
 
@@ -210,7 +210,7 @@ def test_any_answer_is_a_reply_or_a_broken_connection(raw: bytes) -> None:
     """What is no HTTP raises what the service takes for a broken connection, and nothing else."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(5)
-        connection = Connection(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        connection = Connection(f"http://127.0.0.1:{listener.getsockname()[1]}", threading.Event())
 
         def answer() -> None:
             wire, _ = listener.accept()

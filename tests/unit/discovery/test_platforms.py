@@ -10,7 +10,7 @@ import pytest
 
 from tests.servers.metadata import Metadata
 from tests.servers.metadata_platforms import PLATFORMS
-from tests.unit.discovery.machines import FIRMWARE, ask, machine, said, write
+from tests.unit.discovery.machines import FIRMWARE, ask, attempts_text, machine, write
 
 PARBAKE = {"environment": "prod", "role": "web"}
 PUBLIC = "198.51.100.7"
@@ -184,7 +184,7 @@ def test_firmware_names_the_platform_and_its_service_gives_the_facts(platform: s
     userdata = {} if platform == "scaleway" and os.geteuid() != 0 else {"userdata": PARBAKE}
     with Metadata(platform) as service:
         facts = ask(machine(tmp_path, platform), "imds", imds_url=service.url)
-    assert dict(facts.values) == {"platform": platform, **userdata, **EXPECTED[platform]}, said(facts)
+    assert dict(facts.values) == {"platform": platform, **userdata, **EXPECTED[platform]}, attempts_text(facts)
     assert set(facts.providers.values()) == {f"imds:{platform}"}
     assert service.violations == []
 
@@ -196,7 +196,7 @@ def test_lxd_is_asked_over_its_socket(tmp_path: Path) -> None:
     write(tmp_path, "/run/systemd/container", "lxc\n")
     with Metadata("lxd", unix_socket=str(socket)) as service:
         facts = ask(machine(tmp_path), "imds")
-    assert dict(facts.values) == {"platform": "lxd", "userdata": PARBAKE, **EXPECTED["lxd"]}, said(facts)
+    assert dict(facts.values) == {"platform": "lxd", "userdata": PARBAKE, **EXPECTED["lxd"]}, attempts_text(facts)
     assert service.violations == []
 
 
@@ -206,8 +206,8 @@ def test_no_user_data_is_no_error(platform: str, tmp_path: Path) -> None:
     for userdata in ("", "#!/bin/sh\necho parbake\n"):
         with Metadata(platform, options={"userdata": userdata}) as service:
             facts = ask(machine(tmp_path, platform), "imds", imds_url=service.url)
-        assert dict(facts.values) == {"platform": platform, **EXPECTED[platform]}, said(facts)
-        assert "failed" not in said(facts)
+        assert dict(facts.values) == {"platform": platform, **EXPECTED[platform]}, attempts_text(facts)
+        assert "failed" not in attempts_text(facts)
 
 
 @pytest.mark.parametrize("status", [404, 405])
@@ -225,7 +225,7 @@ def test_ec2_does_not_fall_back_where_a_token_is_refused(status: int, tmp_path: 
     with Metadata("ec2", options={"imds": "v1", "token_status": status}) as service:
         facts = ask(machine(tmp_path, "ec2"), "imds", imds_url=service.url)
     assert {request.path for request in service.seen} == {"/latest/api/token"}
-    assert f"answered PUT with {status}" in said(facts)
+    assert f"answered PUT with {status}" in attempts_text(facts)
 
 
 @pytest.mark.parametrize("fault", ["hang", "500"])
@@ -266,7 +266,7 @@ def test_openstack_without_the_ec2_tree_has_the_rest(tmp_path: Path) -> None:
         facts = ask(machine(tmp_path, "openstack"), "imds", imds_url=service.url)
     assert "instance_type" not in facts.values
     assert facts.values["ipv6"] == SIX
-    assert "failed" not in said(facts)
+    assert "failed" not in attempts_text(facts)
 
 
 def test_a_config_drive_goes_before_the_network(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.discovery import CHANGING, NAMES, PROVIDERS
+from agent.discovery import CHANGING_FACTS, FACT_NAMES, PROVIDERS
 from agent.discovery.clouds import CLOUDS
 from agent.discovery.dmi import TABLE
 
@@ -14,7 +14,7 @@ PAGE = (Path(__file__).resolve().parents[3] / "docs/reference/discovery.md").rea
 PLAIN = [pattern.removesuffix(".*") for _, _, pattern in TABLE if pattern.replace(" ", "").removesuffix(".*").isalnum()]
 
 
-@pytest.mark.parametrize("name", sorted({*NAMES, *CHANGING, *PROVIDERS, *CLOUDS}))
+@pytest.mark.parametrize("name", sorted({*FACT_NAMES, *CHANGING_FACTS, *PROVIDERS, *CLOUDS}))
 def test_every_name_is_in_the_reference(name: str) -> None:
     """A fact, a provider or a platform that is missing there does not exist for a reader."""
     assert f"`{name}`" in PAGE

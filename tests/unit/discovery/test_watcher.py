@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from agent.discovery.clouds import ChangingCloud
 from agent.discovery.clouds.azure import parse_events
 from agent.discovery.clouds.ec2 import Ec2
 from agent.discovery.engine import discover
-from agent.discovery.identity import Identity, changed, identify, identity
+from agent.discovery.identity import Identity, changed, identify
 from agent.discovery.watcher import Watcher
 from agent.errors import DiscoveryError
 from agent.model import Facts
@@ -176,8 +177,8 @@ def test_a_notice_leaves_a_line_in_the_log(tmp_path: Path) -> None:
     finally:
         logging.getLogger("parbake.discovery").removeHandler(handler)
     assert lines == [
-        "the platform says that this instance is to go: spot, at 2030-01-01T00:00:00Z",
-        "the platform says no longer that this instance is to go (it was: spot)",
+        "the platform is going to terminate this instance: spot, at 2030-01-01T00:00:00Z",
+        "the platform has called off the termination of this instance (it was: spot)",
     ]
 
 
@@ -201,6 +202,7 @@ def test_azures_scheduled_events(tmp_path: Path) -> None:
         facts = ask(paths, "imds", imds_url=service.url)
         watching = watcher(paths, service)
         assert watching.wait(facts, 0.05) is True
+        assert isinstance(watching._cloud, ChangingCloud)
         assert watching._cloud.look_seconds < 10  # the two minutes are for the first answer alone
     assert watching.notices["terminating"] == "spot"
     assert service.violations == []
@@ -274,8 +276,8 @@ def test_the_identity_is_the_instance_id_else_the_machine_id(tmp_path: Path) -> 
     write(tmp_path, "/etc/machine-id", MACHINE_ID)
     write(tmp_path, "/sys/class/dmi/id/product_uuid", UUID.upper())
     paths = Paths(tmp_path)
-    assert identity(Facts({"instance_id": "i-1"}, {"instance_id": "imds:ec2"}), paths) == "i-1"
-    assert identity(Facts(), paths) == MACHINE_ID
+    assert str(identify(Facts({"instance_id": "i-1"}, {"instance_id": "imds:ec2"}), paths)) == "i-1"
+    assert str(identify(Facts(), paths)) == MACHINE_ID
     stand_in = ask(paths, "host")
     assert identify(stand_in, paths) == Identity("", UUID, MACHINE_ID)
 
