@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,6 +39,33 @@ class Raises:
 class Buggy:
     def discover(self, context: Context) -> Mapping[str, Any]:
         raise ZeroDivisionError("oops")
+
+
+class Exits:
+    def discover(self, context: Context) -> Mapping[str, Any]:
+        raise SystemExit(3)
+
+
+class Incomparable:
+    """A value whose comparison fails, as that of some libraries' arrays does."""
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("ambiguous, said the value")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class OddAnswer:
+    def discover(self, context: Context) -> Mapping[str, Any]:
+        return {"role": "odd", "array": Incomparable()}
+
+
+class OddContext:
+    gives: Any = 3
+
+    def discover(self, context: Any) -> Mapping[str, Any]:
+        context.label, context.attempts, context.partial = 3, ["no attempt"], None
+        raise KeyError("role")
 
 
 class NoTable:
@@ -97,6 +126,9 @@ def test_the_first_answer_wins_and_names_its_provider(tmp_path: Path) -> None:
     [
         ("Raises", "the rack's controller is not there"),
         ("Buggy", "ZeroDivisionError in the provider"),
+        ("Exits", "SystemExit in the provider"),
+        ("OddAnswer", "ValueError in the provider"),
+        ("OddContext", "KeyError in the provider"),
         ("NoTable", "answered with a list"),
     ],
 )
@@ -105,6 +137,15 @@ def test_a_provider_that_fails_is_recorded_and_the_others_are_asked(name: str, w
     facts = ask(Paths(tmp_path), provider(name), provider("Second"))
     assert facts.values["zone"] == "z1"
     assert words in attempts_text(facts)
+
+
+def test_an_unexpected_error_is_shown_by_type_and_place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The outcome has the type, the file and the line; the debug log has the stack; neither has the error's own text."""
+    caplog.set_level(logging.DEBUG, "parbake.discovery")
+    facts = ask(Paths(tmp_path), provider("Buggy"))
+    assert re.search(r"failed: ZeroDivisionError in the provider, at \S*/test_engine\.py:\d+$", attempts_text(facts))
+    assert re.search(r"raised ZeroDivisionError:.*\n  \S*/test_engine\.py:\d+ in discover$", caplog.text, re.S | re.M)
+    assert "oops" not in attempts_text(facts) + caplog.text
 
 
 def test_providers_that_hang_cost_at_most_the_time_of_discovery(tmp_path: Path) -> None:
