@@ -33,7 +33,7 @@ RawFacts = Mapping[str, object]
 
 
 class ProviderName(StrEnum):
-    """The names under which parbake shows where a fact comes from."""
+    """The names under which parbake shows the origin of a fact."""
 
     KERNEL = "kernel"
     CREDENTIALS = "credentials"
@@ -82,13 +82,13 @@ CHANGING_FACTS = ("tags", "terminating", "terminating_at", "lifecycle_state", "r
 
 @dataclass(slots=True)
 class Context:
-    """The input of a provider, and the place for its notes.
+    """The input of a provider, and the record of its work.
 
     `deadline` is in seconds of `time.monotonic()`. `known` holds the facts of the providers that were asked before.
-    `stopping` is set when discovery must end early: a provider that waits, waits on it.
+    `stopping` is set when discovery must end early. A provider that sleeps should wait on this event instead.
 
     A provider may write to three fields. `attempts` receives each step, for `parbake facts -v`. `label` replaces the
-    provider's name where its facts are shown, as in "imds:ec2". `partial` receives facts as soon as they are known; they
+    provider's name in output, as in "imds:ec2". `partial` receives facts as soon as they are known; they
     are used if the provider fails or misses the deadline.
     """
 

@@ -69,7 +69,7 @@ ID_FIELDS = {
 
 
 def strings(paths: Paths) -> dict[Field, str]:
-    """Return the strings that are set. {} in a container, where they are the host's."""
+    """Return the strings that are set. {} in a container, because the strings are the host's."""
     if in_container(paths):
         return {}
     firmware = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -24,8 +23,6 @@ _RESERVE_SECONDS = 0.25
 _STOP_CHECK_SECONDS = 0.1
 _FAILURES = ("failed: ", "did not come back")
 """How the outcome of a failed attempt begins."""
-
-log = logging.getLogger("parbake.discovery")
 
 
 def discover(
@@ -57,9 +54,9 @@ def discover(
         provider: type[Provider] = plugins.load(providers, name, "provider")
         now = clock()
         seconds = max(early_deadline - now, (deadline - now) / 2)
-        # The provider's own deadline comes a little before the moment at which its thread is abandoned.
-        own_deadline = time.monotonic() + seconds * 0.95
-        context = Context(paths, settings.discovery, own_deadline, dict(answers.values), stopping=stopping)
+        # The provider's deadline comes a little before the moment at which its thread is abandoned.
+        provider_deadline = time.monotonic() + seconds * 0.95
+        context = Context(paths, settings.discovery, provider_deadline, dict(answers.values), stopping=stopping)
         answer, problem = _ask(provider, context, seconds)
         answers.take(name, provider, context, answer, problem, seconds_since(now, clock))
     answers.apply_notices(notices)
@@ -87,7 +84,7 @@ def providers_summary(facts: Facts) -> str:
 
 
 def missing_facts_summary(facts: Facts) -> str:
-    """Return one line for a log: the providers that failed, why, and the facts that are unknown. "" without both."""
+    """Return the failed providers with their reasons, and the unknown facts, in one line. "" if either is empty."""
     failed = [f"{attempt.provider} {attempt.outcome}" for attempt in facts.attempts if attempt.outcome.startswith(_FAILURES)]
     unknown = [name for name in FACT_NAMES if name not in facts.values]
     if not failed or not unknown:
@@ -141,7 +138,7 @@ class _Answers(FactCollector):
         self.attempts.append(Attempt(label, "; ".join([outcome, *refused]), seconds))
 
     def _replace_copies(self, label: str, answer: RawFacts) -> list[str]:
-        """Take changing facts from the platform in place of cloud-init's copies. Returns the names of the facts added.
+        """Take changing facts from the platform instead of cloud-init's copies. Returns the names of the facts added.
 
         Otherwise each new process would start with the tags of the boot, and change to the current tags at its first look.
         """
@@ -173,7 +170,7 @@ def _ask(provider: type[Provider], context: Context, seconds: float) -> tuple[Ra
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a third party's bug must not keep an instance from booting
             answers.append((_partial(context), _unexpected(error)))
 
-    # In a thread, because a file on a dead mount or a third party's provider can block for ever.
+    # In a thread, because a file on a dead mount or a third party's provider can block forever.
     thread = threading.Thread(target=ask, name="discover", daemon=True)
     thread.start()
     deadline = time.monotonic() + seconds
@@ -196,11 +193,12 @@ def _given_facts(provider: type[Provider]) -> frozenset[str] | None:
 
 
 def _unexpected(error: BaseException) -> str:
-    """Return the type and place of an unexpected error, and log its stack. The error's own text may quote a value."""
-    import traceback  # milliseconds that most boots need not pay
+    """Return the type and location of an unexpected error, and log its stack. The text of the error may quote a value."""
+    import logging  # both cost milliseconds that most boots need not pay
+    import traceback
 
     frames = traceback.extract_tb(error.__traceback__)
     stack = "".join(f"\n  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
-    log.debug("a provider raised %s:%s", type(error).__name__, stack)
-    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown place"
-    return f"failed: {type(error).__name__} in the provider, at {place}"
+    logging.getLogger("parbake.discovery").debug("a provider raised %s:%s", type(error).__name__, stack)
+    location = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown line"
+    return f"failed: {type(error).__name__} in the provider, at {location}"

@@ -132,5 +132,5 @@ def check_segment(name: str, value: str) -> str:
         return value
     raise DiscoveryError(
         f"the fact {name} cannot be part of a layer's path: its value {problem}",
-        hint=f"`parbake facts` shows where {name} comes from; [facts_from] can take it from elsewhere",
+        hint=f"`parbake facts` shows the provider of {name}; [facts_from] can take it from another origin",
     )

@@ -2,7 +2,7 @@
 
 404 is an answer. 429, 5xx and broken connections are tried again until the deadline.
 
-`agent.net.http_client` is not used: what requests adds must not happen here, and its import takes longer than all of
+`agent.net.http_client` is not used: the additions of requests must not happen here, and its import takes longer than all of
 discovery. One file, because the socket's deadline and the retries share the deadline and the stop event of the context.
 """
 
@@ -68,8 +68,8 @@ class MetadataClient:
     ) -> None:
         """Prepare requests to the first of `bases` that answers: an instance may have IPv6 alone.
 
-        `headers` are sent with every request. `retried` lists statuses besides 429 and 5xx that mean "not yet" on this
-        platform. `privileged_port` sends from a port below 1024, which needs root.
+        `headers` are sent with every request. `retried` lists more statuses, beyond 429 and 5xx, that mean "not yet" on
+        this platform. `privileged_port` sends from a port below 1024, which needs root.
         """
         self._context = context
         self.headers = dict(headers or {})

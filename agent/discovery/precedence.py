@@ -1,6 +1,6 @@
 """[facts_from] and [facts]: the rules and defaults of the settings, applied after the providers have answered.
 
-A provider that failed might have given another value than the settings do. A default in its place would turn an instance of
+A provider that failed might have given another value than the settings do. A default would then turn an instance of
 prod into one of dev for as long as the metadata service is unavailable. So a fact that such a provider can give keeps the value
 of the last time when that provider answered in this run. If the provider never answered in this run, the default is used.
 """

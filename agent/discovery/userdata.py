@@ -33,7 +33,7 @@ def parbake_table(raw: bytes) -> Mapping[str, Any] | None:
 
 
 def parbake_table_in(value: object, *, base64: bool = False) -> Mapping[str, Any] | None:
-    """Return the same for user-data that is a string, plain or in base64, inside another document."""
+    """Return that mapping of user-data which is a string, plain or in base64, in another document. Or None."""
     if not isinstance(value, str):
         return None
     try:

@@ -51,7 +51,7 @@ _Loader.yaml_implicit_resolvers = {
 def load(text: str, *, aliases: bool = True) -> Any:
     """Return the value of the one document.
 
-    `aliases=False` refuses aliases: a few hundred bytes of them stand for gigabytes once something copies the value.
+    `aliases=False` refuses aliases: a few hundred bytes of them become gigabytes once something copies the value.
 
     Raises ValueError with the line and column, never with the text there.
     """

@@ -97,14 +97,16 @@ def render(key: object) -> str:
     return "\n".join(["# From cloud-init's key `parbake`. Written at each boot.", *parts]) if parts else ""
 
 
-def _table(heading: str, table: object, where: str) -> str:
+def _table(heading: str, table: object, key_path: str) -> str:
     if not isinstance(table, Mapping):
-        raise ValueError(f"{where}: expected a mapping")
-    lines = [f"{_text(str(name))} = {_value(value, f'{where}.{name}')}" for name, value in table.items() if value is not None]
+        raise ValueError(f"{key_path}: expected a mapping")
+    lines = [
+        f"{_text(str(name))} = {_value(value, f'{key_path}.{name}')}" for name, value in table.items() if value is not None
+    ]
     return "\n".join([heading, *lines]) + "\n"
 
 
-def _value(value: object, where: str) -> str:
+def _value(value: object, key_path: str) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):
@@ -112,11 +114,11 @@ def _value(value: object, where: str) -> str:
     if isinstance(value, str):
         return _text(value)
     if isinstance(value, list):
-        return "[" + ", ".join(_value(item, where) for item in value) + "]"
+        return "[" + ", ".join(_value(item, key_path) for item in value) + "]"
     if isinstance(value, Mapping):
-        inner = (f"{_text(str(key))} = {_value(item, f'{where}.{key}')}" for key, item in value.items() if item is not None)
+        inner = (f"{_text(str(key))} = {_value(item, f'{key_path}.{key}')}" for key, item in value.items() if item is not None)
         return "{" + ", ".join(inner) + "}"
-    raise ValueError(f"{where}: found a {type(value).__name__}, which settings cannot hold")
+    raise ValueError(f"{key_path}: found a {type(value).__name__}, which settings cannot hold")
 
 
 def _text(text: str) -> str:

@@ -26,7 +26,7 @@ class UpCloud:
 
 
 def parse(document: Mapping[str, Any]) -> dict[str, object]:
-    """Return the facts of v1.json. Its region is a zone ("fi-hel1"). The utility network is internal to UpCloud."""
+    """Return the facts of v1.json. Its region ("fi-hel1") is the fact region. The utility network is internal to UpCloud."""
     addresses = [
         (pick(interface, "type"), pick(entry, "family"), pick(entry, "address"))
         for interface in items(document, "network", "interfaces")

@@ -22,7 +22,7 @@ class Host:
     """The last provider of the default order.
 
     The machine id serves as instance_id only if no platform was recognised. An instance whose metadata service is
-    unavailable has an id that is not known, and another id in its place would be wrong.
+    unavailable has an id that is not known, and another id would be wrong.
     """
 
     gives: ClassVar[tuple[str, ...]] = ("hostname", "private_ipv4", "public_ipv4", "ipv6", "instance_id")

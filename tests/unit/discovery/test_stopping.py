@@ -62,7 +62,7 @@ def stop_soon() -> Iterator[tuple[threading.Event, Callable[[], float]]]:
 
 
 def test_a_stop_ends_discovery_with_the_facts_so_far(tmp_path: Path) -> None:
-    """A service that accepts and never answers, a deadline of a minute: discovery returns, with what the firmware gave."""
+    """The service accepts and never answers, and the timeout is a minute: discovery returns, with the facts of the firmware."""
     with Metadata("digitalocean", "hang") as service, stop_soon() as (stopping, seconds_since_stop):
         asked = settings(providers=("imds", "host"), imds_url=service.url, timeout=60.0)
         facts = discover(asked, machine(tmp_path, "digitalocean"), stopping=stopping)
@@ -143,7 +143,7 @@ def assert_request_ends(url: str, root: Path, stopping: threading.Event) -> None
 
 @pytest.mark.parametrize("platform", ["ec2", "azure", "gce", "digitalocean"])
 def test_closing_the_watcher_ends_a_look_that_stalls(platform: str, tmp_path: Path) -> None:
-    """On every platform, and not only where the service waits for a change."""
+    """On every platform, and not only if the service waits for a change."""
     facts = Facts({"platform": platform}, {"platform": f"imds:{platform}"})
     with Metadata(platform, "hang") as service:
         watcher = Watcher(settings(imds_url=service.url, timeout=60.0).discovery, Paths(tmp_path))
