@@ -12,7 +12,7 @@ from agent.errors import BusyError, ParbakeError, StopRequested
 from agent.paths import Paths
 from agent.settings.models import Settings
 from agent.status import report
-from agent.status.report import InstanceState, Report
+from agent.status.report import InstanceState, Report, state_after
 from agent.system import journal_log
 from agent.system.units import booting
 

@@ -13,7 +13,7 @@ from agent.convergence import group_rollback, health, journal, mask, quarantine,
 from agent.convergence.checking import check_groups
 from agent.convergence.context import GroupError, Memory, PlannedConvergence, Runtime, StepTimer
 from agent.convergence.generation_record import changed_keys, is_recorded, record_generation
-from agent.convergence.hold import hold_generation
+from agent.convergence.hold import hold_generation, hold_text
 from agent.convergence.journal import Group, Transaction
 from agent.convergence.outcome import conclude, describe, remember
 from agent.convergence.phases import GENERATION_STATES, Phase
