@@ -21,7 +21,7 @@ BANNED = {"manager", "helper", "utils", "util", "data", "info", "handler"}
 THEIR_NAMES = ("DataError", "Handler", "SecretsManager", "SecretManager", "secretsmanager", "secret_manager")
 """What a cloud calls its own service is no choice of ours; DataError is EX_DATAERR of sysexits.h,
 Handler a class of logging's or watchdog's."""
-PRIVATE_ERRORS = {"WatchUnavailable", "TooLong", "TransportFailure", "DeliveryAborted", "FactRejected"}
+PRIVATE_ERRORS = {"WatchUnavailable", "TooLong", "TransportFailure", "DeliveryAborted", "FactRejected", "SinkBug"}
 """Exceptions outside agent.errors, each caught in the family that raises it."""
 
 FLOORS: tuple[frozenset[str], ...] = (

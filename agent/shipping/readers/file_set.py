@@ -17,7 +17,7 @@ from agent.paths import Paths
 from agent.settings.models import LogFile
 from agent.shipping.readers import rotation
 from agent.shipping.readers.rotation import Key, Sibling
-from agent.shipping.readers.rotation_gaps import Gaps
+from agent.shipping.readers.rotation_gaps import RotationGaps
 from agent.shipping.readers.tail import Tail
 
 log = logging.getLogger("parbake")
@@ -27,7 +27,7 @@ _LOOKS_MAX = 20
 _STATE = {"path": str, "device": int, "inode": int, "offset": int, "identity": str, "unread": int, "modified_ns": int}
 
 
-def known_files(position: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def saved_states(position: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The files that a position speaks of; one that is damaged is left out, and its file is read anew."""
     files = position.get("files", [])
     found: list[Mapping[str, Any]] = [state for state in files if _is_state(state)] if isinstance(files, list) else []
@@ -42,19 +42,19 @@ def _is_state(state: object) -> bool:
     return bool(state["offset"] >= 0)
 
 
-class Following:
+class FileSet:
     """The tails of all configured log files."""
 
     def __init__(self, logs: Sequence[LogFile], paths: Paths, line_max: int, position: Mapping[str, Any]) -> None:
         self._logs, self._paths, self._line_max = logs, paths, line_max
-        self._known: Sequence[Mapping[str, Any]] = known_files(position)
+        self._known: Sequence[Mapping[str, Any]] = saved_states(position)
         births = position.get("births")
-        self._births = births if type(births) is int and births >= 0 else 0
-        self._born = False
+        self._file_serial = births if type(births) is int and births >= 0 else 0
+        self._started_file = False
         self._denied: set[Path] = set()
-        self._missed: dict[Path, int] = {}
+        self._unresolved: dict[Path, int] = {}
         self._reported_missing: set[Path] = set()
-        self._gaps = Gaps(self._is_own_generation)
+        self._gaps = RotationGaps(self._is_own_generation)
         self.tails: list[Tail] = []
         self.lost = 0
         self.skipped = 0
@@ -64,9 +64,9 @@ class Following:
         self._resume_known()
         present = [path for path in self._matching() if since_us is None or _modified_us(path) >= since_us]
         matched = frozenset(present)
-        for path in dict.fromkeys([*(tail.path for tail in self.tails), *self._missed, *present]):
+        for path in dict.fromkeys([*(tail.path for tail in self.tails), *self._unresolved, *present]):
             self._look_at(path, matched)
-        self._missed.clear()
+        self._unresolved.clear()
         self._reported_missing.clear()
         there = {rotation.key_of(path) for path in matched}
         for tail in [tail for tail in self.tails if tail.key not in there and self._finished(tail)]:
@@ -83,9 +83,9 @@ class Following:
     def state(self) -> dict[str, Any]:
         """What a later start goes on from. Called once a read: what was begun in one shares a number, so that the lines of
         a file get the same ids again after a kill, in whatever order the files are found then."""
-        self._births += self._born
-        self._born = False
-        return {"files": [*self._known, *(tail.state() for tail in self.tails)], "births": self._births}
+        self._file_serial += self._started_file
+        self._started_file = False
+        return {"files": [*self._known, *(tail.state() for tail in self.tails)], "births": self._file_serial}
 
     def postpone(self, tail: Tail) -> None:
         """Let the others have their turn first: a log that grows faster than it is shipped must not hold them up for ever.
@@ -138,8 +138,8 @@ class Following:
 
     def _begin(self, tail: Tail) -> None:
         """Name a file that is read from its beginning."""
-        self._born = True
-        tail.name = f"{tail.key[0]}:{tail.key[1]}:{self._births + 1}"
+        self._started_file = True
+        tail.name = f"{tail.key[0]}:{tail.key[1]}:{self._file_serial + 1}"
 
     def _open_already(self, key: Key | None) -> bool:
         return any(tail.key == key for tail in self.tails)
@@ -148,8 +148,8 @@ class Following:
         """Open the generations that came and went since the newest that is known of `path`, if any is."""
         known = [tail for tail in self.tails if tail.path == path]
         newest = [tail.modified_ns for tail in known]
-        if path in self._missed:
-            newest.append(self._missed[path])
+        if path in self._unresolved:
+            newest.append(self._unresolved[path])
         if not newest:
             return
         oldest = self._open_generations(path, max(newest), found)
@@ -232,7 +232,7 @@ class Following:
                 self.tails.append(tail)
                 tail.rotated = rotation.key_of(path) != tail.key
                 continue
-            self._missed[path] = max(self._missed.get(path, 0), state["modified_ns"])
+            self._unresolved[path] = max(self._unresolved.get(path, 0), state["modified_ns"])
             if state["unread"] > 0:
                 self.lost += 1
                 self._reported_missing.add(path)

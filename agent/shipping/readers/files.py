@@ -17,7 +17,7 @@ from typing import Any
 from agent.paths import Paths
 from agent.settings.models import LogFile
 from agent.shipping import Batch
-from agent.shipping.readers.file_set import Following
+from agent.shipping.readers.file_set import FileSet
 from agent.shipping.readers.file_wait import DirectoryWatch
 from agent.shipping.shutdown import Stop
 
@@ -47,7 +47,7 @@ class FilesReader:
         self._wants_ids = wants_ids
         self._ending = ending
         self._hostname = socket.gethostname().encode()
-        self._following = Following(self._logs, paths, line_max, position or {})
+        self._following = FileSet(self._logs, paths, line_max, position or {})
         self._key = _key_of(position or {})
         self._scanned = float("-inf")
         self._arming: DirectoryWatch | None = None

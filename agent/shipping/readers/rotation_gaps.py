@@ -14,7 +14,7 @@ _COARSE_NS = 1_000_000_000
 _SIZE_BYTES = 4
 
 
-class Gaps:
+class RotationGaps:
     """Counts each compressed generation once. `ours` says whether what a compressed file was is one of the log's own."""
 
     def __init__(self, ours: Callable[[Path, Path], bool]) -> None:
@@ -27,7 +27,7 @@ class Gaps:
         if last is not None and not last.removed:
             return 0
         packed = self._packed(path)
-        newer = self._untold(packed, since_ns)
+        newer = self._uncounted(packed, since_ns)
         if any(0 <= since_ns - found.modified_ns < _COARSE_NS for found in packed):
             return len(newer)  # it is there, compressed, and what came after it as well
         if newer:
@@ -37,7 +37,7 @@ class Gaps:
 
     def in_copies(self, path: Path, since_ns: int, offset: int) -> int:
         """How many losses there were at least in compressed copies of a log, read up to `offset`, that was truncated."""
-        newer = self._untold(self._packed(path), since_ns)
+        newer = self._uncounted(self._packed(path), since_ns)
         if not newer:
             return 0
         size = _unpacked_size(newer[0].path)
@@ -46,7 +46,7 @@ class Gaps:
     def _packed(self, path: Path) -> list[Sibling]:
         return [found for found in rotation.packed(path) if self._ours(rotation.unpacked(found.path), path)]
 
-    def _untold(self, packed: list[Sibling], since_ns: int) -> list[Sibling]:
+    def _uncounted(self, packed: list[Sibling], since_ns: int) -> list[Sibling]:
         newer = [found for found in packed if found.modified_ns > since_ns and found.key not in self._told]
         self._told |= {found.key for found in newer}
         return newer

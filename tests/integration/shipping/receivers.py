@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from agent.paths import Paths
-from agent.settings import plugins
 from agent.settings.schema import Problems, read
-from agent.shipping import Batch, Column, Sink, SinkContext
+from agent.shipping import Batch, Column, OpenSink, SinkContext
 from agent.shipping.dead_letter import DeadLetters
 from agent.shipping.delivery import Delivery
 from agent.shipping.shutdown import Stop
-from agent.shipping.sinks import SINKS
-from agent.shipping.status_file import Progress
+from agent.shipping.sinks import load_sink
+from agent.shipping.status_file import PipelineStatus
 from tests.servers import log_receivers as fakes
 from tests.servers.faulty import Certificates
 from tests.servers.journal_directory import WRITER
@@ -49,14 +48,13 @@ class Target:
     """Whether it keeps line ends and empty messages as they are."""
 
 
-def make(kind: str, options: Mapping[str, Any], root: Path, stop: Stop | None = None) -> Sink:
+def make(kind: str, options: Mapping[str, Any], root: Path, stop: Stop | None = None) -> OpenSink:
     """The sink as the settings would make it. Raises AssertionError for options that it does not have."""
-    cls = plugins.load(SINKS, kind, "type")
+    cls = load_sink(kind)
     problems = Problems()
     found = read(cls.options_class, dict(options), kind, problems)
     assert not problems.found, problems.found
-    made: Sink = cls(found, SinkContext(kind, Paths(root), stop or Stop(), "parbake-mark0123"))
-    return made
+    return cls(found, SinkContext(kind, Paths(root), stop or Stop(), "parbake-mark0123"))
 
 
 def _web(take: Callable[[Stored], Any], path: str = "", **options: Any) -> Callable[[Path], Any]:
@@ -247,9 +245,9 @@ def row(message: str, **fields: str) -> Batch:
     return Batch([time.time_ns() // 1000], columns, {}, ["id-0"], {})
 
 
-def deliver(sink: Any, root: Path, *batches: Batch, stop: Stop | None = None) -> Progress:
-    """Ship as a lane does, with its repeats; what became of it."""
-    progress = Progress("s", "kind", "journal")
+def deliver(sink: Any, root: Path, *batches: Batch, stop: Stop | None = None) -> PipelineStatus:
+    """Ship as a pipeline does, with its repeats; what became of it."""
+    progress = PipelineStatus("s", "kind", "journal")
     delivery = Delivery(sink, DeadLetters(root / "dead", "s"), progress, stop or Stop(), patience_seconds=60)
     for each in batches:
         delivery.deliver(each)

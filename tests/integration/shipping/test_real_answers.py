@@ -127,11 +127,11 @@ def test_elasticsearch_waits_for_an_index_and_not_for_an_entry(captured: Any, tm
     server, _, answers = captured
     sink = make("elasticsearch", {"url": server.url}, tmp_path)
     answers.append((200, items(404, 403, 429)))
-    assert list(sink.send(batch(["a", "b", "c"])).again) == [0, 1, 2]
+    assert list(sink.send(batch(["a", "b", "c"])).retry) == [0, 1, 2]
     answers.append((200, items(201, 403, 429)))
     outcome = sink.send(batch(["a", "b", "c"]))
     assert [number for number, _ in outcome.refused] == [1]
-    assert list(outcome.again) == [2]
+    assert list(outcome.retry) == [2]
     answers.append((200, items(201, 500)))
     with pytest.raises(SinkUnavailable):
         sink.send(batch(["a", "b", "c"]))
@@ -172,7 +172,7 @@ def test_otlp_takes_any_success(answer: tuple[int, bytes], captured: Any, tmp_pa
     answers.append(answer)
     sink = make("otlp", {"url": server.url, "service_name": "web"}, tmp_path)
     outcome = sink.send(row("a"))
-    assert (outcome.dropped, list(outcome.again), list(outcome.refused)) == (0, [], [])
+    assert (outcome.dropped, list(outcome.retry), list(outcome.refused)) == (0, [], [])
     sink.close()
 
 

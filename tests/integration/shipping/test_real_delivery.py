@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
 
@@ -25,8 +24,8 @@ from tests.integration.shipping.test_sink_contract import batch
 class Scripted:
     """A sink that answers with `answer(messages)`, and keeps what it was asked."""
 
-    options_class: ClassVar[type[Any]] = object
-    wants_ids: ClassVar[bool] = False
+    options_class = object
+    wants_ids = False
 
     def __init__(self, answer: Callable[[list[str]], SendResult]) -> None:
         self.asked: list[list[str]] = []
@@ -89,7 +88,7 @@ def test_a_sink_that_is_throttled_for_some_entries_is_not_hammered(tmp_path: Pat
 
     def answer(messages: list[str]) -> SendResult:
         left[0] -= 1
-        return SendResult(again=range(1, len(messages))) if left[0] > 0 else ACCEPTED
+        return SendResult(retry=range(1, len(messages))) if left[0] > 0 else ACCEPTED
 
     sink = Scripted(answer)
     began = time.monotonic()

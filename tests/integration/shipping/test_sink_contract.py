@@ -18,7 +18,7 @@ from agent.shipping.dead_letter import DeadLetters
 from agent.shipping.delivery import Delivery, DeliveryAborted
 from agent.shipping.shutdown import Stop
 from agent.shipping.sinks import SINKS
-from agent.shipping.status_file import Progress
+from agent.shipping.status_file import PipelineStatus
 from tests.integration.shipping.receivers import TARGETS, TOKEN, WEB, Target, arrived, kind_of, make
 from tests.servers import journal_directory
 from tests.servers.processes import free_port
@@ -68,7 +68,7 @@ def test_entries_arrive_whole_and_in_order_with_their_labels(name: str, target: 
     sink = make(kind_of(name), target.options, tmp_path)
     outcome = sink.send(batch(AWKWARD))
     assert not outcome.refused
-    assert not outcome.again
+    assert not outcome.retry
     assert arrived(target, len(AWKWARD)) == AWKWARD
     for row in target.rows():
         for label, value in LABELS.items():
@@ -170,7 +170,7 @@ def test_bodies_are_compressed_and_carry_the_credentials(web: str, tmp_path: Pat
 def test_one_bad_entry_is_set_aside_and_takes_no_other_with_it(web: str, tmp_path: Path) -> None:
     """An entry that the receiver will never take ends in the dead-letter file, once, with the reason; the rest arrives."""
     with TARGETS[web](tmp_path) as target:
-        stop, progress = Stop(), Progress("s", web, "journal")
+        stop, progress = Stop(), PipelineStatus("s", web, "journal")
         sink = make(web, target.options, tmp_path, stop)
         messages = [f"m{i}" for i in range(40)]
         mixed = batch([*messages[:23], "BAD", *messages[23:]])
@@ -187,7 +187,7 @@ def test_one_bad_entry_is_set_aside_and_takes_no_other_with_it(web: str, tmp_pat
 def test_items_that_were_busy_are_sent_again_alone(tmp_path: Path) -> None:
     """Elasticsearch answers for each item: those that were throttled are repeated, those that were stored are not."""
     with TARGETS["elasticsearch"](tmp_path) as target:
-        stop, progress = Stop(), Progress("s", "elasticsearch", "journal")
+        stop, progress = Stop(), PipelineStatus("s", "elasticsearch", "journal")
         sink = make("elasticsearch", target.options, tmp_path, stop)
         Delivery(sink, DeadLetters(tmp_path / "dead", "s"), progress, stop).deliver(batch(["a", "BUSY", "b", "BAD"]))
         assert sorted(target.messages()) == ["BUSY", "a", "b"]
@@ -223,7 +223,7 @@ def test_stdout_prints_lines_of_json(capsys: pytest.CaptureFixture[str], tmp_pat
 def test_everything_refused_ends_without_asking_for_each_entry(tmp_path: Path) -> None:
     """A receiver that refuses all of a large batch costs a bounded number of requests, and the batch is set aside whole."""
     with TARGETS["http"](tmp_path) as target:
-        stop, progress = Stop(), Progress("s", "http", "journal")
+        stop, progress = Stop(), PipelineStatus("s", "http", "journal")
         sink = make("http", target.options, tmp_path, stop)
         Delivery(sink, DeadLetters(tmp_path / "dead", "s"), progress, stop).deliver(batch(["BAD"] * 1000))
         assert progress.counts["set_aside"] == 1000
@@ -233,7 +233,7 @@ def test_everything_refused_ends_without_asking_for_each_entry(tmp_path: Path) -
 
 def test_a_stop_ends_the_waiting_for_a_dead_sink(tmp_path: Path) -> None:
     """Draining to a sink that is down ends at the deadline, and nothing is set aside or counted as sent."""
-    stop, progress = Stop(), Progress("s", "http", "journal")
+    stop, progress = Stop(), PipelineStatus("s", "http", "journal")
     sink = make("http", {"url": f"http://127.0.0.1:{free_port()}/"}, tmp_path, stop)
     stop.set(0.7)
     began = time.monotonic()

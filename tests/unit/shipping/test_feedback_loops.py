@@ -14,7 +14,7 @@ from agent.paths import Paths
 from agent.settings.models import Component, Settings, Ship
 from agent.settings.models import Sink as SinkSettings
 from agent.shipping import Batch, feedback_loops
-from agent.shipping.scrubbing import clean, own_lines
+from agent.shipping.scrubbing import own_lines, scrub
 from agent.shipping.sinks.file import FileOptions
 from tests.conftest import Image
 from tests.integration.shipping.receivers import make
@@ -124,14 +124,14 @@ def test_a_loop_that_no_settings_show_ends(tmp_path: Path, caplog: pytest.LogCap
     """A fact makes a path one that is read: its lines, under the number of a rotation too, are left out, with one error."""
     sink: Any = SinkSettings(type="file", name="copy", options=FileOptions(path="/log/{{ facts.role }}/out"))
     facts: dict[str, str] = {}
-    spaces = [{"facts": facts, "build": {}}]
+    values = [{"facts": facts, "build": {}}]
     settings = Settings(component=Component(name="web"), ship=Ship(), sinks=(sink,))
-    written = feedback_loops.Written(settings, Paths(tmp_path), lambda: spaces[-1])
+    written = feedback_loops.SinkFiles(settings, Paths(tmp_path), lambda: values[-1])
     batch = lines([b"/log/a/out", b"/log/b/out", b"/log/a/out.1", None], [b"one", b"two", b"three", b"four"])
-    assert len(written.left_out(batch)) == 4
-    spaces.append({"facts": {"role": "a"}, "build": {}})
+    assert len(written.without_own_lines(batch)) == 4
+    values.append({"facts": {"role": "a"}, "build": {}})
     for _ in range(2):
-        assert written.left_out(batch).columns["MESSAGE"] == [b"two", b"four"]
+        assert written.without_own_lines(batch).columns["MESSAGE"] == [b"two", b"four"]
     assert len(caplog.messages) == 2
     assert "/log/a/out is written by a sink" in caplog.text
 
@@ -150,5 +150,5 @@ def test_a_shipper_does_not_ship_what_it_says_itself() -> None:
     ]
     batch = lines([b"/var/log/syslog"] * 5, [*mine, *others])
     masker = Masker((), ())
-    assert clean(batch, masker, 1000, "mark", own_lines(pid)).columns["MESSAGE"] == others
-    assert len(clean(batch, masker, 1000, "mark")) == 5
+    assert scrub(batch, masker, 1000, "mark", own_lines(pid)).columns["MESSAGE"] == others
+    assert len(scrub(batch, masker, 1000, "mark")) == 5

@@ -18,10 +18,10 @@ from agent.settings.models import Sink as SinkSettings
 from agent.shipping import Batch
 from agent.shipping.checkpoint import Checkpoint
 from agent.shipping.delivery import DeliveryAborted
-from agent.shipping.pipeline import Lane
+from agent.shipping.pipeline import Pipeline
 from agent.shipping.readers.files import FilesReader
 from agent.shipping.shutdown import Stop
-from agent.shipping.status_file import Progress
+from agent.shipping.status_file import PipelineStatus
 
 
 class Named:
@@ -195,10 +195,10 @@ def test_a_lane_saves_the_key_before_the_first_line_goes_out(tmp_path: Path, log
     for _ in range(2):
         checkpoint, delivery, stop = Checkpoint(tmp_path / "ship", "es", "files"), Killed(), Stop()
         reader = FilesReader(["/var/log/app/*.log"], Paths(tmp_path), position=checkpoint.load(), wants_ids=True)
-        progress, settings = Progress("es", "elasticsearch", "files", str), SinkSettings(type="elasticsearch")
+        progress, settings = PipelineStatus("es", "elasticsearch", "files", str), SinkSettings(type="elasticsearch")
         killed: Any = delivery
         turn = threading.Lock()
-        assert not Lane(reader, killed, checkpoint, progress, settings, lambda batch: batch, dict, turn, stop).run()
+        assert not Pipeline(reader, killed, checkpoint, progress, settings, lambda batch: batch, dict, turn, stop).run()
         stop.close()
         sent.append(delivery.ids)
     assert len(sent[0]) == 2

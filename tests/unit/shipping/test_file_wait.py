@@ -40,10 +40,10 @@ def test_many_log_directories_take_few_threads_and_no_line_waits_long(tmp_path: 
     stop.close()
 
 
-def test_the_room_is_shared_and_given_back(tmp_path: Path) -> None:
+def test_the_budget_is_shared_and_released(tmp_path: Path) -> None:
     """What one wait watches another cannot; afterwards it can."""
-    room, stop = WatchBudget(1), Stop()
-    first, second = DirectoryWatch(room), DirectoryWatch(room)
+    budget, stop = WatchBudget(1), Stop()
+    first, second = DirectoryWatch(budget), DirectoryWatch(budget)
     waiting = threading.Thread(target=first.wait, args=([tmp_path], 3.0, stop, lambda: False))
     waiting.start()
     time.sleep(0.5)
@@ -51,9 +51,9 @@ def test_the_room_is_shared_and_given_back(tmp_path: Path) -> None:
     second.wait([tmp_path], 30.0, stop, lambda: False)
     assert time.monotonic() - began < 2.0
     waiting.join()
-    assert room.take(1)
-    for arming in (first, second):
-        arming.close()
+    assert budget.acquire(1)
+    for watch in (first, second):
+        watch.close()
     stop.close()
 
 
@@ -62,14 +62,14 @@ import resource, sys, time
 from pathlib import Path
 from agent.shipping.readers.file_wait import DirectoryWatch
 from agent.shipping.shutdown import Stop
-stop, arming = Stop(), DirectoryWatch()
+stop, watch = Stop(), DirectoryWatch()
 import threading
 import watchdog.observers
 resource.setrlimit(resource.RLIMIT_AS, (400 << 20, 400 << 20))
 threading.stack_size(1 << 30)  # no thread can be started any more
 for _ in range(2):
     began = time.monotonic()
-    arming.wait([Path(sys.argv[1])], 30.0, stop, lambda: False)
+    watch.wait([Path(sys.argv[1])], 30.0, stop, lambda: False)
     assert 0.5 < time.monotonic() - began < 2.0
 """
 

@@ -19,8 +19,8 @@ from agent.shipping import ACCEPTED, Batch, SendResult, SinkContext
 from agent.shipping.shipper import ShipOptions, Shipper
 from agent.shipping.shutdown import Stop
 from agent.shipping.sinks.file import FileOptions
-from agent.shipping.status_file import Progress
-from agent.shipping.supervisor import Guarded
+from agent.shipping.status_file import PipelineStatus
+from agent.shipping.supervisor import Supervisor
 from tests.conftest import Image
 
 SECRET = '[keys."db.password"]\ntype = "string"\nsecret = true\n'
@@ -67,7 +67,7 @@ def test_a_stop_before_the_checkpoints_are_known_to_be_ours_ships_nothing(tmp_pa
     """They may be another instance's, of which the image was captured."""
 
     class Strangers(Shipper):
-        _ours = False
+        _checkpoints_are_own = False
 
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs/app.log").write_text("line\n")
@@ -83,8 +83,8 @@ def test_a_stop_before_the_checkpoints_are_known_to_be_ours_ships_nothing(tmp_pa
 class Breaking:
     """A third party's sink with a bug: it breaks as often as its class says, and takes all after that."""
 
-    options_class: ClassVar[type[Any]] = FileOptions
-    wants_ids: ClassVar[bool] = False
+    options_class = FileOptions
+    wants_ids = False
     left: ClassVar[int] = 0
     taken: ClassVar[list[str]] = []
 
@@ -155,7 +155,7 @@ def test_a_lane_begins_again_after_a_bug() -> None:
     made: list[int] = []
 
     class Laned:
-        progress = Progress("s", "file", "files")
+        status = PipelineStatus("s", "file", "files")
 
         def run(self) -> bool:
             made.append(1)
@@ -164,7 +164,7 @@ def test_a_lane_begins_again_after_a_bug() -> None:
             return True
 
     first: Any = Laned()
-    lane = Guarded(first, Stop(), Laned, first_wait_seconds=0.05)  # type: ignore[arg-type]
+    lane = Supervisor(first, Stop(), Laned, first_wait_seconds=0.05)  # type: ignore[arg-type]
     lane.run()
     assert len(made) == 3
     assert isinstance(lane.crash, KeyError)
@@ -175,7 +175,7 @@ def test_a_bug_while_draining_holds_up_no_stop() -> None:
     """There is no time left to begin again in: the others drain, and the command ends with them."""
 
     class Laned:
-        progress = Progress("s", "file", "files")
+        status = PipelineStatus("s", "file", "files")
 
         def run(self) -> bool:
             raise KeyError
@@ -184,7 +184,7 @@ def test_a_bug_while_draining_holds_up_no_stop() -> None:
     stop = Stop()
     stop.set(60.0)
     began = time.monotonic()
-    guarded = Guarded(lane, stop, lambda: lane)
+    guarded = Supervisor(lane, stop, lambda: lane)
     guarded.run()
     assert time.monotonic() - began < 1
     assert guarded.left_behind
@@ -194,16 +194,16 @@ def test_a_closed_pipe_ends_the_command_and_a_bug_does_not() -> None:
     """Whoever read standard output has gone; a sink of somebody's whose connection breaks is no reason to end the others."""
 
     class Laned:
-        progress = Progress("s", "stdout", "files")
+        status = PipelineStatus("s", "stdout", "files")
 
         def run(self) -> bool:
             raise BrokenPipeError
 
     lane: Any = Laned()
     stop = Stop()
-    Guarded(lane, stop, None).run()
+    Supervisor(lane, stop, None).run()
     assert not stop.is_set
-    Guarded(lane, stop, lambda: lane, pipe=True).run()
+    Supervisor(lane, stop, lambda: lane, is_pipe=True).run()
     assert stop.is_set
 
 
@@ -224,11 +224,11 @@ def test_lanes_that_hang_are_waited_for_together(tmp_path: Path) -> None:
     for thread in threads:
         thread.start()
     began = time.monotonic()
-    made._await(threads)
+    made._join(threads)
     took = time.monotonic() - began
     release.set()
     assert took < 3
-    assert made._behind == [f"s{number}" for number in range(6)]
+    assert made._hanging == [f"s{number}" for number in range(6)]
 
 
 def _catches(pid: int, number: int) -> bool:

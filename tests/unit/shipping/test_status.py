@@ -15,7 +15,7 @@ import pytest
 from agent.errors import SinkUnavailable
 from agent.model import SourceReport
 from agent.paths import Paths
-from agent.shipping.status_file import Progress, StatusFile
+from agent.shipping.status_file import PipelineStatus, StatusFile
 from agent.status import report, shipper
 from agent.status.report import Report
 from tests.conftest import REPOSITORY, Image
@@ -57,17 +57,17 @@ def published(paths: Paths) -> dict[str, dict[str, float]]:
     return parse(paths.metrics.read_text())
 
 
-def lanes() -> list[Progress]:
+def pipelines() -> list[PipelineStatus]:
     """A sink with two readers, one of which has trouble, and another sink that is well."""
-    journal, files = Progress("loki", "loki", "journal"), Progress("loki", "loki", "files")
-    other = Progress("out", "file", "files")
-    journal.sent(7_654_321)
-    files.sent(2)
-    files.lost(3, "gone")
-    files.pending(int((time.time() - 90) * 1e6))
+    journal, files = PipelineStatus("loki", "loki", "journal"), PipelineStatus("loki", "loki", "files")
+    other = PipelineStatus("out", "file", "files")
+    journal.add_sent(7_654_321)
+    files.add_sent(2)
+    files.add_lost(3, "gone")
+    files.set_oldest(int((time.time() - 90) * 1e6))
     for _ in range(4):
-        files.failing(SinkUnavailable("no route"))
-    other.caught_up()
+        files.set_failing(SinkUnavailable("no route"))
+    other.set_caught_up()
     return [journal, files, other]
 
 
@@ -80,7 +80,7 @@ def paths(tmp_path: Path) -> Paths:
 
 def test_metrics_say_how_each_sink_fares(paths: Paths) -> None:
     """Lag, rate, retries and losses of each sink are in metrics.prom, to the last entry, beside the daemon's own."""
-    StatusFile(paths.ship / "status.json", lanes()).write()
+    StatusFile(paths.ship / "status.json", pipelines()).write()
     found = published(paths)
     loki = '{sink="loki"}'
     assert found["parbake_ship_sent_total"][loki] == 7_654_323
@@ -93,7 +93,7 @@ def test_metrics_say_how_each_sink_fares(paths: Paths) -> None:
 
 def test_numbers_of_a_dead_shipper_are_told_from_fresh_ones(paths: Paths) -> None:
     """When the shipper does not run any more its sinks are down and the time of its last word stands still."""
-    StatusFile(paths.ship / "status.json", lanes()).write()
+    StatusFile(paths.ship / "status.json", pipelines()).write()
     status = json.loads((paths.ship / "status.json").read_text())
     fresh = published(paths)
     (paths.ship / "status.json").write_text(json.dumps({**status, "time": status["time"] - 600}))
@@ -106,7 +106,7 @@ def test_numbers_of_a_dead_shipper_are_told_from_fresh_ones(paths: Paths) -> Non
 def test_metrics_follow_the_shipper_without_a_convergence(paths: Paths) -> None:
     """A look between convergences brings new numbers, and nothing else changes for it."""
     published(paths)
-    StatusFile(paths.ship / "status.json", lanes()).write()
+    StatusFile(paths.ship / "status.json", pipelines()).write()
     report.refresh(Report(), paths)
     assert "parbake_ship_sent_total" in parse(paths.metrics.read_text())
     before = paths.metrics.stat().st_ino
@@ -150,7 +150,7 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_whoever_has_taken_over_the_shipper_gets_nothing_by_its_status(paths: Paths, name: str) -> None:
     """Whatever stands in the place of the shipper's status, metrics are written, parse, and hold nothing of it but numbers."""
-    StatusFile(paths.ship / "status.json", lanes()).write()
+    StatusFile(paths.ship / "status.json", pipelines()).write()
     HOSTILE[name](paths.ship / "status.json")
     found = published(paths)
     assert set(found["parbake_state"].values()) == {0, 1}
@@ -164,7 +164,7 @@ def test_the_command_shows_each_sink(image: Image) -> None:
     assert image.run("once").code == 0
     path = image.path("/var/lib/parbake/ship/status.json")
     path.parent.mkdir(parents=True)
-    StatusFile(path, lanes()).write()
+    StatusFile(path, pipelines()).write()
     shown = image.run("status").out
     assert re.search(r"loki +loki +failing +lag \d+ s +\d+ entries/s +sent 7654323 +retries 4 +lost 3 .*no route", shown)
     assert "silent" not in shown
@@ -182,7 +182,7 @@ def test_the_command_shows_each_sink(image: Image) -> None:
 
 def test_every_metric_and_field_can_be_looked_up(paths: Paths) -> None:
     """docs/reference/status.md names each metric with its type, and each field of both status files."""
-    StatusFile(paths.ship / "status.json", lanes()).write()
+    StatusFile(paths.ship / "status.json", pipelines()).write()
     told = Report(
         sources=(SourceReport("site", "file", "ok"),),
         templates=({"name": "a", "target": "/a", "state": "current", "generation": 1},),
