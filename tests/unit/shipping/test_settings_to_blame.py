@@ -21,6 +21,7 @@ from agent.shipping.sinks.gelf import GelfOptions
 from agent.shipping.sinks.http import HttpSink
 from tests.conftest import REPOSITORY
 from tests.integration.shipping.receivers import make
+from tests.servers.log_receivers import HttpReceiver
 from tests.servers.processes import free_port
 from tests.servers.scripted import Scripted
 
@@ -82,6 +83,34 @@ def test_a_header_with_a_name_that_is_none(name: str, tmp_path: Path) -> None:
     assert isinstance(error, SinkDenied)
     assert "headers_file" in str(error)
     assert "secret-value" not in f"{error}{error.hint}"
+
+
+def test_a_line_of_headers_file_that_is_not_a_header(tmp_path: Path) -> None:
+    """Its number is named and its text is not shown. Nothing is sent without the header that it was meant to be."""
+    (tmp_path / "headers").write_text("X-Team: web\n\nsecret-value\n")
+    error = failing("http", {"url": f"http://127.0.0.1:{free_port()}/", "headers_file": "/headers"}, tmp_path)
+    assert isinstance(error, SinkDenied)
+    assert "headers_file /headers: line 3 is not `Name: value`" in str(error)
+    assert "secret-value" not in f"{error}{error.hint}"
+
+
+def test_empty_lines_of_headers_file_are_skipped(tmp_path: Path) -> None:
+    """Every header of the file is in the request."""
+    (tmp_path / "headers").write_text("\nX-Team: web\n  \nX-Site: a: b\n\n")
+    server = HttpReceiver(lambda path, headers, body: (204, b""))
+    sink = make("http", {"url": server.url, "headers_file": "/headers"}, tmp_path)
+    try:
+        sink.send(BATCH)
+    finally:
+        sink.close()
+        server.close()
+    assert (server.headers[0]["x-team"], server.headers[0]["x-site"]) == ("web", "a: b")
+
+
+def test_a_headers_file_that_is_not_there_is_asked_for_where_the_shipper_reads_it(tmp_path: Path) -> None:
+    """The same hint as for a token: root's, and readable by the shipper's group."""
+    error = failing("http", {"url": f"http://127.0.0.1:{free_port()}/", "headers_file": "/headers"}, tmp_path)
+    assert "parbake-ship" in (error.hint or "")
 
 
 def test_a_fact_that_does_not_fit(tmp_path: Path) -> None:
