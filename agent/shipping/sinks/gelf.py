@@ -97,7 +97,7 @@ class GelfSink:
         names = sorted(batch.columns, key=lambda name: name.startswith("_"))
         columns = {_name(name): batch.columns[name] for name in names if name not in _NOT_FURTHER}
         blank = [None] * len(batch)
-        more = [piece for name, column in columns.items() for piece in self._json.members(name, column)]
+        more = [fragment for name, column in columns.items() for fragment in self._json.members(name, column)]
         heads = zip(
             seconds(batch.times),
             self._json.literals(_filled(batch.columns.get("_HOSTNAME", blank), b"unknown")),

@@ -357,7 +357,7 @@ def test_a_writer_that_was_not_told_of_the_rotation_is_followed(shipped: Shipped
         log.rename(log.with_name("app.log.1"))
         write(log, "b")
         shipped.look()
-        for tail in shipped._reader._following.tails:
+        for tail in shipped._reader._files.tails:
             tail._grew -= 3600
         shipped.look()
         stale.write("late\n")

@@ -31,7 +31,7 @@ def gathered(chunks: Sequence[Sequence[Entry]], *, everything: bool = False, thr
             rows.times.append(number)
             rows.messages.append(entry.get("MESSAGE"))
             row = whole_row(dict(entry)) if everything else tuple(map(entry.get, NAMES))
-            rows.rows.append(rows.shared(row))
+            rows.rows.append(rows.intern(row))
         rows.weigh(len(chunk))
     return rows.batch({}, full=False, lost=0, skipped=0)
 
@@ -85,7 +85,7 @@ def test_what_is_the_same_for_all_entries_is_a_constant() -> None:
 def test_entries_one_after_the_other_with_equal_rows_share_one() -> None:
     rows = Rows(NAMES, THRESHOLD)
     take = itemgetter(*NAMES)
-    shared = [rows.shared(take({"UNIT": bytes([98]), "OTHER": [b"x", b"y"]})) for _ in range(3)]
+    shared = [rows.intern(take({"UNIT": bytes([98]), "OTHER": [b"x", b"y"]})) for _ in range(3)]
     assert len({id(row) for row in shared}) == 1
 
 
@@ -97,7 +97,7 @@ def test_the_weight_is_that_of_all_values_even_of_shared_ones(pairs: list[tuple[
         rows = Rows(NAMES, 1000)
         for message, unit in of:
             rows.messages.append(message)
-            rows.rows.append(rows.shared((unit, None)))
+            rows.rows.append(rows.intern((unit, None)))
         return rows.weigh(len(of))
 
     assert weight(pairs) == sum(weight([pair]) for pair in pairs)

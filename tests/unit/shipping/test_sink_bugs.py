@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -213,7 +213,7 @@ class Broken:
     options_class = FileOptions
     wants_ids = False
     instances = 0
-    accepted: tuple[str, ...] = ()
+    accepted: ClassVar[list[str]] = []
     state = ""
     """The state in ship/status.json when the second instance gets its entries."""
 
@@ -225,7 +225,7 @@ class Broken:
     def send(self, batch: Batch) -> SendResult:
         if not self._works:
             raise AttributeError(SECRET)
-        Broken.accepted += tuple(row["MESSAGE"] for row in batch.rows())
+        Broken.accepted.extend(row["MESSAGE"] for row in batch.rows())
         status = json.loads((self._context.paths.ship / "status.json").read_text())
         Broken.state = status["sinks"][self._context.name]["state"]
         self._context.stop.set(5.0)
@@ -242,10 +242,11 @@ def test_a_broken_sink_is_failing_and_a_new_instance_gets_its_entries(tmp_path: 
     sink = SinkSettings(type=f"{__name__}:Broken", name="broken", options=FileOptions(path="/x"), batch_age=Seconds(0.05))
     ship = Ship(journal=False, files=("/logs/*.log",), drain=Seconds(1.0))
     settings = Settings(component=Component(name="web"), ship=ship, sinks=(sink,))
-    Broken.instances, Broken.accepted = 0, ()
+    Broken.instances = 0
+    Broken.accepted.clear()
     with pytest.raises(AttributeError):
         Shipper(settings, Paths(tmp_path), ShipOptions(), Stop()).run()
-    assert Broken.accepted == ("one", "two")
+    assert Broken.accepted == ["one", "two"]
     assert (Broken.instances, Broken.state) == (2, SinkState.FAILING)
     assert not (tmp_path / "var/lib/parbake/ship/dead-letter").exists()
     assert any("sink broken: a bug" in message and "AttributeError" in message for message in caplog.messages)
