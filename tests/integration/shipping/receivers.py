@@ -1,4 +1,4 @@
-"""A receiver for each sink of the table: what the contract suite sends to, and reads back."""
+"""A receiver for each sink of the table. The contract suite sends to it and reads back."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ TOKEN = "token-5f1c9b0e77"
 
 @dataclass
 class Target:
-    """A running receiver. `messages()` is what it has stored, `label(name)` how it calls a label."""
+    """A running receiver. `messages()` returns its stored messages, `label(name)` its name of a label."""
 
     options: Mapping[str, Any]
     messages: Callable[[], list[str]]
     rows: Callable[[], list[dict[str, str]]]
     label: Callable[[str], str] = str
     web: HttpReceiver | None = None
-    """The scripted server behind it, where a status can be asked for."""
+    """The scripted server behind it, if a test can choose its status."""
     complaints: list[str] = field(default_factory=list)
     binary: bool = True
-    """Whether it keeps line ends and empty messages as they are."""
+    """Whether it keeps line ends and empty messages unchanged."""
 
 
 def make(kind: str, options: Mapping[str, Any], root: Path, stop: Stop | None = None) -> OpenSink:
-    """The sink as the settings would make it. Raises AssertionError for options that it does not have."""
+    """Make a sink as the settings would. Raises AssertionError for options that it does not have."""
     cls = load_sink(kind)
     problems = Problems()
     found = read(cls.options_class, dict(options), kind, problems)
@@ -246,7 +246,7 @@ def row(message: str, **fields: str) -> Batch:
 
 
 def deliver(sink: Any, root: Path, *batches: Batch, stop: Stop | None = None) -> PipelineStatus:
-    """Ship as a pipeline does, with its repeats; what became of it."""
+    """Deliver as a pipeline does, with its repeats. Return the status."""
     progress = PipelineStatus("s", "kind", "journal")
     delivery = Delivery(sink, DeadLetters(root / "dead", "s"), progress, stop or Stop(), patience_seconds=60)
     for each in batches:
@@ -255,6 +255,6 @@ def deliver(sink: Any, root: Path, *batches: Batch, stop: Stop | None = None) ->
 
 
 def letters(root: Path) -> list[dict[str, str]]:
-    """What was set aside."""
+    """Return the entries that were set aside."""
     path = root / "dead/s.ndjson"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -1,4 +1,4 @@
-"""What every sink holds to, whatever it speaks: one suite over the whole table."""
+"""The contract of every sink: one suite over the whole table."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_entries_arrive_whole_and_in_order_with_their_labels(name: str, target: 
 
 
 def test_bytes_that_are_no_text_are_replaced_and_not_fatal(name: str, target: Target, tmp_path: Path) -> None:
-    """A line in another encoding arrives with its wrong bytes replaced, and takes no other line with it."""
+    """A line in another encoding arrives with its wrong bytes replaced, and no other line is lost with it."""
     sink = make(kind_of(name), target.options, tmp_path)
     sink.send(batch([b"caf\xe9 \xff\xfe", b"after"]))
     assert arrived(target, 2) == ["caf� ��", "after"]
@@ -100,7 +100,7 @@ def test_a_receiver_that_is_not_there_is_waited_for(name: str, target: Target, t
 
 
 def test_a_batch_sent_twice_is_harmless(name: str, target: Target, tmp_path: Path) -> None:
-    """After a lost acknowledgement the same batch comes again: it is taken, as a repeat at worst."""
+    """After a lost acknowledgement the same batch comes again: it is accepted, as a repeat at worst."""
     sink = make(kind_of(name), target.options, tmp_path)
     for _ in range(2):
         assert not sink.send(batch(["one", "two"])).refused
@@ -136,7 +136,7 @@ def test_a_batch_sent_twice_is_harmless(name: str, target: Target, tmp_path: Pat
     ],
 )
 def test_each_class_of_reply_is_decided(web: str, status: str, error: type[SinkError], tmp_path: Path) -> None:
-    """Every status has one answer: again later, put the settings right, halve, or refused. None is taken for a success."""
+    """Every status has one meaning: try later, correct the settings, halve, or refused. No status is mistaken for a success."""
     with TARGETS[web](tmp_path) as target:
         target.web.next(status, status, status, status)
         sink = make(web, target.options, tmp_path)
@@ -151,7 +151,7 @@ def test_each_class_of_reply_is_decided(web: str, status: str, error: type[SinkE
 
 @pytest.mark.parametrize("web", WEB)
 def test_bodies_are_compressed_and_carry_the_credentials(web: str, tmp_path: Path) -> None:
-    """With gzip the receiver gets gzip; the token comes from its file, read anew after it was rotated."""
+    """With gzip the receiver gets gzip; the token comes from its file, which is read again after a rotation."""
     with TARGETS[web](tmp_path) as target:
         sink = make(web, {**target.options, "gzip": True}, tmp_path)
         sink.send(batch(["one"]))
@@ -168,7 +168,7 @@ def test_bodies_are_compressed_and_carry_the_credentials(web: str, tmp_path: Pat
 
 @pytest.mark.parametrize("web", ["http", "loki", "elasticsearch", "splunk-hec", "gelf"])
 def test_one_bad_entry_is_set_aside_and_takes_no_other_with_it(web: str, tmp_path: Path) -> None:
-    """An entry that the receiver will never take ends in the dead-letter file, once, with the reason; the rest arrives."""
+    """An entry that the receiver will never accept ends in the dead-letter file, once, with the reason; the rest arrives."""
     with TARGETS[web](tmp_path) as target:
         stop, progress = Stop(), PipelineStatus("s", web, "journal")
         sink = make(web, target.options, tmp_path, stop)
@@ -196,7 +196,7 @@ def test_items_that_were_busy_are_sent_again_alone(tmp_path: Path) -> None:
 
 
 def test_otlp_partial_success_is_counted(tmp_path: Path) -> None:
-    """What an OTLP receiver says it rejected is counted as lost: it does not say which, and forbids to send all again."""
+    """Entries that an OTLP receiver rejects are counted as lost: it does not name them, and forbids to send all again."""
     with TARGETS["otlp"](tmp_path) as target:
         sink = make("otlp", target.options, tmp_path)
         assert sink.send(batch(["a", "BAD", "b"])).dropped == 1
@@ -205,7 +205,7 @@ def test_otlp_partial_success_is_counted(tmp_path: Path) -> None:
 
 
 def test_splunk_acknowledgement_is_waited_for(tmp_path: Path) -> None:
-    """With ack a batch counts as taken only when the indexer says that it has it."""
+    """With ack a batch counts as accepted only once the indexer has acknowledged it."""
     with TARGETS["splunk-hec"](tmp_path) as target:
         sink = make("splunk-hec", {**target.options, "ack": True}, tmp_path)
         sink.send(batch(["a"]))

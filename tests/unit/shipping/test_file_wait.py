@@ -1,4 +1,4 @@
-"""Waiting for files: where threads are scarce the files are looked at instead, and nothing ends."""
+"""Waiting for files: if threads are scarce, the files are looked at instead, and nothing ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from agent.shipping.shutdown import Stop
 
 
 def test_many_log_directories_take_few_threads_and_no_line_waits_long(tmp_path: Path) -> None:
-    """With a hundred directories of logs a wait starts no thread for each, and ends soon enough to read what came."""
+    """With a hundred directories of logs a wait does not start a thread for each, and ends in time to read new lines."""
     logs = [tmp_path / f"var/log/{number}/app.log" for number in range(100)]
     for log in logs:
         log.parent.mkdir(parents=True)
@@ -41,7 +41,7 @@ def test_many_log_directories_take_few_threads_and_no_line_waits_long(tmp_path: 
 
 
 def test_the_budget_is_shared_and_released(tmp_path: Path) -> None:
-    """What one wait watches another cannot; afterwards it can."""
+    """A wait that finds no budget ends after a second; the budget is complete after the other wait."""
     budget, stop = WatchBudget(1), Stop()
     first, second = DirectoryWatch(budget), DirectoryWatch(budget)
     waiting = threading.Thread(target=first.wait, args=([tmp_path], 3.0, stop, lambda: False))

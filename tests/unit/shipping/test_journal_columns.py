@@ -1,4 +1,4 @@
-"""Entries gathered by row and turned into columns: what comes out is what went in, whatever was shared on the way."""
+"""Entries collected by row and turned into columns: the values are unchanged, however rows are shared."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_an_entry_without_another_field_is_no_other_entry() -> None:
 
 
 def test_equal_values_of_a_batch_are_one_object() -> None:
-    """Also where they came in different rows."""
+    """Also if they came in different rows."""
     entries = [{"UNIT": bytes([98, number % 2]), "OTHER": bytes([number])} for number in range(6)]
     column = gathered([entries[:3], entries[3:]]).columns["UNIT"]
     assert len({id(value) for value in column}) == 2
@@ -91,7 +91,7 @@ def test_entries_one_after_the_other_with_equal_rows_share_one() -> None:
 
 @given(st.lists(st.tuples(st.binary(max_size=30), st.binary(max_size=30)), min_size=1, max_size=10))
 def test_the_weight_is_that_of_all_values_even_of_shared_ones(pairs: list[tuple[bytes, bytes]]) -> None:
-    """However the entries are looked at: a sink's batch is bounded by what it will send, not by what is kept."""
+    """In every order of entries, a batch is bounded by what the sink will send, not by the memory of shared rows."""
 
     def weight(of: list[tuple[bytes, bytes]]) -> int:
         rows = Rows(NAMES, 1000)

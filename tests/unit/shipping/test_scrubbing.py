@@ -33,7 +33,7 @@ def test_a_constant_is_the_column_that_it_stands_for(value: bytes | None, count:
 
 @given(st.lists(VALUES, min_size=1, max_size=6), VALUES, VALUES)
 def test_constants_are_cleaned_as_columns_are(texts: list[bytes | None], other: bytes | None, message: bytes | None) -> None:
-    """Masked, cut, and left out where an entry came back: the same whichever way a column is kept."""
+    """Masked, cut, and dropped if an entry came back: the result is the same for both forms of a column."""
     count = len(texts)
     for own in (None, own_lines(7)):
         for one, same in ((texts, {"OTHER": other}), ([other] * count, {"MESSAGE": message})):

@@ -1,4 +1,4 @@
-"""Where the settings are to blame, or an answer is absurd, the entries wait: none is set aside, and no other sink suffers."""
+"""If the settings are to blame, or an answer is absurd, the entries wait: no entry is set aside, and no other sink suffers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DEEP = b"[" * 100_000
 
 
 def failing(kind: str, options: Mapping[str, Any], root: Path) -> ParbakeError:
-    """What the sink raises for one entry; never a refusal of it, nor an exception that is none of a sink's."""
+    """Return what the sink raises for one entry: never a refusal, and never an exception outside the contract."""
     sink = make(kind, options, root)
     try:
         with pytest.raises((SinkDenied, SinkUnavailable)) as raised:
@@ -77,7 +77,7 @@ def test_a_host_that_is_none_over_udp(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["X-Prüfung", "X Y", "X\x01"])
 def test_a_header_with_a_name_that_is_none(name: str, tmp_path: Path) -> None:
-    """headers_file is named, and what is in it is not shown."""
+    """The message names headers_file and does not show its content."""
     (tmp_path / "headers").write_text(f"{name}: secret-value\n")
     error = failing("http", {"url": f"http://127.0.0.1:{free_port()}/", "headers_file": "/headers"}, tmp_path)
     assert isinstance(error, SinkDenied)
@@ -114,7 +114,7 @@ def test_a_headers_file_that_is_not_there_is_asked_for_where_the_shipper_reads_i
 
 
 def test_a_fact_that_does_not_fit(tmp_path: Path) -> None:
-    """An address that a fact has made none of: the entries wait, and go once the fact is another."""
+    """A fact that makes an address invalid: the entries wait, and are sent once the fact is another."""
     options = HttpSink.options_class(url="http://{{ facts.address }}/")
     facts: dict[str, Any] = {"address": "127.0.0.1:many"}
     sink = LazySink(HttpSink, options, SinkContext("web", Paths(tmp_path), Stop()), lambda: {"facts": facts})
@@ -140,7 +140,7 @@ def test_a_fact_that_does_not_fit(tmp_path: Path) -> None:
     ],
 )
 def test_an_absurd_answer_is_no_answer(kind: str, more: dict[str, Any], body: bytes, tmp_path: Path) -> None:
-    """Nested beyond measure, or a number beyond all numbers: sent again later, and nobody is taken along."""
+    """Nested too deeply, or a number beyond all numbers: the batch is sent again later, and nothing else fails."""
     (tmp_path / "token").write_text("t")
     server = Scripted()
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
@@ -186,7 +186,7 @@ def test_gelf_without_http_takes_no_option_of_http(scheme: str, name: str, value
 
 
 def test_the_unit_waits_longer_than_the_settings_let_the_shipper_drain() -> None:
-    """systemd kills at TimeoutStopSec; the greatest drain, a second for lanes that hang and the closing fit before it."""
+    """systemd kills at TimeoutStopSec. The greatest drain, a second for pipelines that hang and the closing fit before it."""
     unit = (REPOSITORY / "systemd/parbake-ship.service").read_text()
     seconds = next(int(line.partition("=")[2]) for line in unit.splitlines() if line.startswith("TimeoutStopSec="))
     assert seconds >= DRAIN_MAX_SECONDS + 10

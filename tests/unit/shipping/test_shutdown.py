@@ -1,4 +1,4 @@
-"""What ends the shipper's waits: the stop, the urgency before it, and the time."""
+"""The ends of the shipper's waits: the stop, the urgency before it, and the time-out."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def later(seconds: float, act: object) -> None:
 
 
 def test_a_stop_ends_every_wait(stop: Stop) -> None:
-    """Whoever sleeps wakes at the stop, and what is waited for afterwards ends at the deadline."""
+    """A sleeping thread wakes at the stop, and later waits end at the deadline."""
     later(0.2, lambda: stop.set(0.3))
     began = time.monotonic()
     assert stop.wait(60) is True
@@ -57,7 +57,7 @@ def test_urgency_shortens_the_wait_that_is_under_way_and_those_after_it(stop: St
 
 
 def test_a_wait_that_is_not_to_be_hurried_lasts_its_time(stop: Stop) -> None:
-    """Urgency does not shorten what has no urgent time of its own, or a shorter one already."""
+    """Urgency does not shorten a wait without an urgent time, or with a time-out that is shorter."""
     stop.set_urgent(True)
     for urgent_seconds in (None, 30.0):
         began = time.monotonic()

@@ -1,4 +1,4 @@
-"""How the sinks fare, as `parbake status` and metrics.prom tell it: complete, parseable, and not to be abused."""
+"""The status of the sinks in `parbake status` and metrics.prom: complete, parseable, and safe from abuse."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def published(paths: Paths) -> dict[str, dict[str, float]]:
 
 
 def pipelines() -> list[PipelineStatus]:
-    """A sink with two readers, one of which has trouble, and another sink that is well."""
+    """A sink with two readers, one of which is failing, and another sink that is ok."""
     journal, files = PipelineStatus("loki", "loki", "journal"), PipelineStatus("loki", "loki", "files")
     other = PipelineStatus("out", "file", "files")
     journal.add_sent(7_654_321)
@@ -79,7 +79,7 @@ def paths(tmp_path: Path) -> Paths:
 
 
 def test_metrics_say_how_each_sink_fares(paths: Paths) -> None:
-    """Lag, rate, retries and losses of each sink are in metrics.prom, to the last entry, beside the daemon's own."""
+    """Lag, rate, retries and exact losses of each sink are in metrics.prom, beside the daemon's metrics."""
     StatusFile(paths.ship / "status.json", pipelines()).write()
     found = published(paths)
     loki = '{sink="loki"}'
@@ -92,7 +92,7 @@ def test_metrics_say_how_each_sink_fares(paths: Paths) -> None:
 
 
 def test_numbers_of_a_dead_shipper_are_told_from_fresh_ones(paths: Paths) -> None:
-    """When the shipper does not run any more its sinks are down and the time of its last word stands still."""
+    """If the shipper does not run, its sinks are down and the time of its last status does not change."""
     StatusFile(paths.ship / "status.json", pipelines()).write()
     status = json.loads((paths.ship / "status.json").read_text())
     fresh = published(paths)
@@ -104,7 +104,7 @@ def test_numbers_of_a_dead_shipper_are_told_from_fresh_ones(paths: Paths) -> Non
 
 
 def test_metrics_follow_the_shipper_without_a_convergence(paths: Paths) -> None:
-    """A look between convergences brings new numbers, and nothing else changes for it."""
+    """A refresh between convergences brings new numbers, and writes nothing if they have not changed."""
     published(paths)
     StatusFile(paths.ship / "status.json", pipelines()).write()
     report.refresh(Report(), paths)
@@ -149,7 +149,7 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_whoever_has_taken_over_the_shipper_gets_nothing_by_its_status(paths: Paths, name: str) -> None:
-    """Whatever stands in the place of the shipper's status, metrics are written, parse, and hold nothing of it but numbers."""
+    """With any content in place of the shipper's status, metrics are written, parse, and have nothing of it but numbers."""
     StatusFile(paths.ship / "status.json", pipelines()).write()
     HOSTILE[name](paths.ship / "status.json")
     found = published(paths)
@@ -159,7 +159,7 @@ def test_whoever_has_taken_over_the_shipper_gets_nothing_by_its_status(paths: Pa
 
 
 def test_the_command_shows_each_sink(image: Image) -> None:
-    """`parbake status` has lag, rate, retries and losses of each sink, and says when the shipper is silent."""
+    """`parbake status` has lag, rate, retries and losses of each sink, and shows that the shipper is silent."""
     image.settings("", site=False)
     assert image.run("once").code == 0
     path = image.path("/var/lib/parbake/ship/status.json")
