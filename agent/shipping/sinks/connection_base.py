@@ -52,6 +52,7 @@ class Connection:
         self._host, self._port = parts.hostname or "", parts.port or default_port
         self._shown_url = f"{parts.scheme}://{parts.netloc}"
         self._tls, self._timeout_seconds, self._context = tls, timeout_seconds, context
+        tls.warn()
 
     def _remaining_seconds(self) -> float:
         """Return the time-out of an operation, shortened while the shipper drains."""

@@ -62,7 +62,6 @@ class StreamConnection(Connection):
         self._last_sent = self._connected_at = 0.0
         self._largest_sent = self._largest_accepted = _ALWAYS_ACCEPTED_BYTES
         self._hang_ups = self._discarded = 0
-        tls.warn()
 
     def send(self, frames: Sequence[bytes]) -> SendResult:
         """Return when the receiver's host has all frames, and the receiver has not hung up.
@@ -196,7 +195,7 @@ class StreamConnection(Connection):
         """Raise OSError if the receiver has hung up. Bytes that it sends are read and ignored."""
         connected = self._open_socket
         connected.setblocking(False)
-        _read_nothing(connected)
+        _discard_input(connected)
 
 
 def _await_verdict(connected: ssl.SSLSocket) -> None:
@@ -207,10 +206,10 @@ def _await_verdict(connected: ssl.SSLSocket) -> None:
     poll.register(connected, select.POLLIN)
     if poll.poll(_VERDICT_SECONDS * 1000):
         connected.setblocking(False)
-        _read_nothing(connected)
+        _discard_input(connected)
 
 
-def _read_nothing(connected: socket.socket) -> None:
+def _discard_input(connected: socket.socket) -> None:
     """Read and ignore what has arrived. Raises ConnectionResetError at the end of the stream."""
     with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError):
         if connected.recv(4096) == b"":

@@ -44,13 +44,20 @@ def test_the_budget_is_shared_and_released(tmp_path: Path) -> None:
     """A wait that finds no budget ends after a second; the budget is complete after the other wait."""
     budget, stop = WatchBudget(1), Stop()
     first, second = DirectoryWatch(budget), DirectoryWatch(budget)
-    waiting = threading.Thread(target=first.wait, args=([tmp_path], 3.0, stop, lambda: False))
-    waiting.start()
-    time.sleep(0.5)
-    began = time.monotonic()
-    second.wait([tmp_path], 30.0, stop, lambda: False)
-    assert time.monotonic() - began < 2.0
-    waiting.join()
+    watching = threading.Event()
+
+    def changed() -> bool:
+        watching.set()
+        return False
+
+    thread = threading.Thread(target=first.wait, args=([tmp_path], 600.0, stop, changed))
+    thread.start()
+    assert watching.wait(30)
+    second.wait([tmp_path], 600.0, stop, lambda: False)
+    assert thread.is_alive()
+    (tmp_path / "new").touch()
+    thread.join(30)
+    assert not thread.is_alive()
     assert budget.acquire(1)
     for watch in (first, second):
         watch.close()
