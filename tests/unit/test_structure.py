@@ -21,7 +21,15 @@ BANNED = {"manager", "helper", "utils", "util", "data", "info", "handler"}
 THEIR_NAMES = ("DataError", "Handler", "SecretsManager", "SecretManager", "secretsmanager", "secret_manager")
 """What a cloud calls its own service is no choice of ours; DataError is EX_DATAERR of sysexits.h,
 Handler a class of logging's or watchdog's."""
-PRIVATE_ERRORS = {"IllegalTransition", "WatchUnavailable", "TooLong", "TransportFailure", "DeliveryAborted", "FactRejected"}
+PRIVATE_ERRORS = {
+    "SinkBug",
+    "IllegalTransition",
+    "WatchUnavailable",
+    "TooLong",
+    "TransportFailure",
+    "DeliveryAborted",
+    "FactRejected",
+}
 """Exceptions outside agent.errors, each caught in the family that raises it."""
 
 FLOORS: tuple[frozenset[str], ...] = (

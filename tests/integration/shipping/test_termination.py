@@ -1,4 +1,4 @@
-"""The platform takes the instance away: `parbake ship` learns it from status.json and gets everything off the box."""
+"""The platform ends the instance: `parbake ship` reads it in status.json and ships everything."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.servers.processes import ServerError, wait_until
 from tests.servers.receiver import Receiver
 
 PROMPT_SECONDS = 20.0
-"""A third of the batch_age below: what is here by then has not waited for it."""
+"""A third of the batch_age below: an entry that arrives by then has not waited for it."""
 SETTINGS = """\
 [component]
 name = "web"
@@ -83,7 +83,7 @@ def shipper(image: Image) -> Iterator[subprocess.Popen[str]]:
 
 
 def end(process: subprocess.Popen[str]) -> str:
-    """SIGTERM, and what it had to say."""
+    """Send SIGTERM, and return the log."""
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 0, said
@@ -95,7 +95,7 @@ def arrives(receiver: Receiver, message: str) -> dict[str, str]:
     return line
 
 
-def test_a_notice_wakes_every_lane_until_it_is_called_off(shipping: Image, receiver: Receiver) -> None:
+def test_a_notice_wakes_every_pipeline_until_it_is_called_off(shipping: Image, receiver: Receiver) -> None:
     """Lines that wait for company go at once, as do those that come later; called off, the next ones wait again."""
     with shipper(shipping) as process:
         arrives(receiver, "first")
