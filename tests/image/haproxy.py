@@ -85,5 +85,5 @@ def served(machine: Machine, port: int = 8088) -> str:
     return machine.run(["curl", "-sS", "--max-time", "5", f"http://127.0.0.1:{port}/"], check=False).stdout
 
 
-def serves(machine: Machine, greeting: str, *, port: int = 8088, seconds: float = 30.0) -> bool:
+def serves(machine: Machine, greeting: str, *, port: int = 8088, seconds: float = 60.0) -> bool:
     return until(lambda: served(machine, port) == greeting, seconds)

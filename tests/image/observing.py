@@ -14,8 +14,8 @@ RELOADED = "7b05ebc668384222baa8881179cfda54"
 """systemd's MESSAGE_IDs for a unit that was started, and for one that was reloaded."""
 
 
-def until(condition: Callable[[], bool], seconds: float = 30.0, pause_seconds: float = 0.1) -> bool:
-    """Return whether `condition` becomes true within `seconds`."""
+def until(condition: Callable[[], bool], seconds: float = 60.0, pause_seconds: float = 0.1) -> bool:
+    """Return whether `condition` becomes true within `seconds`. The default is for a busy machine."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -37,7 +37,7 @@ def status(machine: Machine) -> dict[str, Any]:
     return report
 
 
-def state_becomes(machine: Machine, state: str, seconds: float = 30.0) -> bool:
+def state_becomes(machine: Machine, state: str, seconds: float = 60.0) -> bool:
     return until(lambda: machine.exists("/run/parbake/status.json") and status(machine)["state"] == state, seconds)
 
 
@@ -48,6 +48,7 @@ def history(machine: Machine) -> list[dict[str, Any]]:
 
 def events(machine: Machine, message_id: str, *matches: str) -> list[dict[str, Any]]:
     """Return the entries of this boot's journal with a MESSAGE_ID, oldest first, up to the moment of the call."""
+    machine.run(["journalctl", "--sync"])
     argv = ["journalctl", "-b", "-q", "-o", "json", f"MESSAGE_ID={message_id}", *matches]
     return [json.loads(line) for line in machine.run(argv).stdout.splitlines()]
 

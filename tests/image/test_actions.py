@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -67,9 +68,10 @@ def machine(installed: Image, machines: Machines, network: Network) -> Machine:
     return machines(installed, network=network)
 
 
-def nginx(machine: Machine, gate: str) -> Machine:
-    """Bake a machine whose nginx serves the greeting, and boot it."""
+def nginx(machine: Machine, gate: str, files: Mapping[str, str] | None = None) -> Machine:
+    """Bake a machine whose nginx serves the greeting, and boot it. `files` are added to its build config."""
     files = {
+        **(files or {}),
         "/etc/parbake/parbake.toml": SOURCE + NGINX,
         "/etc/parbake/templates/site.conf.j2": NGINX_SITE,
         "/etc/systemd/system/nginx.service.d/reload.conf": EXEC_RELOAD,
@@ -106,18 +108,20 @@ def test_an_action_that_parbake_did_not_live_to_see_done_is_done_at_its_next_sta
     """kill -9 between the commit and the end of nginx's reload, which dies too: the next start reloads, with nothing
     new in the store, and records what it did."""
     fill(consul)
-    machine = nginx(machines(with_nginx, network=network), BLOCKS)
+    # systemd must not start parbake again before the test has seen what nginx serves without it.
+    restart = {"/etc/systemd/system/parbake.service.d/restart.conf": "[Service]\nRestartSec=1h\n"}
+    machine = nginx(machines(with_nginx, network=network), BLOCKS, restart)
     machine.run(["mkfifo", "/run/gate"])
     consul.put("site/common/web/greeting", "second")
     assert until(lambda: reloads(machine) == 1)
     assert "second" in machine.read("/etc/nginx/conf.d/site.conf")
-    old = show(machine, "parbake.service", "MainPID")
-    machine.run(["kill", "-9", old])
+    machine.run(["kill", "-9", show(machine, "parbake.service", "MainPID")])
     machine.run(["rm", "/run/gate"])
     machine.run(["systemctl", "kill", "--kill-whom=control", "--signal=KILL", "nginx.service"])
     assert until(lambda: show(machine, "nginx.service", "ActiveState") == "active")
     assert served(machine) == "first"
 
+    machine.run(["systemctl", "restart", "parbake.service"])
     assert until(lambda: served(machine) == "second")
     assert reloads(machine) == 2
     assert until(lambda: show(machine, "parbake.service", "ActiveState") == "active")

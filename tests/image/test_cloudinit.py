@@ -135,8 +135,8 @@ def usual(bare_image: Image, session_scratch: Path) -> frozenset[str]:
 
 def settled(machine: Machine) -> None:
     """Wait until the daemon has seen the application stay up."""
-    script = "for i in $(seq 100); do ls /var/lib/parbake/transaction* >/dev/null 2>&1 || exit 0; sleep 0.1; done; exit 1"
-    machine.run(["sh", "-c", script])
+    script = "for i in $(seq 600); do ls /var/lib/parbake/transaction* >/dev/null 2>&1 || exit 0; sleep 0.1; done; exit 1"
+    machine.run(["sh", "-c", script], timeout_seconds=90)
 
 
 def complaints(machine: Machine) -> list[str]:

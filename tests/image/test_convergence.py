@@ -29,6 +29,9 @@ from tests.servers.consul import Consul
 
 pytestmark = [pytest.mark.image, pytest.mark.root, pytest.mark.server]
 
+#: A rollback takes about five seconds. The rest is for a busy machine; a retry, which would do too, comes after a minute.
+ROLLBACK_SECONDS = 45
+
 bookworm = pytest.mark.parametrize("suite", ["bookworm"], indirect=True)
 BESIDES = """
 [[template]]
@@ -111,9 +114,9 @@ def test_a_value_that_keeps_a_unit_from_starting_is_rolled_back_and_not_tried_ag
 
     began = time.monotonic()
     consul.put("site/common/web/port", str(haproxy.ACCEPTED))
-    assert state_becomes(machine, "rolled-back", 20)
-    assert serves(machine, "first", seconds=5)
-    assert time.monotonic() - began < 15
+    assert state_becomes(machine, "rolled-back")
+    assert serves(machine, "first")
+    assert time.monotonic() - began < ROLLBACK_SECONDS
     assert machine.read(haproxy.TARGET) == before
     rolled_back = events(machine, journal_log.ROLLED_BACK)
     assert len(rolled_back) == 1
@@ -149,7 +152,7 @@ def test_a_unit_comes_back_whose_start_limit_the_bad_generation_used_up(machine:
     machine.boot()
     consul.put("site/common/web/port", str(haproxy.ACCEPTED))
     assert state_becomes(machine, "rolled-back")
-    assert serves(machine, "first", seconds=5)
+    assert serves(machine, "first")
     assert show(machine, haproxy.UNIT, "ActiveState") == "active"
 
 
@@ -234,7 +237,7 @@ def test_a_rollback_by_hand_holds_over_changes_until_resume(machine: Machine, co
     assert until(lambda: status(machine)["generation"] == 2 and status(machine)["state"] == "converged")
 
     machine.run(["parbake", "rollback"])
-    assert serves(machine, "first", seconds=5)
+    assert serves(machine, "first")
     digest = status(machine)["digest"]
     consul.put("site/common/web/greeting", "third")
     assert until(lambda: status(machine)["digest"] != digest)
@@ -248,7 +251,7 @@ def test_a_rollback_by_hand_holds_over_changes_until_resume(machine: Machine, co
     assert served(machine) == "first"
 
     machine.run(["parbake", "resume"])
-    assert serves(machine, "third", seconds=5)
+    assert serves(machine, "third")
     assert state_becomes(machine, "converged")
     consul.put("site/common/web/greeting", "fourth")
     assert serves(machine, "fourth")
@@ -274,9 +277,10 @@ def test_a_second_convergence_waits_or_exits_75(machine: Machine, consul: Consul
     assert refused.returncode == 75
     assert "another parbake is converging" in refused.stderr
     assert served(machine) == "first"
-    script = "parbake once & sleep 2; rm /run/hold-the-check; wait $!"
-    waited = machine.run(["sh", "-c", script])
-    assert "waiting for another parbake" in waited.stderr
+    script = """parbake once 2>/run/once.err &
+    until grep -q 'waiting for another parbake' /run/once.err; do kill -0 $! || exit 1; sleep 0.05; done
+    rm /run/hold-the-check; wait $!"""
+    waited = machine.run(["sh", "-c", script], timeout_seconds=90)
     assert "converged, generation 2" in waited.stdout
     assert served(machine) == "second"
     assert count(machine, RELOADED, haproxy.UNIT) == 1

@@ -150,7 +150,7 @@ def test_a_command_that_hangs_is_ended_inside_the_machine(bare_image: Image, mac
     began = time.monotonic()
     with pytest.raises(LabError, match=r"more than 0\.5 s"):
         machine.run(["sleep", "98765"], timeout_seconds=0.5)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert "98765" not in machine.run(["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"]).stdout
 
 

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from base64 import b64encode
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ pytestmark = [pytest.mark.image, pytest.mark.root, pytest.mark.server]
 
 CANARY = "kanarienvogel-4Wq8-geheim"
 LAST_WORDS = 20
+IDLE_SECONDS = 4.0
 SETTINGS = f"""\
 [component]
 name = "worker"
@@ -129,7 +131,25 @@ def machine(spot: Image, machines: Machines, network: Network, cloud: Cloud, rec
     made.boot()
     assert state_becomes(made, "converged")
     receiver.wait_for(1, 90)
+    wait_until_idle(receiver)
     return made
+
+
+def wait_until_idle(receiver: Receiver) -> None:
+    """Wait until no line has arrived for IDLE_SECONDS: the boot's backlog may be more than one batch."""
+    counts = deque([-1], maxlen=int(IDLE_SECONDS / 0.5))
+
+    def idle() -> bool:
+        counts.append(len(receiver.lines()))
+        return len(counts) == counts.maxlen and len(set(counts)) == 1
+
+    assert until(idle, 90, pause_seconds=0.5)
+
+
+def draining(machine: Machine) -> bool:
+    """Return whether the shipper sends each line at once, as its status says."""
+    report: dict[str, Any] = json.loads(machine.read("/var/lib/parbake/ship/status.json"))
+    return bool(report["draining"])
 
 
 def terminating(machine: Machine) -> str | None:
@@ -146,16 +166,16 @@ def test_a_spot_instance_gets_its_last_lines_away(machine: Machine, cloud: Cloud
     assert [line for line in receiver.lines() if line.get("SYSLOG_IDENTIFIER") == "probe"] == []
 
     cloud.say(spot="terminate")
-    assert until(lambda: terminating(machine) == "spot", 45), status(machine)
+    assert until(lambda: terminating(machine) == "spot", 60), status(machine)
     assert until(lambda: "STATE=spot" in machine.read("/etc/worker.env"))
     assert until(lambda: status(machine)["generation"] == 2)
-    (probe,) = receiver.wait_for(1, 20, SYSLOG_IDENTIFIER="probe")
+    (probe,) = receiver.wait_for(1, 60, SYSLOG_IDENTIFIER="probe")
     assert probe["instance"] == "i-0123456789abcdef0"
-    receiver.wait_for(1, 20, MESSAGE="started: serving")
-    receiver.wait_for(1, 20, MESSAGE="reloaded: spot")
+    receiver.wait_for(1, 60, MESSAGE="started: serving")
+    receiver.wait_for(1, 60, MESSAGE="reloaded: spot")
     for number in range(3):
         machine.run(["logger", "-t", "probe", f"after the notice {number}"])
-        receiver.wait_for(1, 20, MESSAGE=f"after the notice {number}")
+        receiver.wait_for(1, 60, MESSAGE=f"after the notice {number}")
 
     machine.poweroff()
     said = [line["MESSAGE"] for line in receiver.lines() if line.get("SYSLOG_IDENTIFIER") == "worker"]
@@ -170,13 +190,14 @@ def test_a_spot_instance_gets_its_last_lines_away(machine: Machine, cloud: Cloud
 def test_a_notice_that_is_called_off_brings_the_usual_pace_back(machine: Machine, cloud: Cloud, receiver: Receiver) -> None:
     """When the platform takes the notice back the fact goes, the config is as it was, and lines wait for company again."""
     cloud.say(spot="terminate")
-    assert until(lambda: terminating(machine) == "spot", 45), status(machine)
-    receiver.wait_for(1, 20, MESSAGE="reloaded: spot")
+    assert until(lambda: terminating(machine) == "spot", 60), status(machine)
+    receiver.wait_for(1, 60, MESSAGE="reloaded: spot")
+    assert until(lambda: draining(machine))
     cloud.say(spot=None)
-    assert until(lambda: terminating(machine) is None, 45), status(machine)
+    assert until(lambda: terminating(machine) is None, 60), status(machine)
     assert until(lambda: "STATE=serving" in machine.read("/etc/worker.env"))
     assert until(lambda: status(machine)["generation"] == 3)
-    time.sleep(3)
+    assert until(lambda: not draining(machine))
     machine.run(["logger", "-t", "probe", "afterwards"])
     time.sleep(3)
     assert [line for line in receiver.lines() if line.get("SYSLOG_IDENTIFIER") == "probe"] == []

@@ -174,7 +174,7 @@ def test_a_killed_daemon_comes_back_and_leaves_a_current_state_alone(machine: Ma
 def test_an_instance_outlives_its_store_and_boots_without_it(machine: Machine, store: Consul) -> None:
     """Without Consul: `stale` and unchanged, and a reboot uses the last good run config. With it again: converged by itself."""
     store.stop()
-    assert state_becomes(machine, "stale", 60)
+    assert state_becomes(machine, "stale", 90)
     assert served(machine) == "hello from staging"
     assert "site" in status(machine)["error"]
 

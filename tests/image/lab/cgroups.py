@@ -46,7 +46,7 @@ class ControlGroup:
         return ("sh", "-ec", f'{join}; exec "$@"', "sh")
 
 
-def remove_tree(directory: Path, timeout_seconds: float = 2.0) -> None:
+def remove_tree(directory: Path, timeout_seconds: float = 10.0) -> None:
     """End whatever runs in a group and remove it with those below it, as soon as the kernel lets go of them."""
     # A container outlives its systemd-nspawn when that is killed: its processes are ended by the group that is theirs.
     if (kill := directory / "cgroup.kill").exists():

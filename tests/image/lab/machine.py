@@ -79,7 +79,7 @@ class Machine:
         finally:
             self._cleanup.close()
 
-    def boot(self, *, timeout_seconds: float = 60.0, wait: bool = True, degraded: bool = False) -> float:
+    def boot(self, *, timeout_seconds: float = 150.0, wait: bool = True, degraded: bool = False) -> float:
         """Start systemd and wait until everything that was to be started has been; returns how many seconds it took.
 
         With `wait` unset only until systemd answers. With `degraded` units may have failed.
@@ -146,7 +146,7 @@ class Machine:
             self.write(path, text)
         self.run(["systemctl", "--quiet", "enable", FIRMWARE_UNIT])
 
-    def poweroff(self, timeout_seconds: float = 30.0) -> None:
+    def poweroff(self, timeout_seconds: float = 90.0) -> None:
         """Shut down in order; the disk stays as it is for the next `boot`."""
         self.run(["systemctl", "poweroff"], check=False)
         deadline = time.monotonic() + timeout_seconds
@@ -158,7 +158,7 @@ class Machine:
             time.sleep(0.02)
         self._leader = 0
 
-    def reboot(self, *, timeout_seconds: float = 60.0, wait: bool = True, degraded: bool = False) -> float:
+    def reboot(self, *, timeout_seconds: float = 150.0, wait: bool = True, degraded: bool = False) -> float:
         """Shut down in order and boot the same disk again; the seconds that the boot took."""
         self.poweroff()
         return self.boot(timeout_seconds=timeout_seconds, wait=wait, degraded=degraded)
