@@ -1,4 +1,4 @@
-"""A spot instance in a booted image: the notice becomes a fact and config, and the last lines get away before the end."""
+"""A spot instance in a booted image: the notice becomes a fact and config, and the last lines leave before the end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ name = "worker"
 version = "1.2.3"
 
 [discovery]
-# the firmware that a container sees is its host's; what cloud-init knows here is the lab's seed
+# A container sees its host's firmware, and cloud-init has only the lab's seed.
 providers = ["kernel", "imds"]
 imds = "ec2"
 
@@ -54,12 +54,12 @@ units = [{{ name = "worker.service", action = "reload" }}]
 name = "central"
 type = "http"
 url = "http://{METADATA_ADDRESS}:8080/logs"
-# nothing but urgency sends a line during the test
+# Only a notice sends a line during the test.
 batch_age = "1h"
 labels.instance = "{{{{ facts.instance_id }}}}"
 """
 TEMPLATE = 'DB_PASSWORD={{ config.db.password }}\nSTATE={{ facts.terminating | default("serving") }}\n'
-# It says what it was reloaded for; at its end, slowly, that it goes, and once what must leave the machine masked alone.
+# Logs the state at each reload. At its end it logs its last words slowly, then the secret, which must be masked.
 WORKER = f"""\
 #!/bin/bash
 trap '. /etc/worker.env; echo "reloaded: $STATE"' HUP
@@ -80,7 +80,7 @@ WantedBy=multi-user.target
 
 @pytest.fixture(scope="session")
 def spot(bare_image: Image, session_scratch: Path, deb: Path) -> Image:
-    """An image for EC2, with a worker that has a secret and last words."""
+    """An image for EC2 with a worker that logs a secret at its end."""
 
     def finish(root: Path) -> None:
         files = {
@@ -101,7 +101,7 @@ def spot(bare_image: Image, session_scratch: Path, deb: Path) -> Image:
 
 
 class Cloud:
-    """EC2's metadata service at its own address in a network, steered while it runs."""
+    """EC2's metadata service at its own address in a network. Its answers can be changed while it runs."""
 
     def __init__(self, network: Network, directory: Path) -> None:
         directory.mkdir()
@@ -111,8 +111,8 @@ class Cloud:
         log = directory / "metadata.log"
         child.wait_ready(lambda: "ec2 at" in log.read_text(), 20, "the metadata service")
 
-    def say(self, **options: Any) -> None:
-        """What it answers from now on: `spot="terminate"` is a notice, `spot=None` none."""
+    def set(self, **options: Any) -> None:
+        """Change its answers from now on: `spot="terminate"` is a notice, `spot=None` takes it back."""
         new = self._steering.with_suffix(".new")
         new.write_text(json.dumps(options))
         new.replace(self._steering)
@@ -125,7 +125,7 @@ def cloud(network: Network, scratch: Path) -> Cloud:
 
 @pytest.fixture
 def machine(spot: Image, machines: Machines, network: Network, cloud: Cloud, receiver: Receiver) -> Machine:
-    """A spot instance that serves, and whose shipper has sent what the boot had said by then and collects again."""
+    """A spot instance that serves, and whose shipper has sent the lines of the boot and collects again."""
     made = machines(spot, network=network, hostname="spot-1")
     made.seed()
     made.boot()
@@ -153,19 +153,19 @@ def draining(machine: Machine) -> bool:
 
 
 def terminating(machine: Machine) -> str | None:
-    found: str | None = status(machine)["facts"].get("terminating")
-    return found
+    fact: str | None = status(machine)["facts"].get("terminating")
+    return fact
 
 
 def test_a_spot_instance_gets_its_last_lines_away(machine: Machine, cloud: Cloud, receiver: Receiver) -> None:
-    """A notice is a fact and a convergence within EC2's poll; from then on every line leaves within seconds, though the sink
-    collects for an hour; the last words of a service at the power-off arrive, whole, in order, and without the secret."""
+    """A notice is a fact and a convergence within EC2's poll. Every later line leaves within seconds, though the sink
+    collects for an hour. A service's last words at the power-off arrive complete, in order, and without the secret."""
     assert status(machine)["facts"]["instance_id"] == "i-0123456789abcdef0"
     machine.run(["logger", "-t", "probe", "before the notice"])
     time.sleep(2)
     assert [line for line in receiver.lines() if line.get("SYSLOG_IDENTIFIER") == "probe"] == []
 
-    cloud.say(spot="terminate")
+    cloud.set(spot="terminate")
     assert until(lambda: terminating(machine) == "spot", 60), status(machine)
     assert until(lambda: "STATE=spot" in machine.read("/etc/worker.env"))
     assert until(lambda: status(machine)["generation"] == 2)
@@ -178,22 +178,22 @@ def test_a_spot_instance_gets_its_last_lines_away(machine: Machine, cloud: Cloud
         receiver.wait_for(1, 60, MESSAGE=f"after the notice {number}")
 
     machine.poweroff()
-    said = [line["MESSAGE"] for line in receiver.lines() if line.get("SYSLOG_IDENTIFIER") == "worker"]
-    assert said[-LAST_WORDS - 1 : -1] == [f"last words {n}" for n in range(1, LAST_WORDS + 1)], said
-    assert said[-1] == "with ********"
+    messages = [line["MESSAGE"] for line in receiver.lines() if line.get("SYSLOG_IDENTIFIER") == "worker"]
+    assert messages[-LAST_WORDS - 1 : -1] == [f"last words {n}" for n in range(1, LAST_WORDS + 1)], messages
+    assert messages[-1] == "with ********"
     assert receiver.refusals() == []
     for form in (CANARY.encode(), b64encode(CANARY.encode())):
         assert form not in receiver.raw()
 
 
 @pytest.mark.parametrize("suite", ["bookworm"], indirect=True)
-def test_a_notice_that_is_called_off_brings_the_usual_pace_back(machine: Machine, cloud: Cloud, receiver: Receiver) -> None:
-    """When the platform takes the notice back the fact goes, the config is as it was, and lines wait for company again."""
-    cloud.say(spot="terminate")
+def test_after_a_withdrawn_notice_lines_are_collected_again(machine: Machine, cloud: Cloud, receiver: Receiver) -> None:
+    """When the platform withdraws the notice the fact goes, the config is the earlier one, and lines wait for batches again."""
+    cloud.set(spot="terminate")
     assert until(lambda: terminating(machine) == "spot", 60), status(machine)
     receiver.wait_for(1, 60, MESSAGE="reloaded: spot")
     assert until(lambda: draining(machine))
-    cloud.say(spot=None)
+    cloud.set(spot=None)
     assert until(lambda: terminating(machine) is None, 60), status(machine)
     assert until(lambda: "STATE=serving" in machine.read("/etc/worker.env"))
     assert until(lambda: status(machine)["generation"] == 3)
