@@ -119,7 +119,7 @@ def test_a_stop_does_not_wait_for_sources_that_hang(image: Image, server: Hangin
 
 
 def test_a_stop_does_not_wait_for_sources_that_hang_after_a_convergence(image: Image, server: HangingServer) -> None:
-    """The sources hang for a daemon that has converged on its last good run config: it stops as fast."""
+    """A daemon that starts with an applied generation, and whose sources then hang, stops as fast. The target stays."""
     image.settings(TEMPLATE)
     image.template("a.j2", "{{ config.v }}\n")
     image.site("common", 'v = "one"\n')

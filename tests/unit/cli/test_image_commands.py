@@ -159,9 +159,8 @@ def test_the_manifest_has_the_build_config_alone(ready: Image, capsys: pytest.Ca
     _, output, _ = run(ready, capsys, "bake")
     assert output["drop_ins"] == ["/etc/systemd/system/app.service.d/50-parbake.conf"]
     files = json.loads(ready.read("/usr/lib/parbake/manifest.json"))["files"]
-    assert {"/etc/parbake/parbake.toml", "/etc/parbake/templates/app.j2", *output["drop_ins"], *output["compiled"]} == set(
-        files
-    )
+    build = {"/etc/parbake/parbake.toml", "/etc/parbake/templates/app.j2"}
+    assert {*build, *output["drop_ins"], *output["compiled"]} == set(files)
     ready.settings(SETTINGS.replace("app.service", "other.service"))
     assert run(ready, capsys, "bake")[1]["drop_ins"] == ["/etc/systemd/system/other.service.d/50-parbake.conf"]
     assert not ready.path("/etc/systemd/system/app.service.d").exists()
