@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from agent.convergence import group_rollback, health, journal, mask, quarantine, staging
+from agent.convergence import group_rollback, health, journal, mask, phases, quarantine, staging
 from agent.convergence.checking import check_groups
 from agent.convergence.context import GroupError, Memory, PlannedConvergence, Runtime, StepTimer
 from agent.convergence.generation_record import changed_keys, is_recorded, record_generation
@@ -104,6 +104,7 @@ def stage_and_check(
                 except ApplyError as error:
                     waiting[group] = error
             result.append(f"{sum(map(len, renames.values()))} candidates written" if renames else "nothing to stage")
+        phase = phases.advance(Phase.PLANNED, Phase.STAGED)
         with StepTimer(runtime, "check") as result:
             staged = {group: [change.template for change in groups[group]] for group in renames}
             for group, refusal in check_groups(runtime, staged, secrets).items():
@@ -112,6 +113,7 @@ def stage_and_check(
             result.append(f"{sum(map(len, renames.values()))} candidates are ready" if renames else "nothing to commit")
         if waiting and all_or_nothing:
             raise next(iter(waiting.values()))
+        phases.advance(phase, Phase.CHECKED)
     except BaseException:
         staging.discard(runtime.paths, [change.target for change in pending])
         raise
