@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from typing import Any
@@ -224,10 +223,8 @@ def _change_of(runtime: Runtime, memory: Memory, template: Template, rendering: 
         uid, gid = (old.uid, old.gid) if old else safe_files.own_ids()
         if template.owner or template.group:
             log.info("template %s: owner and group are not set, since parbake does not run as root here", template.name)
-    applied = memory.applied.get(template.target)
     # The first convergence of a process, and every command by hand, restores targets whatever was done to them.
-    applied_before = applied is not None and applied == hashlib.sha256(rendering.content).hexdigest()
-    return plan_change(template, rendering, old, uid, gid, applied_before=applied_before)
+    return plan_change(template, rendering, old, uid, gid, applied=memory.applied.get(template.target))
 
 
 def _summary(plan: Plan) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 from agent.convergence import quarantine
 from agent.convergence.context import GroupError, Memory, PlannedConvergence, Runtime
-from agent.convergence.generation_record import in_place, sha256
+from agent.convergence.generation_record import in_place
+from agent.convergence.plan import AppliedTarget
 from agent.errors import RolledBack, UnhealthyAfterApply
 from agent.model import Change, ChangeKind, UnitAction, UnitOutcome, UnitResult
 from agent.status.report import InstanceState, TemplateState
@@ -29,7 +30,10 @@ def remember(
     `changes` are those in place now, `waiting` the groups that wait.
     """
     memory.planned = planned
-    memory.applied = {change.target: sha256(change.content) for change in in_place(planned, changes)}
+    memory.applied = {
+        change.target: AppliedTarget.of(change.content, change.mode, change.uid, change.gid)
+        for change in in_place(planned, changes)
+    }
     quarantine.remove(runtime.state.records, {change.group for change in planned.plan.changes if change.group not in waiting})
     if not planned.pulled.fresh or runtime.stopping:
         return

@@ -82,7 +82,7 @@ def test_a_target_with_drift_repair_is_put_back(converged: Image, change: str) -
         process.terminate()
         errors = process.communicate(timeout=30)[1]
     assert "target /etc/app/kept.conf drifted: its " in errors
-    assert "it is put back" in errors
+    assert "it is restored" in errors
 
 
 @pytest.mark.parametrize("name", ["left", "kept"])

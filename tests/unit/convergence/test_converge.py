@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 
 from agent.convergence import hold, journal, quarantine, recovery, rollback
 from agent.errors import ApplyError, ContractError, ParbakeError, RolledBack, SourceMissing
-from agent.model import UnitStep
+from agent.model import Change, ChangeKind, UnitStep
+from agent.settings.models import Template, TemplateUnit
 from agent.system.process import ProcessResult
 from agent.system.units import UnitState
 from tests.conftest import Image
@@ -522,3 +524,21 @@ def test_a_step_is_journaled_before_and_after(image: Image) -> None:
     units = ScriptedUnits()
     assert code_of(world_of(image, units)) == 0
     assert units.acted == [("two.service", "reload")]
+
+
+def test_an_upgrade_lets_no_rejected_group_loose() -> None:
+    """A rejection is identified by what the user wrote: a new setting at its default changes nothing, a written one does."""
+    written = Template(name="a", source="a.j2", target="/etc/app/a", units=(TemplateUnit(name="app.service", action="reload"),))
+    later = dataclasses.make_dataclass(
+        "Template", [("added", str, dataclasses.field(default="default", kw_only=True))], bases=(Template,), frozen=True
+    )
+    fields = {field.name: getattr(written, field.name) for field in dataclasses.fields(written)}
+    change = Change("a", "/etc/app/a", ChangeKind.CONTENT, "", 0o644, 0, 0, False, b"bad\n")
+
+    def digest(template: Template) -> str:
+        return quarantine.digest_of([template], [change])
+
+    assert digest(later(**fields)) == digest(written)
+    assert digest(later(**fields, added="other")) != digest(written)
+    assert digest(dataclasses.replace(written, verify=("probe",))) != digest(written)
+    assert digest(dataclasses.replace(written, units=(TemplateUnit(name="app.service", action="restart"),))) != digest(written)

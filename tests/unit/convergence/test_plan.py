@@ -135,3 +135,21 @@ def test_no_secret_in_any_diff(secrets: list[Any], data: st.DataObject) -> None:
     body = "\n".join(line[1:] for line in shown.splitlines()[2:] if line[:1] in "+- " and "withheld" not in line)
     for text in texts:
         assert text.strip() not in body.replace(MASK, "\0")
+
+
+@pytest.mark.parametrize(
+    ("stated", "old", "kind"),
+    [
+        ({}, TargetFile(b"by hand\n", 0o644, 0, 0), ChangeKind.DRIFTED),
+        ({}, TargetFile(b"by hand\n", 0o600, 7, 7), ChangeKind.DRIFTED),
+        ({}, TargetFile(b"one\n", 0o600, 0, 0), ChangeKind.DRIFTED),
+        ({"mode": 0o600}, TargetFile(b"one\n", 0o644, 0, 0), ChangeKind.ATTRIBUTES),
+        ({"drift": "repair"}, TargetFile(b"by hand\n", 0o644, 0, 0), ChangeKind.CONTENT),
+    ],
+)
+def test_what_is_an_edit_by_hand(stated: dict[str, Any], old: TargetFile, kind: ChangeKind) -> None:
+    """A target that was applied and differs was edited. One that is to hold something else now was not: settings changed."""
+    template = Template(name="app", source="app.j2", target="/etc/app.conf", **stated)
+    applied = plan.AppliedTarget.of(b"one\n", 0o644, 0, 0)
+    assert plan.plan_change(template, rendering(b"one\n"), old, None, None, applied=applied).kind == kind
+    assert plan.plan_change(template, rendering(b"two\n"), old, None, None, applied=applied).kind == ChangeKind.CONTENT
