@@ -35,7 +35,7 @@ OLD = TargetFile(b"one\n", 0o644, 0, 0)
 
 
 def test_kinds() -> None:
-    """Issue 5: per target create, change content, change owner, group or mode, unchanged."""
+    """Per target create, change content, change owner, group or mode, unchanged."""
     assert change(b"one\n", None).kind == "create"
     assert change(b"two\n", OLD).kind == "content"
     assert change(b"one\n", OLD, mode=0o600).kind == "attributes"
@@ -89,7 +89,7 @@ def test_one_strongest_action_a_unit(wishes: list[tuple[str, str, bool]]) -> Non
 
 
 def test_a_diff_shows_that_a_secret_changed() -> None:
-    """Issue 5: diffs with secrets masked but visibly changed."""
+    """Diffs with secrets masked but visibly changed."""
     old = TargetFile(b"user = app\npassword = earlier-secret\n", 0o600, 0, 0)
     shown = plan.diff(change(b"user = app\npassword = hunter2-now\n", old, secret=True), config(pw="hunter2-now"))
     assert f"+password = {MASK}" in shown
