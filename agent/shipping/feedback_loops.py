@@ -22,7 +22,7 @@ from agent.shipping import Batch
 
 log = logging.getLogger("parbake")
 _ANY = "\uffff"
-"""In a path, replaces the value of a fact: any text within one name."""
+"""The value of a fact in a path: any text within one name."""
 _PLACEHOLDER = re.compile(r"\{\{\s*(.*?)\s*\}\}", re.DOTALL)
 _SYSLOG_FILES = tuple(
     f"/var/log/{name}"
