@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
@@ -61,13 +62,25 @@ class Snapshot:
     """Whether it comes from a store of secrets: then what the contract says nothing of is one, too, when it is kept."""
 
 
+class SourceState(StrEnum):
+    """The result of reading one source, as status.json has it."""
+
+    OK = "ok"
+    STALE = "stale"
+    """Unavailable; its snapshot in the last good run config is used."""
+    ABSENT = "absent"
+    """Unavailable, and not required."""
+    FAILED = "failed"
+    """Unavailable and required, and there is no last good snapshot."""
+
+
 @dataclass(frozen=True, slots=True)
 class SourceReport:
-    """How a source fared, for status.json. `state`: ok, stale (its last good is used), absent (not required), failed."""
+    """The result of reading one source, for status.json. `fetched` is a time in ISO 8601."""
 
     name: str
     backend: str
-    state: str
+    state: SourceState
     revision: str = ""
     fetched: str | None = None
     error: str | None = None
@@ -127,17 +140,25 @@ class TargetFile:
     gid: int = 0
 
 
-ACTIONS = ("none", "start", "reload", "reload-or-restart", "restart")
-"""Unit actions, weakest first: where several templates ask for one unit, the strongest is done, once."""
+class ChangeKind(StrEnum):
+    """How a target differs from its rendering."""
+
+    CREATE = "create"
+    CONTENT = "content"
+    ATTRIBUTES = "attributes"
+    """Only mode, owner or group differ."""
+    UNCHANGED = "unchanged"
+    DRIFTED = "drifted"
+    """Edited since parbake wrote it, and left alone because the template has `drift = "report"`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What happens to one target. `kind`: create, content, attributes, unchanged, or drifted (edited by hand, left so)."""
+    """The change of one target. `uid` and `gid` are numeric, `old` is the file that is replaced."""
 
     template: str
     target: str
-    kind: str
+    kind: ChangeKind
     group: str
     mode: int
     uid: int
@@ -148,15 +169,47 @@ class Change:
 
     @property
     def pending(self) -> bool:
-        return self.kind not in ("unchanged", "drifted")
+        return self.kind not in (ChangeKind.UNCHANGED, ChangeKind.DRIFTED)
+
+
+class UnitAction(StrEnum):
+    """An action on a unit, weakest first: if several templates name one unit, the strongest of their actions is done once."""
+
+    NONE = "none"
+    START = "start"
+    RELOAD = "reload"
+    RELOAD_OR_RESTART = "reload-or-restart"
+    RESTART = "restart"
+    COMMAND = "command"
+    """A command of the settings runs instead of an action of systemd."""
+
+    @property
+    def strength(self) -> int:
+        """The position in the order of the members, for `max`."""
+        return list(UnitAction).index(self)
+
+
+class UnitOutcome(StrEnum):
+    """The result of an action on a unit."""
+
+    OK = "ok"
+    FAILED = "failed"
+    QUEUED = "queued"
+    """Requested before READY, without waiting for the job."""
+    INACTIVE = "inactive"
+    """Not running before READY; systemd starts it with the new config."""
+    STOPPED = "stopped"
+    """Not running, and a reload does not start a unit."""
+    SKIPPED = "skipped"
+    """Not acted on, because parbake works below --root or nothing starts the unit."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnitStep:
-    """One action on one unit, and the templates that ask for it. With a `command`, that is run instead."""
+    """One action on one unit, and the names of the templates that ask for it. `command` is set if the action is COMMAND."""
 
     unit: str
-    action: str
+    action: UnitAction
     templates: tuple[str, ...]
     command: tuple[str, ...] = ()
     timeout_seconds: float = 0.0
@@ -164,10 +217,9 @@ class UnitStep:
 
 @dataclass(frozen=True, slots=True)
 class UnitResult:
-    """`result`: ok; failed; queued (asked for before READY, without waiting); inactive (not running before READY: systemd
-    starts it with the new config); stopped (not running, and a reload starts nothing); skipped (below --root)."""
+    """The result of one step. `detail` explains a result other than OK."""
 
     unit: str
-    action: str
-    result: str
+    action: UnitAction
+    result: UnitOutcome
     detail: str = ""

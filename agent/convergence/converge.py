@@ -17,7 +17,7 @@ from agent.convergence.executor import execute, tell_shipper, unit_steps
 from agent.convergence.recovery import HOLD, held, recover
 from agent.discovery import engine, fact_validation, identity
 from agent.errors import ApplyError, ContractError, DataError, RenderError, SourceMissing, StateError
-from agent.model import Change, Facts, Merged, Rendering, RunConfig
+from agent.model import Change, Facts, Merged, Rendering, RunConfig, SourceState
 from agent.runconfig import contract, merge
 from agent.settings import interpolation
 from agent.settings.models import Source, Template
@@ -173,7 +173,7 @@ def _pull(world: World, facts: Facts) -> Pulled:
     known = {source.name: source.error for source in before}
     for source in pulled.reports:
         # one that failed is in the error below
-        if source.error and source.state != "failed" and source.error != known.get(source.name):
+        if source.error and source.state != SourceState.FAILED and source.error != known.get(source.name):
             log.warning("source %s: %s (%s)", source.name, source.error, source.state, extra={"PARBAKE_SOURCE": source.name})
     if pulled.missing:
         raise SourceMissing(

@@ -18,7 +18,7 @@ from agent.convergence.recovery import Finished, finish, tools_of
 from agent.errors import ApplyError, CheckError, DataError, RolledBack, StateError, UnhealthyAfterApply
 from agent.keypath import dotted, leaves, lookup
 from agent.masking.mask_file import read_mask_file, write_mask_file
-from agent.model import Change, Rendering, RunConfig, Snapshot, UnitResult, UnitStep
+from agent.model import Change, ChangeKind, Rendering, RunConfig, Snapshot, UnitAction, UnitResult, UnitStep
 from agent.state import generations
 from agent.state.generations import Generation
 from agent.status import report
@@ -209,8 +209,8 @@ def unit_steps(world: World, changes: Iterable[Change], rejected: Iterable[quara
     for label in dict.fromkeys(unit.label for template in templates for unit in template.units):
         if label in again and label not in steps:
             names = tuple(t.name for t in templates if any(unit.label == label for unit in t.units))
-            steps[label] = UnitStep(label, "restart", names)
-    return tuple(replace(step, action="restart") if step.unit in stopped else step for step in steps.values())
+            steps[label] = UnitStep(label, UnitAction.RESTART, names)
+    return tuple(replace(step, action=UnitAction.RESTART) if step.unit in stopped else step for step in steps.values())
 
 
 def changed_keys(
@@ -275,8 +275,8 @@ def _as_it_stands(prepared: PlannedConvergence, changes: list[Change]) -> list[C
             whole.append(change)
         elif change.old is not None and change.old.content is not None:
             old = change.old
-            kept = replace(change, kind="unchanged", content=change.old.content, mode=old.mode, uid=old.uid, gid=old.gid)
-            whole.append(kept)
+            kind = ChangeKind.UNCHANGED
+            whole.append(replace(change, kind=kind, content=change.old.content, mode=old.mode, uid=old.uid, gid=old.gid))
     return whole
 
 
@@ -305,7 +305,7 @@ def _describe(
     """Fill the report. Units that were not acted on now keep their last result."""
     last = world.generations.last()
     known = last.targets if last else {}
-    drifted = {change.template for change in prepared.plan.changes if change.kind == "drifted"}
+    drifted = {change.template for change in prepared.plan.changes if change.kind == ChangeKind.DRIFTED}
     rows = []
     for template in world.settings.templates:
         row: dict[str, Any] = {
@@ -319,7 +319,7 @@ def _describe(
         rows.append(row)
     world.report.templates = tuple(rows)
     world.report.digest = prepared.digest
-    kept = {u["name"]: UnitResult(u["name"], u["action"], u["result"]) for u in (last.units if last else ())}
+    kept = {result.unit: result for result in (generations.results_of(last) if last else ())}
     kept.update({r.unit: r for r in world.report.units})
     kept.update({r.unit: r for r in results})
     world.report.units = tuple(kept.values())

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from agent.convergence import staging
 from agent.convergence.journal import Tools, Transaction
-from agent.model import UnitResult
+from agent.model import UnitAction, UnitOutcome, UnitResult
 from agent.settings.models import Template
 from agent.system.units import UnitState
 
@@ -29,8 +29,12 @@ class Problem:
 
 def verify(tools: Tools, transaction: Transaction) -> tuple[Problem, ...]:
     """Every reason why a group does not hold; none where all do. Cut short, and no judgement, where parbake is to stop."""
-    found = [_failed(transaction, result) for result in transaction.results.values() if result.result == "failed"]
-    acted = [result for result in transaction.results.values() if result.result == "ok" and result.action != "command"]
+    found = [_failed(transaction, result) for result in transaction.results.values() if result.result == UnitOutcome.FAILED]
+    acted = [
+        result
+        for result in transaction.results.values()
+        if result.result == UnitOutcome.OK and result.action != UnitAction.COMMAND
+    ]
     for result, text in _that_go_down(tools, acted):
         found.append(Problem(text, transaction.groups_of(result.unit), (result.unit,)))
     broken = frozenset(group for problem in found for group in problem.groups)
@@ -47,7 +51,7 @@ def verify(tools: Tools, transaction: Transaction) -> tuple[Problem, ...]:
 
 
 def _failed(transaction: Transaction, result: UnitResult) -> Problem:
-    units = (result.unit,) if result.action != "command" else ()
+    units = (result.unit,) if result.action != UnitAction.COMMAND else ()
     text = f"unit {result.unit}: {result.action} failed: {result.detail}"
     return Problem(text, transaction.groups_of(result.unit), units)
 
@@ -99,9 +103,11 @@ def _verify_command(tools: Tools, template: Template) -> str | None:
 def not_started_yet(tools: Tools, transaction: Transaction) -> Transaction:
     """After a reboot, before READY: a unit that was acted on in the boot before has yet to be started by systemd."""
     waiting = {
-        unit: replace(result, result="inactive", detail="not running yet; it starts with this config")
+        unit: replace(result, result=UnitOutcome.INACTIVE, detail="not running yet; it starts with this config")
         for unit, result in transaction.results.items()
-        if result.result == "ok" and result.action != "command" and tools.units.state(unit).active == "inactive"
+        if result.result == UnitOutcome.OK
+        and result.action != UnitAction.COMMAND
+        and tools.units.state(unit).active == "inactive"
     }
     return replace(transaction, results={**transaction.results, **waiting})
 
@@ -110,7 +116,7 @@ def await_start(tools: Tools, transaction: Transaction) -> Transaction:
     """After READY: wait until the units that systemd starts itself are up, have failed, or stay stopped on purpose."""
     waited: dict[str, UnitResult] = {}
     for unit, result in transaction.results.items():
-        waited[unit] = result if result.result not in ("queued", "inactive") else _await_unit(tools, result)
+        waited[unit] = result if result.result not in (UnitOutcome.QUEUED, UnitOutcome.INACTIVE) else _await_unit(tools, result)
         if tools.stopping():
             return transaction  # it stays journaled, and is confirmed after the next start
     return replace(transaction, results=waited)
@@ -121,11 +127,11 @@ def _await_unit(tools: Tools, result: UnitResult) -> UnitResult:
     while passed < _COME_UP_SECONDS and not tools.stopping():
         state = tools.units.state(result.unit)
         if state.running:
-            return replace(result, result="ok", detail="started by systemd")
+            return replace(result, result=UnitOutcome.OK, detail="started by systemd")
         if state.active == "failed":
-            return replace(result, result="failed", detail="failed to start with this config")
+            return replace(result, result=UnitOutcome.FAILED, detail="failed to start with this config")
         if state.active == "inactive" and not state.job and passed >= _IDLE_SECONDS:
-            return replace(result, result="skipped", detail="not running, and nothing starts it")
+            return replace(result, result=UnitOutcome.SKIPPED, detail="not running, and nothing starts it")
         tools.pause(_POLL_SECONDS)
         passed += _POLL_SECONDS
-    return replace(result, result="failed", detail=f"not up after {_COME_UP_SECONDS:g} s")
+    return replace(result, result=UnitOutcome.FAILED, detail=f"not up after {_COME_UP_SECONDS:g} s")

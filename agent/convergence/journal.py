@@ -19,7 +19,7 @@ from typing import Any
 
 from agent.convergence import staging
 from agent.errors import ApplyError, StateError
-from agent.model import UnitResult, UnitStep
+from agent.model import UnitAction, UnitOutcome, UnitResult, UnitStep
 from agent.paths import Paths
 from agent.settings.models import Settings, Template
 from agent.state.store import State
@@ -66,7 +66,7 @@ class Transaction:
     @property
     def deferred(self) -> bool:
         """Whether a unit waits for READY, so that nothing can be verified yet."""
-        return any(r.result in ("queued", "inactive") for r in self.results.values())
+        return any(r.result in (UnitOutcome.QUEUED, UnitOutcome.INACTIVE) for r in self.results.values())
 
     @property
     def templates(self) -> tuple[str, ...]:
@@ -133,7 +133,10 @@ def _parsed(state: State, name: str) -> Transaction | None:
             tuple(_step(item) for item in record["steps"]),
             tuple(Group(str(g["name"]), str(g["digest"]), bool(g["first"]), tuple(g["templates"])) for g in record["groups"]),
             bool(record["committed"]),
-            {unit: UnitResult(unit, *said) for unit, said in record["results"].items()},
+            {
+                unit: UnitResult(unit, UnitAction(action), UnitOutcome(result), detail)
+                for unit, (action, result, detail) in record["results"].items()
+            },
             record["hold"],
             {str(name): str(why) for name, why in record["failed"].items()},
             since=int(record["since"]),
@@ -146,7 +149,11 @@ def _parsed(state: State, name: str) -> Transaction | None:
 
 def _step(item: Mapping[str, Any]) -> UnitStep:
     return UnitStep(
-        item["unit"], item["action"], tuple(item["templates"]), tuple(item["command"]), float(item["timeout_seconds"])
+        item["unit"],
+        UnitAction(item["action"]),
+        tuple(item["templates"]),
+        tuple(item["command"]),
+        float(item["timeout_seconds"]),
     )
 
 
@@ -213,10 +220,10 @@ def act(tools: Tools, transaction: Transaction, *, before_ready: bool) -> Transa
         if step.unit in transaction.results:
             continue
         result = _act_with_retries(tools, step, before_ready)
-        if result.result == "failed" and tools.stopping():
+        if result.result == UnitOutcome.FAILED and tools.stopping():
             return transaction
         log.log(
-            logging.INFO if result.result != "failed" else logging.ERROR,
+            logging.INFO if result.result != UnitOutcome.FAILED else logging.ERROR,
             "unit %s: %s %s%s",
             step.unit,
             step.action,
@@ -234,14 +241,14 @@ def _act_with_retries(tools: Tools, step: UnitStep, before_ready: bool) -> UnitR
     delay = _RETRY_SECONDS
     result = tools.units.act(step, before_ready=before_ready)
     for attempt in range(tools.settings.units.retries):
-        again = step.action == "command" or tools.units.state(step.unit).running
-        if result.result != "failed" or not again or tools.stopping():
+        again = step.action == UnitAction.COMMAND or tools.units.state(step.unit).running
+        if result.result != UnitOutcome.FAILED or not again or tools.stopping():
             return result
         log.warning("unit %s: %s failed, again in %g s (%s)", step.unit, step.action, delay, result.detail)
         tools.pause(delay)
         delay *= 2
         result = tools.units.act(step, before_ready=before_ready)
-        if result.result == "ok":
+        if result.result == UnitOutcome.OK:
             return replace(result, detail=f"at attempt {attempt + 2}")
     return result
 
@@ -300,11 +307,11 @@ def act_again(tools: Tools, transaction: Transaction, groups: Collection[str], *
     return results
 
 
-def _stronger(tools: Tools, step: UnitStep) -> str:
+def _stronger(tools: Tools, step: UnitStep) -> UnitAction:
     """A unit that is down is restarted, whatever its template asks for."""
-    if step.action == "command" or tools.units.state(step.unit).running:
+    if step.action == UnitAction.COMMAND or tools.units.state(step.unit).running:
         return step.action
-    return "restart"
+    return UnitAction.RESTART
 
 
 def leave_or_stop(tools: Tools, units: Iterable[str]) -> tuple[str, ...]:

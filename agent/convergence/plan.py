@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from agent.errors import RenderError
 from agent.masking.masker import Masker
-from agent.model import ACTIONS, Change, Rendering, RunConfig, TargetFile, UnitStep
+from agent.model import Change, ChangeKind, Rendering, RunConfig, TargetFile, UnitAction, UnitStep
 from agent.settings.models import Template, TemplateUnit
 
 _PLAIN_MODE, _SECRET_MODE = 0o644, 0o600
@@ -54,15 +54,15 @@ def change(
     uid = uid if uid is not None else old.uid if old else 0
     gid = gid if gid is not None else old.gid if old else 0
     if old is None:
-        kind = "create"
+        kind = ChangeKind.CREATE
     elif old.content != rendering.content:
-        kind = "content"
+        kind = ChangeKind.CONTENT
     elif (old.mode, old.uid, old.gid) != (mode, uid, gid):
-        kind = "attributes"
+        kind = ChangeKind.ATTRIBUTES
     else:
-        kind = "unchanged"
-    if kind in ("content", "attributes") and rendered_before and template.drift == "report":
-        kind = "drifted"
+        kind = ChangeKind.UNCHANGED
+    if kind in (ChangeKind.CONTENT, ChangeKind.ATTRIBUTES) and rendered_before and template.drift == "report":
+        kind = ChangeKind.DRIFTED
     return Change(
         template.name, template.target, kind, template.group_name, mode, uid, gid, rendering.secret, rendering.content, old
     )
@@ -71,24 +71,27 @@ def change(
 def units(templates: Iterable[Template], changes: Iterable[Change]) -> tuple[UnitStep, ...]:
     """One action a unit: the strongest that the changed templates ask for, in the order the units are first named."""
     changed = {c.template for c in changes if c.pending}
-    asked: dict[str, list[tuple[str, str]]] = {}
+    asked: dict[str, list[tuple[UnitAction, str]]] = {}
     commands: dict[str, TemplateUnit] = {}
     for template in templates:
         for unit in template.units:
             asked.setdefault(unit.label, [])
             if unit.command:
                 commands.setdefault(unit.label, unit)
-            if template.name in changed and (unit.command or unit.action != "none"):
-                asked[unit.label].append(("command" if unit.command else unit.action, template.name))
+            action = UnitAction.COMMAND if unit.command else UnitAction(unit.action)
+            if template.name in changed and action != UnitAction.NONE:
+                asked[unit.label].append((action, template.name))
     steps = []
     for label, wishes in asked.items():
         names = tuple(name for _, name in wishes)
         if wishes and label in commands:
-            steps.append(UnitStep(label, "command", names, commands[label].command, commands[label].timeout))
+            steps.append(UnitStep(label, UnitAction.COMMAND, names, commands[label].command, commands[label].timeout))
         elif wishes:
             asked_for = {action for action, _ in wishes}
             # a reload alone starts nothing
-            strongest = "reload-or-restart" if asked_for == {"start", "reload"} else max(asked_for, key=ACTIONS.index)
+            strongest = max(asked_for, key=lambda action: action.strength)
+            if asked_for == {UnitAction.START, UnitAction.RELOAD}:
+                strongest = UnitAction.RELOAD_OR_RESTART
             steps.append(UnitStep(label, strongest, names))
     return tuple(steps)
 
@@ -103,7 +106,7 @@ def diff(change: Change, config: RunConfig, decoy: str | None = None) -> str:
         return ""
     masker = Masker(config.secret_texts())
     before = change.old.content if change.old and change.old.content is not None else b""
-    if change.kind == "attributes" and change.old:
+    if change.kind == ChangeKind.ATTRIBUTES and change.old:
         old = change.old
         return (
             f"{change.target}: mode {old.mode:04o} -> {change.mode:04o}, "
@@ -133,7 +136,7 @@ def _unified(change: Change, old: list[str], new: list[str]) -> str:
     import difflib  # 6 ms that only a plan needs
 
     name = change.target.lstrip("/")
-    before = "/dev/null" if change.kind == "create" else f"a/{name}"
+    before = "/dev/null" if change.kind == ChangeKind.CREATE else f"a/{name}"
     lines = list(difflib.unified_diff(old, new, before, f"b/{name}"))
     if len(lines) > _DIFF_LINES_MAX:
         lines = [*lines[:_DIFF_LINES_MAX], f"... {len(lines) - _DIFF_LINES_MAX} more lines\n"]

@@ -17,7 +17,7 @@ from agent.convergence.health import Problem
 from agent.convergence.journal import Tools, Transaction
 from agent.convergence.quarantine import Rejection
 from agent.errors import ApplyError, RolledBack, StateError, UnhealthyAfterApply
-from agent.model import RunConfig, UnitResult
+from agent.model import RunConfig, UnitOutcome, UnitResult
 from agent.state import generations
 from agent.state.store import State
 from agent.system import journal_log
@@ -49,7 +49,7 @@ def finish(world: World, tools: Tools, done: Transaction, *, before_ready: bool)
     world.report.units = tuple(done.results.values())
     with timed(world, "verify") as said:
         problems = health.verify(tools, done)
-        acted = any(result.result == "ok" for result in done.results.values())
+        acted = any(result.result == UnitOutcome.OK for result in done.results.values())
         said.append(_words(problems) or ("the units are up" if acted else "no unit to wait for"))
     if world.stopping() or (problems and shutting_down(world.units)):
         log.warning("generation %d is not judged while parbake stops; the next start verifies it", done.generation)

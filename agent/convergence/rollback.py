@@ -11,7 +11,7 @@ from agent.convergence.context import World
 from agent.convergence.executor import directories, group_of
 from agent.convergence.recovery import HOLD, finish, recover, tools_of
 from agent.errors import UsageError
-from agent.model import Change
+from agent.model import Change, ChangeKind
 from agent.state import generations
 from agent.state.generations import Generation
 from agent.status import report
@@ -76,7 +76,7 @@ def _changes(world: World, wanted: Generation) -> list[Change]:
         old = safe_files.read_target(world.paths, known["target"])
         mode = int(known["mode"], 8)
         same = old is not None and old.content == content[name] and old.mode == mode
-        kind = "unchanged" if same else "create" if old is None else "content"
+        kind = ChangeKind.UNCHANGED if same else ChangeKind.CREATE if old is None else ChangeKind.CONTENT
         changes.append(
             Change(
                 name,

@@ -9,7 +9,7 @@ from typing import Any
 
 from agent.discovery import engine
 from agent.errors import DiscoveryError, SourceError, SourceMissing
-from agent.model import Facts, Snapshot, SourceReport
+from agent.model import Facts, Snapshot, SourceReport, SourceState
 from agent.settings import interpolation
 from agent.settings.models import Source as SourceSettings
 from agent.sources import Source
@@ -81,7 +81,7 @@ def pull(
             continue
         fresh.add(name)
         snapshots.append((name, snapshot))
-        reports.append(SourceReport(name, settings.backend, "ok", snapshot.revision, now()))
+        reports.append(SourceReport(name, settings.backend, SourceState.OK, snapshot.revision, now()))
     return Pulled(tuple(snapshots), tuple(reports), frozenset(fresh), tuple(missing), frozenset(implausible))
 
 
@@ -122,6 +122,6 @@ def _fitting(last: Snapshot | None, layers: Sequence[str] | None) -> Snapshot | 
 
 def _without(settings: SourceSettings, last: Snapshot | None, fetched: str | None, error: str) -> SourceReport:
     if last is not None:
-        return SourceReport(settings.name, settings.backend, "stale", last.revision, fetched or None, error)
-    state = "failed" if settings.required else "absent"
+        return SourceReport(settings.name, settings.backend, SourceState.STALE, last.revision, fetched or None, error)
+    state = SourceState.FAILED if settings.required else SourceState.ABSENT
     return SourceReport(settings.name, settings.backend, state, "", None, error)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import StateError, UsageError
-from agent.model import Change, UnitResult
+from agent.model import Change, ChangeKind, UnitAction, UnitOutcome, UnitResult
 from agent.paths import Paths
 from agent.state.sealing import Sealer
 from agent.system.safe_files import read_target, write_atomic
@@ -164,7 +164,7 @@ def standing(paths: Paths, template: str, known: Mapping[str, Any]) -> Change | 
         return None
     mode, uid, gid = int(known["mode"], 8), int(known["uid"]), int(known["gid"])
     secret = bool(known["secret"])
-    return Change(template, str(known["target"]), "unchanged", "", mode, uid, gid, secret, now.content, now)
+    return Change(template, str(known["target"]), ChangeKind.UNCHANGED, "", mode, uid, gid, secret, now.content, now)
 
 
 def targets_of(changes: Iterable[Change], number: int, earlier: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -187,6 +187,11 @@ def units_of(results: Iterable[UnitResult]) -> tuple[dict[str, str], ...]:
     return tuple({"name": r.unit, "action": r.action, "result": r.result} for r in results)
 
 
+def results_of(generation: Generation) -> tuple[UnitResult, ...]:
+    """Return the results of the units in a record. Raises KeyError and ValueError if the record is damaged."""
+    return tuple(UnitResult(u["name"], UnitAction(u["action"]), UnitOutcome(u["result"])) for u in generation.units)
+
+
 def _read(path: Path) -> Generation | None:
     try:
         record = json.loads(path.read_bytes())
@@ -194,6 +199,8 @@ def _read(path: Path) -> Generation | None:
         known["keys"], known["units"] = tuple(known.get("keys", ())), tuple(known.get("units", ()))
         if not all(target.keys() >= _OF_A_TARGET for target in known.get("targets", {}).values()):
             return None
-        return Generation(**known)
+        generation = Generation(**known)
+        results_of(generation)
+        return generation
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None

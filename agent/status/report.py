@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from agent.model import FactValue, SourceReport, UnitResult
+from agent.model import FactValue, SourceReport, SourceState, UnitResult
 from agent.paths import Paths
 from agent.settings.models import Settings
 from agent.status import metrics, shipper
@@ -89,7 +89,7 @@ def as_metrics(report: Report) -> str:
                 "source_up",
                 "gauge",
                 "1 where the source answered and was believed",
-                [({"source": s.name, "backend": s.backend}, s.state == "ok") for s in report.sources],
+                [({"source": s.name, "backend": s.backend}, s.state == SourceState.OK) for s in report.sources],
             ),
             family(
                 "template_current",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from agent.model import UnitResult, UnitStep
+from agent.model import UnitAction, UnitOutcome, UnitResult, UnitStep
 from agent.system.process import ProcessResult
 
 Run = Callable[[Sequence[str], float], ProcessResult]
@@ -81,31 +81,31 @@ class Systemd:
             return self._run_command(step)
         state = self.state(step.unit)
         if state.load in ("not-found", "bad-setting", "error", "masked"):
-            return UnitResult(step.unit, step.action, "failed", f"systemd says the unit is {state.load}")
+            return UnitResult(step.unit, step.action, UnitOutcome.FAILED, f"systemd says the unit is {state.load}")
         if before_ready and not state.running and not state.down:
-            if step.action == "start":
+            if step.action == UnitAction.START:
                 self._run(["systemctl", "--no-block", "start", "--", step.unit], _SHOW_SECONDS)
-                return UnitResult(step.unit, step.action, "queued", "started by systemd once parbake is ready")
-            return UnitResult(step.unit, step.action, "inactive", "not running yet; it starts with this config")
+                return UnitResult(step.unit, step.action, UnitOutcome.QUEUED, "started by systemd once parbake is ready")
+            return UnitResult(step.unit, step.action, UnitOutcome.INACTIVE, "not running yet; it starts with this config")
         action = _fitting(step.action, state)
         if action is None:
-            return UnitResult(step.unit, step.action, "stopped", "it does not run, and a reload does not start it")
-        if action != "reload":
+            return UnitResult(step.unit, step.action, UnitOutcome.STOPPED, "it does not run, and a reload does not start it")
+        if action != UnitAction.RELOAD:
             # the starts of the config before, and its failures, must not use up the limit that systemd sets
             self._run(["systemctl", "reset-failed", "--", step.unit], _SHOW_SECONDS)
         mode = ["--job-mode=ignore-dependencies"] if before_ready else []
         ran = self._run(["systemctl", *mode, action, "--", step.unit], self._timeout)
         if ran.ok:
-            return UnitResult(step.unit, step.action, "ok")
-        return UnitResult(step.unit, step.action, "failed", " ".join(ran.output.split())[:500])
+            return UnitResult(step.unit, step.action, UnitOutcome.OK)
+        return UnitResult(step.unit, step.action, UnitOutcome.FAILED, " ".join(ran.output.split())[:500])
 
     def _run_command(self, step: UnitStep) -> UnitResult:
         ran = self._run(step.command, step.timeout_seconds)
         if ran.ok:
-            return UnitResult(step.unit, step.action, "ok")
+            return UnitResult(step.unit, step.action, UnitOutcome.OK)
         # what it printed may quote a target's secret, and is not kept
         ending = "did not finish" if ran.code is None else f"exit code {ran.code}"
-        return UnitResult(step.unit, step.action, "failed", f"{step.command[0]}: {ending}")
+        return UnitResult(step.unit, step.action, UnitOutcome.FAILED, f"{step.command[0]}: {ending}")
 
     def system_state(self) -> str:
         """As systemctl(1) is-system-running says it: starting, running, degraded, ..."""
@@ -115,10 +115,10 @@ class Systemd:
         self._run(["systemctl", "--no-block", "stop", "--", unit], _SHOW_SECONDS)
 
 
-def _fitting(action: str, state: UnitState) -> str | None:
+def _fitting(action: UnitAction, state: UnitState) -> UnitAction | None:
     """A unit that is down is started again, since new config may be what it lacked; a stopped one is not reloaded."""
-    if action == "reload" and not state.running:
-        return "restart" if state.down else None
+    if action == UnitAction.RELOAD and not state.running:
+        return UnitAction.RESTART if state.down else None
     return action
 
 
@@ -129,7 +129,7 @@ class NoUnits:
         return UnitState("unknown", "unknown", "")
 
     def act(self, step: UnitStep, *, before_ready: bool) -> UnitResult:
-        return UnitResult(step.unit, step.action, "skipped", "units are not acted on here")
+        return UnitResult(step.unit, step.action, UnitOutcome.SKIPPED, "units are not acted on here")
 
     def stop(self, unit: str) -> None:
         return None

@@ -8,6 +8,7 @@ import logging
 import pickle
 import tomllib
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from agent.errors import DiscoveryError
 from agent.formats import toml_writer
 from agent.keypath import dotted, segments
+from agent.model import ChangeKind, SourceState, UnitAction, UnitOutcome
 from agent.secret import MASK, Secret
 from agent.settings import interpolation, schema
 from agent.settings.schema import Problems
@@ -53,6 +55,20 @@ def test_a_secret_does_not_leak_through_json_or_iteration() -> None:
         list(Secret("hunter2"))
     with pytest.raises((TypeError, AttributeError)):
         vars(Secret("hunter2"))
+
+
+@pytest.mark.parametrize("member", [*ChangeKind, *SourceState, *UnitAction, *UnitOutcome])
+def test_a_state_is_written_as_its_text(member: StrEnum) -> None:
+    """Records on disk, status.json and messages hold the text of a state, and the text gives the state back."""
+    text = member.value
+    assert json.dumps({"state": member}) == json.dumps({"state": text})
+    assert (f"{member}", "%s" % member, str(member)) == (text, text, text)  # noqa: UP031
+    assert type(member)(text) is member
+
+
+def test_the_actions_of_units_are_ordered_by_strength() -> None:
+    """Promise 3: the strongest action that the templates name is the one that is done."""
+    assert max([UnitAction.RESTART, UnitAction.START, UnitAction.RELOAD], key=lambda action: action.strength) == "restart"
 
 
 @given(st.one_of(st.text(), st.integers(), st.booleans()), st.one_of(st.text(), st.integers(), st.booleans()))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import ParbakeError
-from agent.model import UnitResult, UnitStep
+from agent.model import UnitOutcome, UnitResult, UnitStep
 from agent.system.units import UnitState
 
 OPERATIONS = ("open", "stat", "rename", "replace", "link", "unlink", "fsync", "fchmod", "fchown", "mkdir", "chmod", "write")
@@ -151,7 +151,9 @@ class Services:
         with io.open(self._log, "a") as file:  # noqa: UP020 - the one that is not counted
             file.write(json.dumps({"unit": step.unit, "action": step.action, "loaded": loaded}) + "\n")
         up = self.state(step.unit).running
-        return UnitResult(step.unit, step.action, "ok" if up else "failed", "" if up else "its config is bad")
+        return UnitResult(
+            step.unit, step.action, UnitOutcome.OK if up else UnitOutcome.FAILED, "" if up else "its config is bad"
+        )
 
     def state(self, unit: str) -> UnitState:
         bad = any("bad" in (text or "") for text in self.loaded(unit).values())

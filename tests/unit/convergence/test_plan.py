@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from agent.convergence import plan
 from agent.errors import RenderError
 from agent.masking.masker import COMMON
-from agent.model import Change, Rendering, RunConfig, TargetFile
+from agent.model import Change, ChangeKind, Rendering, RunConfig, TargetFile
 from agent.secret import MASK, Secret
 from agent.settings.models import Template, TemplateUnit
 
@@ -70,7 +70,11 @@ def test_one_strongest_action_a_unit(wishes: list[tuple[str, str, bool]]) -> Non
     for index, (unit, action, changed) in enumerate(wishes):
         entry = TemplateUnit(name=f"{unit}.service", action=action)  # type: ignore[arg-type]
         templates.append(Template(name=str(index), source="x", target=f"/{index}", units=(entry,)))
-        changes.append(Change(str(index), f"/{index}", "content" if changed else "unchanged", "", 0o644, 0, 0, False, b""))
+        changes.append(
+            Change(
+                str(index), f"/{index}", ChangeKind.CONTENT if changed else ChangeKind.UNCHANGED, "", 0o644, 0, 0, False, b""
+            )
+        )
     steps = {step.unit: step for step in plan.units(templates, changes)}
     for unit in "abc":
         asked = [a for u, a, changed in wishes if u == unit and changed and a != "none"]

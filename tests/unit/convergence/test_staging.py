@@ -13,7 +13,7 @@ import pytest
 
 from agent.convergence import staging
 from agent.errors import ApplyError
-from agent.model import Change
+from agent.model import Change, ChangeKind
 from agent.paths import Paths
 from agent.system import safe_files
 from tests.conftest import Image
@@ -25,7 +25,7 @@ TARGET = "/etc/app/app.conf"
 
 
 def change(image: Image, content: bytes, target: str = TARGET, mode: int = 0o640) -> Change:
-    return Change("app", target, "content", "", mode, os.geteuid(), os.getegid(), False, content)
+    return Change("app", target, ChangeKind.CONTENT, "", mode, os.geteuid(), os.getegid(), False, content)
 
 
 def put(image: Image, content: bytes = b"new\n", target: str = TARGET) -> None:
@@ -206,7 +206,7 @@ def test_a_very_long_name(image: Image) -> None:
 def test_the_owner_is_set_before_the_name(image: Image) -> None:
     """A file is never there under its name with another owner or mode than it ends with."""
     paths = Paths(image.root)
-    stated = Change("app", TARGET, "create", "", 0o4750, 12, 34, False, b"x")
+    stated = Change("app", TARGET, ChangeKind.CREATE, "", 0o4750, 12, 34, False, b"x")
     staging.stage(paths, [stated])
     found = image.path("/etc/app/.app.conf.parbake-new").stat()
     assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (12, 34, 0o4750)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from agent.cli.output import FAMILIES
 from agent.convergence.context import World
-from agent.model import UnitResult, UnitStep
+from agent.model import UnitOutcome, UnitResult, UnitStep
 from agent.paths import Paths
 from agent.settings import loader
 from agent.state.store import State
@@ -35,13 +35,18 @@ class ScriptedUnits:
     def act(self, step: UnitStep, *, before_ready: bool) -> UnitResult:
         state = self.state(step.unit)
         if before_ready and not state.running:
-            return UnitResult(step.unit, step.action, "inactive", "starts later")
+            return UnitResult(step.unit, step.action, UnitOutcome.INACTIVE, "starts later")
         self.acted.append((step.unit, step.action))
         became = self.outcome(step)
         if isinstance(became, str):
-            return UnitResult(step.unit, step.action, "failed", became)
+            return UnitResult(step.unit, step.action, UnitOutcome.FAILED, became)
         self.states[step.unit] = became
-        return UnitResult(step.unit, step.action, "ok" if became.running else "failed", "" if became.running else "it is down")
+        return UnitResult(
+            step.unit,
+            step.action,
+            UnitOutcome.OK if became.running else UnitOutcome.FAILED,
+            "" if became.running else "it is down",
+        )
 
     def state(self, unit: str) -> UnitState:
         return self.states.get(unit, UP)

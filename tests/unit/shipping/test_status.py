@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from agent.errors import SinkUnavailable
-from agent.model import SourceReport
+from agent.model import SourceReport, SourceState
 from agent.paths import Paths
 from agent.shipping.status_file import Progress, StatusFile
 from agent.status import report, shipper
@@ -184,7 +184,7 @@ def test_every_metric_and_field_can_be_looked_up(paths: Paths) -> None:
     """docs/reference/status.md names each metric with its type, and each field of both status files."""
     StatusFile(paths.ship / "status.json", lanes()).write()
     told = Report(
-        sources=(SourceReport("site", "file", "ok"),),
+        sources=(SourceReport("site", "file", SourceState.OK),),
         templates=({"name": "a", "target": "/a", "state": "current", "generation": 1},),
     )
     report.publish(told, paths)

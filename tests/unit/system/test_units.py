@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.model import SourceReport, UnitResult, UnitStep
+from agent.model import SourceReport, SourceState, UnitAction, UnitOutcome, UnitResult, UnitStep
 from agent.paths import Paths
 from agent.status import report
 from agent.status.report import Report
@@ -37,13 +37,13 @@ class Systemctl:
 UP = {"LoadState": "loaded", "ActiveState": "active", "SubState": "running", "NRestarts": "2", "Job": "0", "Type": "notify"}
 STOPPED = {**UP, "ActiveState": "inactive", "SubState": "dead"}
 FAILED = {**UP, "ActiveState": "failed", "SubState": "failed"}
-STEP = UnitStep("app.service", "reload", ("app",))
+STEP = UnitStep("app.service", UnitAction.RELOAD, ("app",))
 
 
 def acted(shows: Mapping[str, str], action: str, *, before_ready: bool = False) -> tuple[str, list[str]]:
     """The result, and the jobs asked of systemd."""
     systemctl = Systemctl(shows)
-    step = UnitStep("app.service", action, ("app",))
+    step = UnitStep("app.service", UnitAction(action), ("app",))
     result = Systemd(systemctl).act(step, before_ready=before_ready)
     jobs = [" ".join(words) for words in systemctl.asked if words[0] != "reset-failed"]
     return result.result, jobs
@@ -97,9 +97,9 @@ def test_status_and_metrics(tmp_path: Path) -> None:
     """INTERFACE 2 and 7: both are world-readable, whole, and hold no user-data; metrics parse, whatever the names are."""
     told = Report(
         facts={"environment": "dev", "userdata": {"password": "hunter2"}, "tags": {"a": "b"}},
-        sources=(SourceReport('si"te\n', "file", "stale", error="no route"),),
+        sources=(SourceReport('si"te\n', "file", SourceState.STALE, error="no route"),),
         templates=({"name": "a\\b", "target": "/a", "state": "waiting", "generation": 0},),
-        units=(UnitResult("app.service", "reload", "ok"),),
+        units=(UnitResult("app.service", UnitAction.RELOAD, UnitOutcome.OK),),
     )
     told.set_state("stale", "no route")
     paths = Paths(tmp_path)
