@@ -1,3 +1,3 @@
 """Connections to other hosts: HTTP, TLS, sockets, their deadlines and credentials."""
 
-__all__ = ["backoff", "credentials", "headers_file", "http_client", "sockets", "tls"]
+__all__ = ["aws_session", "backoff", "credentials", "headers_file", "http_client", "sockets", "tls"]

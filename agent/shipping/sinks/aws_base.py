@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from agent.errors import SinkDenied, SinkRefused, SinkUnavailable
+from agent.net import aws_session
 from agent.net.credentials import resolve_path
 from agent.net.tls import TlsFiles
 from agent.settings.schema import Seconds, setting
 from agent.settings.urls import check_url
 from agent.shipping import SinkContext, SinkTooLarge
 
-_DENIED = (
-    "AccessDenied", "UnrecognizedClient", "InvalidClientTokenId", "ExpiredToken", "SignatureDoesNotMatch", "InvalidAccessKey",
-    "InvalidSignature", "MissingAuthenticationToken", "RequestExpired", "OptInRequired", "KMSAccessDenied", "Forbidden", "403",
-)  # fmt: skip
 _REFUSED = ("InvalidParameter", "ValidationException")
 
 
@@ -65,43 +61,27 @@ class Aws:
             self._client = None
 
     def _connect(self) -> Any:
+        options, paths = self._options, self._context.paths
+        credentials_file = resolve_path(options.credentials_file, paths, SinkDenied) if options.credentials_file else None
         try:
-            import botocore.session
-            from botocore.config import Config
+            session = aws_session.new_session(credentials_file)
         except ImportError:
             hint = "apt install python3-boto3, or pip install 'parbake[aws]'"
             raise SinkDenied("boto3 is not installed", hint=hint) from None
-        options, seconds = self._options, max(0.5, self._context.stop.within(self._options.timeout))
-        session = botocore.session.Session()
-        if options.credentials_file:
-            session.set_config_variable("credentials_file", str(self._file(options.credentials_file)))
-            session.get_component("credential_provider").remove("env")
-        certificate: str | tuple[str, str] | None = None
-        if options.cert_file:
-            first = str(self._file(options.cert_file))
-            certificate = (first, str(self._file(options.key_file))) if options.key_file else first
-        verify = False if options.insecure else str(self._file(options.ca_file)) if options.ca_file else None
-        # Stores that speak S3 and are not Amazon's do not know the checksums that newer versions add unasked.
-        checksums = "request_checksum_calculation"
-        more = {checksums: "when_required"} if options.endpoint_url and checksums in Config.OPTION_DEFAULTS else {}
+        seconds = max(0.5, self._context.stop.within(options.timeout))
+        client = aws_session.ClientOptions(
+            region=options.region,
+            endpoint_url=options.endpoint_url,
+            tls=options,
+            paths=paths,
+            denied=SinkDenied,
+            connect_timeout_seconds=min(10.0, seconds),
+            read_timeout_seconds=seconds,
+            retries={"max_attempts": 0},
+            user_agent_extra="parbake-ship",
+        )
         with translated(f"{self._service} of AWS"), _settings_of(self._service):
-            return session.create_client(
-                self._service,
-                region_name=options.region,
-                endpoint_url=options.endpoint_url or None,
-                verify=verify,
-                config=Config(
-                    connect_timeout=min(10.0, seconds),
-                    read_timeout=seconds,
-                    retries={"max_attempts": 0},
-                    client_cert=certificate,
-                    user_agent_extra="parbake-ship",
-                    **more,
-                ),
-            )
-
-    def _file(self, reference: str) -> Path:
-        return resolve_path(reference, self._context.paths, SinkDenied)
+            return client.new_client(session, self._service)
 
 
 @contextmanager
@@ -129,7 +109,7 @@ def translated(what: str) -> Iterator[None]:
         raise SinkDenied(f"{what}: no AWS credentials", hint="give the instance a role, or set credentials_file") from None
     except boto.ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
-        if code.startswith(_DENIED):
+        if aws_session.is_denied(code):
             raise SinkDenied(f"{what}: {code}", hint="see the policy of the instance's role") from None
         if code == "NoSuchBucket":
             raise SinkDenied(f"{what}: the bucket does not exist", hint="make it, or set bucket and region") from None
