@@ -14,10 +14,10 @@ from agent.discovery import fact_validation
 from agent.errors import ApplyError, DataError, DiscoveryError
 from agent.model import Facts, FactValue, Rendering, RunConfig, Snapshot
 from agent.paths import Paths
-from agent.settings import interpolation, plugins
+from agent.settings import interpolation
 from agent.settings.models import Settings
 from agent.settings.models import Source as SourceSettings
-from agent.sources import BACKENDS, Source, SourceContext
+from agent.sources import Source, SourceContext, new_source
 from agent.sources.pull import Pulled
 from agent.sources.throttle import throttle
 from agent.state.generations import Generations
@@ -58,7 +58,7 @@ class World:
     extend_watchdog: Callable[[float], None] = lambda seconds: None
     """Called before something that may rightly take so many seconds, for a watchdog."""
     report: Report = field(default_factory=Report)
-    sources: dict[str, tuple[Any, Source]] = field(default_factory=dict)
+    sources: dict[str, tuple[Any, Source[object]]] = field(default_factory=dict)
     renderer: Any = None
     last: PlannedConvergence | None = None
     pulled: Pulled | None = None
@@ -108,7 +108,7 @@ class Unopened:
         return None
 
 
-def open_source(world: World, settings: SourceSettings, facts: Facts) -> Source:
+def open_source(world: World, settings: SourceSettings, facts: Facts) -> Source[object]:
     """The source, opened anew only where a fact in its options changed."""
     spaces: dict[str, Mapping[str, Any]] = {"facts": facts.values, "build": world.build}
     try:
@@ -126,9 +126,8 @@ def open_source(world: World, settings: SourceSettings, facts: Facts) -> Source:
         return known[1]
     if known is not None:
         known[1].close()
-    factory = plugins.load(BACKENDS, settings.backend, "backend")
     context = SourceContext(settings.name, world.paths, settings.timeout, poll_seconds=settings.poll)
-    source = throttle(factory(options, context), options, world.paths)
+    source = throttle(new_source(settings.backend, options, context), options, context)
     world.sources[settings.name] = (options, source)
     return source
 

@@ -53,7 +53,7 @@ class Watchers:
             if self._facts is None:
                 platform = PlatformWatcher(world.settings.discovery, world.paths, self._told)
                 self._facts = FactsWatcher(platform, lambda: self._noticed(platform.notices))
-            self._facts.saw(world.facts)
+            self._facts.on_converged(world.facts)
         pulled = dict(world.pulled.snapshots) if world.pulled else {}
         fresh = world.pulled.fresh if world.pulled else frozenset()
         implausible = world.pulled.implausible if world.pulled else frozenset()
@@ -71,7 +71,7 @@ class Watchers:
                 self._sources[settings.name] = watcher
             seen = pulled.get(settings.name) if settings.name in fresh else None
             believed = settings.name not in implausible
-            watcher.saw(seen, _layers(settings, world), believed=believed, error=errors.get(settings.name))
+            watcher.on_converged(seen, _layers(settings, world), accepted=believed, error=errors.get(settings.name))
 
     def watch_targets(self, world: World) -> None:
         """A target's place may have come into being with a convergence, and a target with other settings."""
