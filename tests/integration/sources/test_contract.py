@@ -12,7 +12,7 @@ import pytest
 from agent.errors import SourceDenied, SourceInvalid, SourceUnreachable
 from agent.model import Snapshot
 from agent.settings import plugins
-from agent.sources import BACKENDS, Source, Watching
+from agent.sources import BACKENDS, Source, Watchable
 from tests.integration.sources.benches import AwsBench, Bench
 from tests.servers.faulty import Faulty
 
@@ -123,7 +123,7 @@ def test_a_change_is_seen_in_under_a_second(bench: Bench) -> None:
     """The watch tells of a changed key, of a key in a layer that was absent, and of a deletion."""
     fill(bench)
     source = bench.open()
-    assert isinstance(source, Watching)
+    assert isinstance(source, Watchable)
     for change in (
         lambda: bench.put("common", "name", "changed"),
         lambda: bench.put("instance/none", "deep/key", "new"),
@@ -151,7 +151,7 @@ def test_a_change_before_the_watch_is_not_lost(bench: Bench) -> None:
     """What changed between fetch and watch makes the watch return at once."""
     fill(bench)
     source = bench.open()
-    assert isinstance(source, Watching)
+    assert isinstance(source, Watchable)
     seen = source.fetch(LAYERS)
     bench.put("env/dev/web", "name", "changed")
     begun = time.monotonic()
@@ -164,7 +164,7 @@ def test_a_quiet_watch_ends_at_its_time_out(bench: Bench) -> None:
     """Nothing happened: False, not much later than asked, and without spinning on the store."""
     fill(bench)
     source = bench.open()
-    assert isinstance(source, Watching)
+    assert isinstance(source, Watchable)
     seen = source.fetch(LAYERS)
     while source.watch(seen, 0.05):
         seen = source.fetch(LAYERS)
@@ -178,7 +178,7 @@ def test_a_change_of_something_else_does_not_wake_the_watch(bench: Bench) -> Non
     """Another environment's keys are not this instance's business."""
     fill(bench)
     source = bench.open()
-    assert isinstance(source, Watching)
+    assert isinstance(source, Watchable)
     seen = source.fetch(LAYERS)
     while source.watch(seen, 0.2):
         seen = source.fetch(LAYERS)
@@ -191,7 +191,7 @@ def test_close_ends_a_watch_in_another_thread(bench: Bench) -> None:
     """A stop of the daemon does not wait for a watch."""
     fill(bench)
     source = bench.open()
-    assert isinstance(source, Watching)
+    assert isinstance(source, Watchable)
     seen = source.fetch(LAYERS)
     while source.watch(seen, 0.2):
         seen = source.fetch(LAYERS)
@@ -241,7 +241,7 @@ def test_one_connection_serves_fetches_and_the_watch(bench: Bench) -> None:
         source = bench.open(proxy.port)
         for _ in range(3):
             seen = source.fetch(LAYERS)
-        if isinstance(source, Watching):
+        if isinstance(source, Watchable):
             source.watch(seen, 0.1)
             source.watch(seen, 0.3)
         # A Redis connection that subscribes can do nothing else; moto ends every connection after its answer, so that

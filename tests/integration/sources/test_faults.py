@@ -11,7 +11,7 @@ import pytest
 
 from agent.errors import SourceError, SourceInvalid, SourceUnreachable
 from agent.model import Snapshot
-from agent.sources import Source, Watching
+from agent.sources import Source, Watchable
 from tests.integration.sources.benches import Bench
 from tests.servers.faulty import Certificates, Faulty
 
@@ -135,7 +135,7 @@ def test_a_watch_that_is_cut_off_tells_and_works_again(bench: Bench) -> None:
     assert bench.port is not None
     with Faulty(bench.port) as proxy:
         source = bench.open(proxy.port)
-        assert isinstance(source, Watching)
+        assert isinstance(source, Watchable)
         seen = source.fetch(LAYERS)
         while source.watch(seen, 0.2):
             seen = source.fetch(LAYERS)
@@ -154,7 +154,7 @@ def test_a_watch_that_is_cut_off_tells_and_works_again(bench: Bench) -> None:
 
 
 def watch_until_changed(bench: Bench, source: Source) -> None:
-    assert isinstance(source, Watching)
+    assert isinstance(source, Watchable)
     seen = fetch_again(source)
     while source.watch(seen, 0.3):
         seen = fetch_again(source)

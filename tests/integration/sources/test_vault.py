@@ -14,7 +14,7 @@ from agent.errors import SourceDenied
 from agent.paths import Paths
 from agent.sources import SourceContext
 from agent.sources.backends.vault import VaultSource
-from agent.sources.backends.vaultauth import VaultOptions
+from agent.sources.backends.vault_auth import VaultOptions
 from agent.sources.watcher import Watcher
 from tests.servers.cloudfakes import MetadataTokens
 from tests.servers.fakehttp import Asked, Told
@@ -331,7 +331,7 @@ def test_a_poll_without_news_is_one_request_a_layer(policed: Policed) -> None:
     told: list[str] = []
     layers = ["common", "other"]
     watcher = Watcher("vault", source, 0.5, told.append)
-    watcher.saw(source.fetch(layers), layers)
+    watcher.on_converged(source.fetch(layers), layers)
     policed.asked.clear()
     time.sleep(3.2)
     watcher.stop()

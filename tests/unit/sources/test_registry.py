@@ -1,4 +1,4 @@
-"""A fact in a source's options: what does not fit is a failure of that source, and of nothing else."""
+"""A fact in a source's options: a fact that does not fit is a failure of that source alone."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def failure(world: World, **facts: str) -> DiscoveryError:
 
 
 def test_a_fact_that_breaks_an_option_is_named(image: Image) -> None:
-    """Source, option, fact and value: whoever set the tag finds it."""
+    """Source, option, fact and value: the operator who set the tag finds it."""
     said = str(failure(world(image), store="a b:c"))
     for word in ("far", "address", "facts.store", '"a b:c"'):
         assert word in said
@@ -43,13 +43,13 @@ def test_a_fact_that_breaks_an_option_is_named(image: Image) -> None:
 
 @pytest.mark.parametrize("value", ["evil/", "..", "a\\b"])
 def test_a_fact_is_vetted_before_an_option_is_made_of_it(value: str, image: Image) -> None:
-    """It would lead the source elsewhere, and the address must not even be looked at."""
+    """It would lead the source to another address, which must not be used."""
     said = str(failure(world(image), store=value))
     assert "the fact store cannot be part" in said
 
 
 def test_a_fact_that_does_not_fit_leaves_the_open_source_for_when_it_does(image: Image) -> None:
-    """One wrong tag and back again: the same source, with what it knows."""
+    """After a wrong tag and its correction it is the same source object, with its caches."""
     there = world(image)
     opened = open_source(there, there.settings.sources[0], Facts({"store": "10.0.0.9"}))
     failure(there, store="a b:c")
@@ -57,8 +57,8 @@ def test_a_fact_that_does_not_fit_leaves_the_open_source_for_when_it_does(image:
     there.close()
 
 
-def test_an_instance_does_without_a_source_whose_option_does_not_fit(image: Image) -> None:
-    """One tag must not take the daemon down where the source is not even required."""
+def test_an_instance_goes_on_without_a_source_whose_option_does_not_fit(image: Image) -> None:
+    """One tag must not end the daemon if the source is not even required."""
     image.settings(CONSUL)
     image.write("/etc/parbake/conf.d/store.toml", '[facts]\nstore = "a b:c"\n')
     image.site("common", 'a = "1"\n')
