@@ -221,7 +221,7 @@ def test_a_store_that_is_away_is_unreachable_and_used_again_when_it_is_back(benc
     assert [layer.tree for layer in after.layers] == [layer.tree for layer in before.layers]
 
 
-def patient_fetch(source: Source, seconds: float = 15.0) -> Snapshot:
+def patient_fetch(source: Source[object], seconds: float = 15.0) -> Snapshot:
     """A fetch that a server which has just started may refuse for a moment."""
     deadline = time.monotonic() + seconds
     while True:

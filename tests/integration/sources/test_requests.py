@@ -35,7 +35,7 @@ def counted(bench: Bench) -> tuple[int, int]:
         return differences(bench.open(proxy.port), lambda: len(proxy.requests))
 
 
-def differences(source: Source, count: Callable[[], int]) -> tuple[int, int]:
+def differences(source: Source[object], count: Callable[[], int]) -> tuple[int, int]:
     numbers = [count()]
     for _ in range(2):
         source.fetch(LAYERS)

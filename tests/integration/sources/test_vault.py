@@ -352,10 +352,10 @@ def test_a_bug_in_the_renewals_is_told_by_the_watch_and_they_go_on(policed: Poli
     def broken(deadline: float) -> Any:
         raise KeyError("x")
 
-    source._authorised = broken  # type: ignore[method-assign]
+    source._leases.session.auth_headers = broken  # type: ignore[method-assign]
     with pytest.raises(KeyError):
         source.watch(seen, 5.0)
-    del source._authorised
+    del source._leases.session.auth_headers
     assert not source.watch(seen, 1.0)
     assert user(source) == "v-web-1"
     assert policed.paths("sys/leases/renew")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
@@ -151,9 +152,10 @@ def test_layers_that_a_source_announces_may_follow_those_asked_for() -> None:
     more = Layer("services", {"services": {}})
     snapshot = Snapshot((*GOOD.layers, more))
     assert containment.fetch(Adding(lambda layers: snapshot), "site", ["common"]) is snapshot
-    for wrong in (Snapshot((more, *GOOD.layers)), Snapshot((*GOOD.layers, more, more))):
+    for layers in ((more, *GOOD.layers), (*GOOD.layers, more, more)):
+        wrong = Snapshot(layers)
         with pytest.raises(SourceInvalid):
-            containment.fetch(Adding(lambda layers, wrong=wrong: wrong), "site", ["common"])
+            containment.fetch(Adding(partial(lambda answer, layers: answer, wrong)), "site", ["common"])
 
 
 def test_once_stopped_no_further_source_is_asked() -> None:

@@ -327,13 +327,13 @@ def test_a_watch_that_always_alarms_backs_off_without_known_layers_too() -> None
 
     def changed(name: str) -> None:
         calls.append(name)
-        watcher.on_converged(source.fetch(["common"]), None)
+        site_watcher.on_converged(source.fetch(["common"]), None)
 
-    watcher = Watcher("site", source, 60.0, changed)
+    site_watcher = Watcher("site", source, 60.0, changed)
     source.alarm.wait = lambda timeout=None: True  # type: ignore[method-assign]
-    watcher.on_converged(source.fetch(["common"]), None)
+    site_watcher.on_converged(source.fetch(["common"]), None)
     time.sleep(2.0)
-    watcher.stop()
+    site_watcher.stop()
     assert 1 <= len(calls) < 25
 
 
