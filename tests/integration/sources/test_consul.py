@@ -54,9 +54,9 @@ def test_only_passing_instances_are_services_and_their_change_is_seen(consul: Co
         }
     }
     threading.Timer(0.3, consul.request, ("PUT", "/v1/agent/check/pass/service:db2")).start()
-    begun = time.monotonic()
+    started = time.monotonic()
     assert source.watch(seen, 10)
-    assert time.monotonic() - begun < 1.5
+    assert time.monotonic() - started < 1.5
     tree = source.fetch(["common"]).layers[-1].tree
     assert tree is not None
     assert [one["address"] for one in tree["services"]["db"]] == ["10.0.0.1", "10.0.0.2"]

@@ -154,9 +154,9 @@ def test_a_change_before_the_watch_is_not_lost(bench: Bench) -> None:
     assert isinstance(source, Watchable)
     seen = source.fetch(LAYERS)
     bench.put("env/dev/web", "name", "changed")
-    begun = time.monotonic()
+    started = time.monotonic()
     assert source.watch(seen, 10)
-    assert time.monotonic() - begun < 1.0
+    assert time.monotonic() - started < 1.0
 
 
 @needs(lambda kind: kind.watched)
@@ -168,9 +168,9 @@ def test_a_quiet_watch_ends_at_its_time_out(bench: Bench) -> None:
     seen = source.fetch(LAYERS)
     while source.watch(seen, 0.05):
         seen = source.fetch(LAYERS)
-    begun = time.monotonic()
+    started = time.monotonic()
     assert not source.watch(seen, 1.0)
-    assert 0.8 < time.monotonic() - begun < 2.0
+    assert 0.8 < time.monotonic() - started < 2.0
 
 
 @needs(lambda kind: kind.watched and kind.precise)
@@ -196,9 +196,9 @@ def test_close_ends_a_watch_in_another_thread(bench: Bench) -> None:
     while source.watch(seen, 0.2):
         seen = source.fetch(LAYERS)
     threading.Timer(0.3, source.close).start()
-    begun = time.monotonic()
+    started = time.monotonic()
     assert not source.watch(seen, 30)
-    assert time.monotonic() - begun < 3.0
+    assert time.monotonic() - started < 3.0
 
 
 @needs(lambda kind: kind.stop is not Bench.stop)
@@ -209,10 +209,10 @@ def test_a_store_that_is_away_is_unreachable_and_used_again_when_it_is_back(benc
     source = bench.open()
     before = source.fetch(LAYERS)
     bench.stop()
-    begun = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(SourceUnreachable):
         source.fetch(LAYERS)
-    assert time.monotonic() - begun < 4.0
+    assert time.monotonic() - started < 4.0
     bench.start()
     if not bench.keeps:
         fill(bench)

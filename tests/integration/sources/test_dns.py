@@ -86,9 +86,9 @@ def test_a_server_that_is_away_or_hangs_is_unreachable_and_used_again(server: Dn
     before = asked.fetch(["dev.test"])
     for fault, repair in ((server.stop, server.start), (server.pause, server.resume)):
         fault()
-        begun = time.monotonic()
+        started = time.monotonic()
         with pytest.raises(SourceUnreachable):
             asked.fetch(["dev.test"])
-        assert time.monotonic() - begun < 2.5
+        assert time.monotonic() - started < 2.5
         repair()
         assert asked.fetch(["dev.test"]) == before

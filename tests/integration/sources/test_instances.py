@@ -21,7 +21,7 @@ def fleet(tmp_path: Path, certificates: Certificates) -> Iterator[Fleet]:
 
 
 def test_every_fault_keeps_the_last_good_and_passes_by_itself(fleet: Fleet) -> None:
-    """Issue 4: whatever the network does, each backend says stale with the reason, leaves the target alone, and has the
+    """Whatever the network does, each backend says stale with the reason, leaves the target alone, and has the
     value that was changed meanwhile as soon as the fault is over, without a restart. So it does when it was started again."""
     over_http = [one for one in fleet.instances if one.bench.http or one.bench.udp]
     for number, fault in enumerate(("refuse", "reset", "hang", "drip", "500"), 2):

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.long, pytest.mark.usefixtures("aws_credentials")]
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces")
 def test_a_network_that_is_gone_for_a_minute(tmp_path: Path) -> None:
-    """Issue 4: every packet is lost for a minute, and nobody says so. Each backend notices, half-open connections
+    """Every packet is lost for a minute, and nobody says so. Each backend notices, half-open connections
     included, keeps the last good, and converges by itself afterwards; and so it does when its store's name does not resolve."""
     needs_all()
     certificates = Certificates(tmp_path / "tls", f"DNS:{Resolver.name}")

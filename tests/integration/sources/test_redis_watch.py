@@ -45,8 +45,8 @@ def test_a_poll_that_is_longer_than_a_watch_comes(tmp_path: Path) -> None:
     with Redis(tmp_path / "redis", notifications="") as server:
         source = open_redis(server, poll=1.0)
         seen = source.fetch(["common"])
-        begun = time.monotonic()
+        started = time.monotonic()
         while not source.watch(seen, 0.3):
-            assert time.monotonic() - begun < 5
-        assert 0.85 <= time.monotonic() - begun <= 1.4
+            assert time.monotonic() - started < 5
+        assert 0.85 <= time.monotonic() - started <= 1.4
         source.close()

@@ -23,7 +23,7 @@ TIMEOUT_SECONDS = 60.0
 STOP_SECONDS = 2.0
 AWS = {"region": "eu-central-1", "endpoint_url": "http://127.0.0.1:{port}"}
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
-    "exec": {"command": ("/bin/sleep", "{timeout}")},
+    "exec": {"command": ("/bin/sh", "-c", "exec sleep 60")},
     "http": {"url": "http://127.0.0.1:{port}/"},
     "consul": {"address": "http://127.0.0.1:{port}"},
     "etcd": {"endpoints": ("http://127.0.0.1:{port}", "http://127.0.0.1:{port}/")},
@@ -106,7 +106,7 @@ def stopped_fetch(backend: str, options: Mapping[str, Any], peer: SilentPeer, tm
     """Fetch from a peer that never answers, stop, and hold that the fetch ends in time, as unreachable."""
     token = tmp_path / "token"
     token.write_text("x")
-    given = filled(dict(options), port=peer.port, token=token, timeout=TIMEOUT_SECONDS)
+    given = filled(dict(options), port=peer.port, token=token)
     context = SourceContext("site", Paths(), TIMEOUT_SECONDS)
     try:
         options_class = plugins.load(BACKENDS, backend, "backend").options_class

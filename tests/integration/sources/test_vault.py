@@ -173,11 +173,11 @@ def test_a_lease_near_its_greatest_age_is_replaced_before_it_ends(vault: VaultFa
     """The watch asks for a convergence while the old password is still good."""
     vault.lease_seconds, vault.longest_seconds = 1.5, 2.0
     source = dynamic(vault, tmp_path)
-    begun = time.monotonic()
+    started = time.monotonic()
     seen = source.fetch(["common"])
     first = next(iter(vault.leases))
     while not source.watch(seen, 5.0):
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - started < 5
     assert vault.leases[first][1] > time.monotonic()
     assert user(source) == "v-web-2"
     source.close()
@@ -202,9 +202,9 @@ def test_close_ends_the_wait_for_a_lease(vault: VaultFake, tmp_path: Path) -> No
     source = dynamic(vault, tmp_path)
     seen = source.fetch(["common"])
     threading.Timer(0.2, source.close).start()
-    begun = time.monotonic()
+    started = time.monotonic()
     assert not source.watch(seen, 30)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - started < 2
 
 
 def test_a_deleted_version_is_no_layer(vault: VaultFake, tmp_path: Path) -> None:
@@ -318,10 +318,10 @@ def test_a_poll_that_is_longer_than_a_watch_comes(policed: Policed) -> None:
     """The time of a poll counts from the last fetch, over as many watches as there are."""
     source = approle(policed, poll=1.0)
     seen = source.fetch(["common"])
-    begun = time.monotonic()
+    started = time.monotonic()
     while not source.watch(seen, 0.3):
-        assert time.monotonic() - begun < 5
-    assert 0.85 <= time.monotonic() - begun <= 1.3
+        assert time.monotonic() - started < 5
+    assert 0.85 <= time.monotonic() - started <= 1.3
     source.close()
 
 
