@@ -1,32 +1,32 @@
-"""Every error that parbake tells a user about.
+"""The errors that reach users, as one tree. A message never holds a secret or a credential.
 
     ParbakeError
-    ├── UsageError                 64  the command line
-    ├── SettingsError              78  the settings; carries every problem found
-    ├── DataError                  65  the data is wrong, nothing was replaced
-    │   ├── MergeError                 a key is a table in one layer and a value in another
-    │   ├── ContractError              run config breaks the contract; carries every problem
-    │   ├── RenderError                a template failed
-    │   └── CheckError                 a template's or group's check refused the candidate
-    ├── DiscoveryError             69  a fact is missing that a layer needs, or is not usable
-    ├── SourceError                69  a source gave no run config
-    │   ├── SourceUnreachable          no connection, time-out, 429, 5xx: tried again
+    ├── UsageError                 64  wrong command line
+    ├── SettingsError              78  invalid settings; lists all problems
+    ├── DataError                  65  wrong data; nothing was replaced
+    │   ├── MergeError                 a key is a table in one layer and a value in another; lists all problems
+    │   ├── ContractError              run config breaks the contract; lists all problems
+    │   ├── RenderError                a template failed; lists all problems
+    │   └── CheckError                 a check of a template or group rejected the candidate
+    ├── DiscoveryError             69  a fact that a layer needs is missing or unusable
+    ├── SourceError                69  a source returned no run config
+    │   ├── SourceUnreachable          no connection, time-out, 429, 5xx; retried
     │   ├── SourceDenied               401, 403, a bad token
     │   ├── SourceMissing              no layer of a required source exists
-    │   └── SourceInvalid              an answer that is no run config
+    │   └── SourceInvalid              an answer that is not run config
     ├── ApplyError                 74  a target could not be written
-    │   └── NotUp                      a group's new targets are in place, and did not hold
-    │       └── RolledBack             and its earlier ones are back
-    ├── UnitError                  74  a unit did not come up
-    ├── StateError                 74  parbake's own state directory cannot be used
-    ├── BusyError                  75  another parbake holds the lock and --no-wait was given
+    │   └── UnhealthyAfterApply        the new targets of a group are in place, and it failed its verification
+    │       └── RolledBack             the earlier targets of the group are restored
+    ├── StateError                 74  the state directory cannot be used
+    ├── BusyError                  75  another parbake holds the lock, and --no-wait was given
+    ├── StopRequested              75  SIGTERM or SIGINT came before anything was replaced
     └── SinkError                  74  logs could not be shipped
-        ├── SinkUnavailable            no connection, time-out, 429, 5xx: tried again
-        ├── SinkDenied                 401, 403
-        └── SinkRefused                the sink will never take this batch as it is
+        ├── SinkUnavailable            no connection, time-out, 429, 5xx; retried
+        ├── SinkDenied                 401, 403; retried
+        └── SinkRefused                the sink will never accept this batch
 
-Only `agent.cli.main` and `agent.daemon.loop` catch `ParbakeError`. Anything else that reaches them is a bug: exit 70.
-Foreign exceptions become one of these in one place a family: `agent.net.http_client` for requests, each plugin for its library.
+The numbers are exit codes, see INTERFACE section 6. Any other exception that ends a command is a bug: exit 70. Exceptions of
+libraries become one of these in one place for each family: `agent.net.http_client` for requests, each plug-in for its library.
 """
 
 from __future__ import annotations
@@ -35,10 +35,9 @@ from collections.abc import Iterable
 
 
 class ParbakeError(Exception):
-    """What failed and where, for an operator; `hint` is what to do next. Never holds a secret or a credential."""
+    """`message` says what failed and where, `hint` what to do next."""
 
     exit_code = 70
-    retryable = False
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -50,7 +49,7 @@ class ParbakeError(Exception):
 
 
 class _Problems(ParbakeError):
-    """An error that is a list: every problem found in one run, so that one repair round is enough."""
+    """An error that lists all problems of a run, so that one round of repairs is enough."""
 
     def __init__(self, message: str, problems: Iterable[str] = (), *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -58,6 +57,14 @@ class _Problems(ParbakeError):
 
     def __str__(self) -> str:
         return "\n".join([self.message, *(f"  - {problem}" for problem in self.problems)])
+
+
+class _Unavailable(ParbakeError):
+    """A peer that does not answer now. `retry_after_seconds` is the least delay before the next request, or None."""
+
+    def __init__(self, message: str, *, hint: str | None = None, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class UsageError(ParbakeError):
@@ -73,15 +80,15 @@ class DataError(ParbakeError):
 
 
 class MergeError(_Problems, DataError):
-    exit_code = 65
+    pass
 
 
 class ContractError(_Problems, DataError):
-    exit_code = 65
+    pass
 
 
 class RenderError(_Problems, DataError):
-    exit_code = 65
+    pass
 
 
 class CheckError(DataError):
@@ -96,12 +103,8 @@ class SourceError(ParbakeError):
     exit_code = 69
 
 
-class SourceUnreachable(SourceError):
-    retryable = True
-
-    def __init__(self, message: str, *, hint: str | None = None, retry_after_seconds: float | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.retry_after_seconds = retry_after_seconds
+class SourceUnreachable(_Unavailable, SourceError):
+    pass
 
 
 class SourceDenied(SourceError):
@@ -128,10 +131,6 @@ class RolledBack(UnhealthyAfterApply):
     pass
 
 
-class UnitError(ParbakeError):
-    exit_code = 74
-
-
 class StateError(ParbakeError):
     exit_code = 74
 
@@ -140,20 +139,20 @@ class BusyError(ParbakeError):
     exit_code = 75
 
 
+class StopRequested(ParbakeError):
+    exit_code = 75
+
+
 class SinkError(ParbakeError):
     exit_code = 74
 
 
-class SinkUnavailable(SinkError):
-    retryable = True
-
-    def __init__(self, message: str, *, hint: str | None = None, retry_after_seconds: float | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.retry_after_seconds = retry_after_seconds
+class SinkUnavailable(_Unavailable, SinkError):
+    pass
 
 
 class SinkDenied(SinkError):
-    retryable = True
+    pass
 
 
 class SinkRefused(SinkError):

@@ -1,4 +1,4 @@
-"""Key paths, and the trees of values that they lead through. Pure."""
+"""Key paths, and the trees of values that they address."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 KeyPath = tuple[str, ...]
-"""A key as its segments: ("db", "password"). Settings, templates and messages write it "db.password"."""
+"""The segments of a key: ("db", "password") for "db.password" in settings, templates and messages."""
 
 Tree = Mapping[str, Any]
-"""Nested mappings. The ends are str, int, float, bool, bytes, list, None or `Secret`; a list is an end."""
+"""Nested mappings. The leaves are str, int, float, bool, bytes, list, None or `Secret`."""
 
 _ABSENT = object()
 
 
 def dotted(path: KeyPath) -> str:
-    """A key path as operators write it; a segment with a dot in it is quoted."""
+    """Return a key path as text. A segment that contains a dot is quoted."""
     return ".".join(f'"{segment}"' if "." in segment or not segment else segment for segment in path)
 
 
 def segments(key: str) -> KeyPath:
-    """The reverse of `dotted`."""
+    """Parse a key. The inverse of `dotted`."""
     path: list[str] = []
     rest = key
     while rest:
@@ -34,7 +34,7 @@ def segments(key: str) -> KeyPath:
 
 
 def leaves(tree: Tree, prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """Every end of a tree with its path; an empty table is an end too."""
+    """Iterate over the leaves of a tree with their paths. An empty table is a leaf."""
     for key, value in tree.items():
         path = (*prefix, key)
         if isinstance(value, Mapping) and value:
@@ -44,7 +44,7 @@ def leaves(tree: Tree, prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
 
 
 def same(one: Any, two: Any) -> bool:
-    """Whether two values are written alike wherever they go: 1, 1.0 and true are equal to Python, and differ in a file."""
+    """Return whether two values are written the same in a file. 1, 1.0 and true are equal in Python, and are not the same."""
     if isinstance(one, Mapping) and isinstance(two, Mapping):
         return one.keys() == two.keys() and all(same(value, two[key]) for key, value in one.items())
     if isinstance(one, (list, tuple)) and isinstance(two, (list, tuple)):
@@ -53,12 +53,12 @@ def same(one: Any, two: Any) -> bool:
 
 
 def lookup(tree: Tree, path: KeyPath, default: Any = None) -> Any:
-    """The value or table at `path`, or `default`."""
-    found: Any = tree
+    """Return the value or table at `path`, or `default`."""
+    node: Any = tree
     for segment in path:
-        if not isinstance(found, Mapping):
+        if not isinstance(node, Mapping):
             return default
-        found = found.get(segment, _ABSENT)
-        if found is _ABSENT:
+        node = node.get(segment, _ABSENT)
+        if node is _ABSENT:
             return default
-    return found
+    return node

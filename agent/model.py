@@ -1,6 +1,6 @@
-"""The values that pass between the steps. Plain, frozen, and without I/O.
+"""The values that pass between the steps of a convergence. They are frozen and do no I/O.
 
-facts -> snapshots (one a source) -> merged tree -> run config -> renderings -> plan -> results -> generation
+facts -> snapshots (one for each source) -> merged tree -> run config -> renderings -> plan -> results -> generation
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FactValue = str | Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One provider's try, for `parbake facts -v`."""
+    """One attempt of a provider, for `parbake facts -v`. `outcome` is text for people."""
 
     provider: str
     outcome: str
@@ -28,7 +28,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known about the instance, and who said so. `values` holds strings, and tables for `tags` and `userdata`."""
+    """The facts of the instance.
+
+    `values` maps names to strings, and `tags` and `userdata` to tables. `providers` maps names to the provider of each value.
+    """
 
     values: Mapping[str, FactValue] = field(default_factory=dict)
     providers: Mapping[str, str] = field(default_factory=dict)
@@ -42,7 +45,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """What one read of one layer gave. `tree` is None where the store does not have the layer."""
+    """One layer of a source. `tree` is None if the store does not have the layer."""
 
     name: str
     tree: Tree | None
@@ -51,15 +54,15 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What one source holds: its layers in overlay order, read at one moment.
+    """The content of one source: its layers in overlay order, read at one moment.
 
-    `revision` is the store's own word for the state (an index, an ETag, a digest), opaque to everyone else.
+    `revision` identifies the state of the store (an index, an ETag, a digest). Only the source can interpret it.
     """
 
     layers: tuple[Layer, ...]
     revision: str = ""
     secret: bool = False
-    """Whether it comes from a store of secrets: then what the contract says nothing of is one, too, when it is kept."""
+    """Whether the source is a store of secrets. Keys that the contract does not declare are then secret as well."""
 
 
 class SourceState(StrEnum):
@@ -88,7 +91,7 @@ class SourceReport:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a value came from, and what it overrode, nearest first."""
+    """The origin of a value. `overrode` are the origins of the values that it overrode, nearest first."""
 
     source: str
     layer: str
@@ -98,7 +101,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """All layers of all sources overlaid: the raw tree, and the origin of each of its ends."""
+    """All layers of all sources, merged. `origins` has the origin of each leaf of `tree`."""
 
     tree: Tree
     origins: Mapping[KeyPath, Origin]
@@ -106,21 +109,23 @@ class Merged:
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """The merged tree under the contract: types converted, defaults filled in, secrets wrapped in `Secret`."""
+    """The merged tree after the contract: types are converted, defaults filled in, secrets wrapped in `Secret`."""
 
     tree: Tree
     origins: Mapping[KeyPath, Origin]
     secrets: frozenset[KeyPath] = frozenset()
 
     def secret_texts(self) -> tuple[str, ...]:
-        """The texts to mask wherever foreign output is shown."""
+        """Return the texts to mask in output of other programs."""
         return tuple(text for _, value in leaves(self.tree) if isinstance(value, Secret) for text in value.texts())
 
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """A template's result. `reads` are the run-config keys it read, `tables` the tables on the way to them, `facts` the facts;
-    together they decide on re-rendering."""
+    """The result of a template. The template is rendered again if one of its inputs changed.
+
+    The inputs are `reads` (the run-config keys that it read), `tables` (the tables that contain them) and `facts`.
+    """
 
     template: str
     content: bytes = field(repr=False)
@@ -132,7 +137,7 @@ class Rendering:
 
 @dataclass(frozen=True, slots=True)
 class TargetFile:
-    """A target as it stands on the disk. `content` is None where there is no file."""
+    """A target on the disk. `content` is None if there is no file."""
 
     content: bytes | None = field(repr=False)
     mode: int = 0
@@ -169,6 +174,7 @@ class Change:
 
     @property
     def pending(self) -> bool:
+        """Whether the target is to be replaced."""
         return self.kind not in (ChangeKind.UNCHANGED, ChangeKind.DRIFTED)
 
 

@@ -1,4 +1,4 @@
-"""Where everything is. With --root DIR every path is below DIR."""
+"""The paths of parbake. With --root DIR all of them are below DIR."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """The paths of INTERFACE.md section 2 below one root."""
+    """The paths of INTERFACE section 2 below one root."""
 
     root: Path = Path("/")
 
     def host(self, path: str | Path) -> Path:
-        """The real path of a path in the settings."""
+        """Return the real path of a path in the settings."""
         return self.root / str(path).lstrip("/")
 
     def shown(self, path: Path) -> str:
-        """The reverse: a real path as the settings write it."""
+        """Return a real path as the settings write it. The inverse of `host`."""
         return "/" + str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
 
     @property
     def is_host(self) -> bool:
-        """Whether this is the machine itself, whose units may be acted on."""
+        """Whether the root is that of this machine, so that units may be acted on."""
         return self.root == Path("/")
 
     @property

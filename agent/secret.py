@@ -1,4 +1,4 @@
-"""The type of a secret value: printing one by accident gives a mask."""
+"""The type of secret values. Printing one by accident prints a mask."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ MASK = "********"
 
 
 class Secret:
-    """A value that only `reveal()` gives away: repr, str, format, pickle and deepcopy all give the mask.
+    """A value that only `reveal()` returns. repr, str, format, pickle and deepcopy return the mask.
 
-    Equality and hash are those of the value, so that a rotated secret counts as changed.
+    Equality and hash are those of the value, so that a rotated secret counts as a change.
     """
 
     __slots__ = ("_value",)
@@ -27,17 +27,20 @@ class Secret:
         self._value = value.reveal() if isinstance(value, Secret) else value
 
     def reveal(self) -> Any:
-        """The value itself. Call it only where the value leaves for its target, its store or its peer."""
+        """Return the value. Call it only at the moment when the value goes to its target, its store or its peer."""
         return self._value
 
     def text(self) -> str:
-        """The value as text, for masking and for credentials."""
+        """Return the value as text, for masking and for credentials."""
         value = self._value
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
     def texts(self) -> Iterator[str]:
-        """Every text that gives the value away: itself, each part of a list or table and the whole as JSON and TOML, of bytes
-        their base64. Bytes that are no UTF-8 stand in it as templates take them, as surrogates."""
+        """Iterate over all texts that reveal the value.
+
+        These are the value, each part of a list or table, a list or table as JSON and TOML, and bytes as base64. Bytes that
+        are not UTF-8 become surrogates, as in templates.
+        """
         yield self.text()
         yield from _parts(self._value)
 
@@ -52,10 +55,10 @@ class Secret:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):
             return NotImplemented
-        mine, theirs = self._value, other._value
-        if isinstance(mine, str) and isinstance(theirs, str):
-            return hmac.compare_digest(mine.encode("utf-8", "surrogatepass"), theirs.encode("utf-8", "surrogatepass"))
-        return same(mine, theirs)
+        value, other_value = self._value, other._value
+        if isinstance(value, str) and isinstance(other_value, str):
+            return hmac.compare_digest(value.encode("utf-8", "surrogatepass"), other_value.encode("utf-8", "surrogatepass"))
+        return same(value, other_value)
 
     def __hash__(self) -> int:
         return hash(repr(self._value))
@@ -64,7 +67,7 @@ class Secret:
         return (Secret, (MASK,))
 
     def __iter__(self) -> NoReturn:
-        raise TypeError("a Secret has no parts; reveal() it where it is used")
+        raise TypeError("a Secret cannot be iterated over; call reveal() where the value is used")
 
 
 def _parts(value: Any) -> Iterator[str]:
@@ -72,13 +75,13 @@ def _parts(value: Any) -> Iterator[str]:
         yield value.decode("utf-8", "surrogateescape")
         yield base64.b64encode(value).decode("ascii")
     elif isinstance(value, (list, tuple, Mapping)):
-        yield from _wholes(value)
+        yield from _one_line_texts(value)
         for part in value.values() if isinstance(value, Mapping) else value:
             yield from Secret(part).texts()
 
 
-def _wholes(value: Any) -> Iterator[str]:
-    """A list or table as templates write it in one line: its parts may be too short to be masked by themselves."""
+def _one_line_texts(value: Any) -> Iterator[str]:
+    """Iterate over a list or table as templates write it in one line. Its parts may be too short to be masked separately."""
     for separators in (None, (",", ":")):
         yield json.dumps(value, ensure_ascii=False, sort_keys=True, separators=separators, default=_as_text)
     with contextlib.suppress(ValueError):  # TOML has no null

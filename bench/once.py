@@ -1,6 +1,6 @@
-"""The median of `parbake once` on the demo's image: the first, and one with nothing to do; with and without the bake.
+"""The median time of `parbake once` on the image of the demo: first run and run without changes, baked and not.
 
-Printed as milliseconds on this machine and as a ratio to the start of a bare interpreter, which carries over.
+It is printed in milliseconds and as a ratio to the start of a bare interpreter, which is comparable between machines.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ TREE = Path(__file__).resolve().parent.parent
 ROUNDS = 15
 
 
-def timed(argv: list[str]) -> float:
-    """Wall-clock milliseconds of one run."""
+def run_milliseconds(argv: list[str]) -> float:
+    """Run a command and return its wall-clock time in milliseconds."""
     start = time.perf_counter()
     subprocess.run(argv, cwd=TREE, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return (time.perf_counter() - start) * 1000
@@ -31,7 +31,7 @@ def median(run: Callable[[], float]) -> float:
 
 
 def prepare(root: Path) -> None:
-    """The image of `make demo`, less the check by haproxy, whose time is its own."""
+    """Create the image of `make demo` below `root`, without the check by haproxy, which would dominate the time."""
     shutil.copytree(TREE / "examples" / "web", root, dirs_exist_ok=True)
     settings = root / "etc/parbake/parbake.toml"
     kept = [line for line in settings.read_text().splitlines(True) if '"haproxy", "-c"' not in line]
@@ -47,14 +47,14 @@ def main() -> int:
         def first() -> float:
             for path in ("var", "run"):
                 shutil.rmtree(root / path, ignore_errors=True)
-            return timed([*parbake, "once"])
+            return run_milliseconds([*parbake, "once"])
 
-        bare = median(lambda: timed([sys.executable, "-c", "pass"]))
-        rows = [("interpreter alone", bare), ("parbake --version", median(lambda: timed([*parbake, "--version"])))]
-        rows += [("once, first", median(first)), ("once, nothing to do", median(lambda: timed([*parbake, "once"])))]
+        bare = median(lambda: run_milliseconds([sys.executable, "-c", "pass"]))
+        rows = [("interpreter alone", bare), ("parbake --version", median(lambda: run_milliseconds([*parbake, "--version"])))]
+        rows += [("once, first", median(first)), ("once, no change", median(lambda: run_milliseconds([*parbake, "once"])))]
         subprocess.run([*parbake, "bake"], cwd=TREE, check=True, stdout=subprocess.DEVNULL)
         rows += [("once, first, baked", median(first))]
-        rows += [("once, nothing to do, baked", median(lambda: timed([*parbake, "once"])))]
+        rows += [("once, no change, baked", median(lambda: run_milliseconds([*parbake, "once"])))]
         for name, milliseconds in rows:
             print(f"{name:28} {milliseconds:7.1f} ms  {milliseconds / bare:5.1f} x")
     return 0

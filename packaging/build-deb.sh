@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds parbake_VERSION_all.deb into OUTDIR: packaging/build-deb.sh OUTDIR
-# Built twice from one tree, the package is the same byte for byte; its times are those of debian/changelog.
+# The build is reproducible: the times in the package are that of debian/changelog.
 set -eu
 
 [ $# -eq 1 ] || { echo "usage: $0 OUTDIR" >&2; exit 64; }
@@ -20,7 +20,7 @@ fi
 version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' "$tree/agent/__init__.py")
 changelog=$(dpkg-parsechangelog -l "$tree/packaging/debian/changelog" -S Version)
 if [ "$version" != "$changelog" ]; then
-    echo "build-deb.sh: agent/__init__.py says version $version, packaging/debian/changelog says $changelog; make them agree" >&2
+    echo "build-deb.sh: agent/__init__.py has version $version and packaging/debian/changelog has $changelog; make them equal" >&2
     exit 65
 fi
 
@@ -41,7 +41,7 @@ chmod -R u=rwX,go=rX "$build/parbake"
 cp -a "$build/parbake/packaging/debian" "$build/parbake/debian"
 
 cd "$build/parbake"
-# -d: the build dependencies were checked above, and nothing here needs the compiler that build-essential brings.
+# -d: the build dependencies were checked above, except for build-essential, whose compiler is not needed.
 if ! env -u MAKEFLAGS -u MAKELEVEL LC_ALL=C.UTF-8 dpkg-buildpackage -b -us -uc -d >"$build/log" 2>&1; then
     cat "$build/log" >&2
     exit 70

@@ -10,7 +10,7 @@ from typing import Any
 
 from agent import __version__
 from agent.cli.check import examine
-from agent.cli.output import say, say_json
+from agent.cli.output import print_json, print_line
 from agent.convergence import boot_dropins
 from agent.errors import StateError
 from agent.paths import Paths
@@ -21,7 +21,7 @@ HEADER = "# written by `parbake bake`"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """No options of its own."""
+    """It has no options but the general ones."""
 
 
 def run(arguments: Namespace, settings: Settings, paths: Paths) -> int:
@@ -38,14 +38,14 @@ def run(arguments: Namespace, settings: Settings, paths: Paths) -> int:
             hint="run it as root in the image build",
         ) from None
     if arguments.json:
-        say_json({"warnings": warnings, "manifest": paths.shown(paths.manifest), "drop_ins": drop_ins, "compiled": compiled})
+        print_json({"warnings": warnings, "manifest": paths.shown(paths.manifest), "drop_ins": drop_ins, "compiled": compiled})
         return 0
     for warning in warnings:
-        say(f"warning: {warning}")
+        print_line(f"warning: {warning}")
     for path in drop_ins:
-        say(f"wrote {path}")
+        print_line(f"wrote {path}")
     image = f"{settings.component.name} {settings.component.version}".strip()
-    say(f"baked {image}: {len(compiled)} compiled templates, {paths.shown(paths.manifest)}")
+    print_line(f"baked {image}: {len(compiled)} compiled templates, {paths.shown(paths.manifest)}")
     return 0
 
 

@@ -7,7 +7,7 @@ import shutil
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 
-from agent.cli.output import say, say_json
+from agent.cli.output import print_json, print_line
 from agent.errors import ContractError, RenderError, SettingsError
 from agent.keypath import dotted
 from agent.paths import Paths
@@ -18,18 +18,18 @@ from agent.system.process import PATH
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """No options of its own."""
+    """It has no options but the general ones."""
 
 
 def run(arguments: Namespace, settings: Settings, paths: Paths) -> int:
     warnings = examine(settings, paths)
     if arguments.json:
-        say_json({"ok": True, "warnings": warnings})
+        print_json({"ok": True, "warnings": warnings})
         return 0
     for warning in warnings:
-        say(f"warning: {warning}")
+        print_line(f"warning: {warning}")
     counts = {"templates": settings.templates, "keys": settings.keys, "sources": settings.sources, "sinks": settings.sinks}
-    say(f"ok: {', '.join(f'{len(found)} {what}' for what, found in counts.items())}")
+    print_line(f"ok: {', '.join(f'{len(found)} {what}' for what, found in counts.items())}")
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from argparse import ArgumentParser, Namespace
 
-from agent.cli.output import say, say_json, table
+from agent.cli.output import aligned, print_json, print_line
 from agent.discovery.engine import discover, missing_facts_summary
 from agent.paths import Paths
 from agent.settings.models import Settings
@@ -27,18 +27,18 @@ def run(arguments: Namespace, settings: Settings, paths: Paths) -> int:
         }
         if arguments.verbose:
             found["attempts"] = [{"provider": a.provider, "outcome": a.outcome, "seconds": a.seconds} for a in facts.attempts]
-        say_json(found)
+        print_json(found)
         return 0
     rows = []
     for name in sorted(facts.values):
         value = facts.values[name]
         shown = value if isinstance(value, str) else ", ".join(f"{k}={v}" for k, v in sorted(value.items()))
         rows.append((name, shown.replace("\n", "\\n"), facts.providers[name]))
-    say(table(rows) or "no facts are known")
+    print_line(aligned(rows) or "no facts are known")
     if arguments.verbose:
         tried = [(a.provider, f"{a.seconds * 1000:.1f} ms", a.outcome) for a in facts.attempts]
-        say(f"\n{table(tried) or 'no provider was asked: [discovery] providers is empty'}")
-        say(f"\n{facts.seconds * 1000:.1f} ms in all, of {settings.discovery.timeout * 1000:.0f} ms at most")
+        print_line(f"\n{aligned(tried) or 'no provider was asked: [discovery] providers is empty'}")
+        print_line(f"\n{facts.seconds * 1000:.1f} ms in all, of {settings.discovery.timeout * 1000:.0f} ms at most")
     elif short := missing_facts_summary(facts):
         log.warning("%s; see `parbake facts -v`", short)
     return 0

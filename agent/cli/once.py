@@ -5,64 +5,71 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 
-from agent.cli.output import say, say_json
-from agent.convergence import converge
-from agent.convergence.context import World, open_world
-from agent.errors import BusyError, ParbakeError, RolledBack
+from agent.cli.output import print_json, print_line
+from agent.cli.session import Session, open_session
+from agent.convergence.converge import converge
+from agent.errors import BusyError, ParbakeError, RolledBack, StopRequested
 from agent.paths import Paths
 from agent.settings.models import Settings
 from agent.status import report
+from agent.status.report import Report
 from agent.system import journal_log
 from agent.system.units import booting
 
 
 def add_arguments(parser: ArgumentParser) -> None:
+    add_no_wait(parser)
+
+
+def add_no_wait(parser: ArgumentParser) -> None:
     parser.add_argument("--no-wait", action="store_true", help="exit 75 instead of waiting for another parbake")
 
 
 def run(arguments: Namespace, settings: Settings, paths: Paths) -> int:
-    world = open_world(paths, settings)
-    try:
-        code = converge_and_publish(world, cause="once", before_ready=booting(world.units), wait=not arguments.no_wait)
-    finally:
-        world.close()
-    show(world, arguments.json)
+    with open_session(paths, settings) as session:
+        code = converge_and_publish(session, cause="once", wait=not arguments.no_wait)
+    show(session.memory.report, as_json=arguments.json)
     return code
 
 
-def converge_and_publish(world: World, *, cause: str, before_ready: bool, wait: bool = True, let_go: bool = False) -> int:
-    """Converge, and write status.json whatever becomes of it. Raises ParbakeError."""
+def converge_and_publish(session: Session, *, cause: str, wait: bool = True, resume: bool = False) -> int:
+    """Converge, and write status.json whether or not it succeeds. Returns the exit code. Raises ParbakeError."""
+    runtime, memory, sources = session.runtime, session.memory, session.sources
+    before_ready = booting(runtime.units)
     try:
-        code = converge.converge(world, cause=cause, before_ready=before_ready, wait=wait, let_go=let_go)
-    except BusyError:
-        raise  # the other one writes what is to be said
+        code = converge(runtime, memory, sources, cause=cause, before_ready=before_ready, wait=wait, resume=resume)
+    except (BusyError, StopRequested):
+        raise  # nothing was done, and another parbake may have written the status
     except ParbakeError as error:
-        world.report.set_state("rolled-back" if isinstance(error, RolledBack) else "failed", str(error))
-        _publish(world, error.exit_code)
+        memory.report.set_state("rolled-back" if isinstance(error, RolledBack) else "failed", str(error))
+        _publish(session, error.exit_code)
         raise
-    _publish(world, code)
+    _publish(session, code)
+    if runtime.stopping:
+        raise StopRequested(
+            f"stopped in generation {memory.report.generation}: its targets are in place, and it is not verified",
+            hint="the next start of parbake finishes it",
+        )
     return code
 
 
-def _publish(world: World, code: int) -> None:
-    found = world.report
+def _publish(session: Session, code: int) -> None:
+    current, paths = session.memory.report, session.runtime.paths
     try:
-        report.publish(found, world.paths)
+        report.publish(current, paths)
     except OSError as failure:
-        sys.stderr.write(f"warning: {world.paths.status} cannot be written: {failure.strerror}\n")
-    if world.paths.is_host and (found.state != "rolled-back" or code):
-        level, message_id = journal_log.EVENTS[found.state]
-        journal_log.announce(
-            level, f"{found.state}: {found.error}" if found.error else found.state, message_id, found.generation
-        )
+        sys.stderr.write(f"warning: {paths.status} cannot be written: {failure.strerror}\n")
+    if paths.is_host and (current.state != "rolled-back" or code):
+        level, message_id = journal_log.EVENTS[current.state]
+        text = f"{current.state}: {current.error}" if current.error else current.state
+        journal_log.announce(level, text, message_id, current.generation)
 
 
-def show(world: World, as_json: bool) -> None:
-    """The outcome, in a line or as status.json."""
-    found = world.report
+def show(current: Report, *, as_json: bool) -> None:
+    """Print the outcome, as lines or as status.json."""
     if as_json:
-        say_json(report.as_status(found))
+        print_json(report.as_status(current))
         return
-    say(f"{found.state}, generation {found.generation}, in {found.seconds:.2f} s")
-    for result in found.units:
-        say(f"  {result.action} {result.unit}: {result.result}{f' ({result.detail})' if result.detail else ''}")
+    print_line(f"{current.state}, generation {current.generation}, in {current.seconds:.2f} s")
+    for result in current.units:
+        print_line(f"  {result.action} {result.unit}: {result.result}{f' ({result.detail})' if result.detail else ''}")

@@ -1,4 +1,4 @@
-"""The commands, one module each: `add_arguments(parser)` and `run(arguments, settings, paths) -> exit code`."""
+"""What all commands share: the settings they load, and how they print."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from typing import Any
 from agent.discovery import PROVIDERS
 from agent.discovery.clouds import CLOUDS
 from agent.paths import Paths
-from agent.settings import loader
-from agent.settings.loader import Families
+from agent.settings.loader import Families, load
 from agent.settings.models import Settings
 from agent.shipping.sinks import SINKS
 from agent.sources import BACKENDS
@@ -22,23 +21,22 @@ FAMILIES = Families(BACKENDS, SINKS, PROVIDERS, CLOUDS)
 
 
 def load_settings(paths: Paths, arguments: Namespace) -> Settings:
-    """The settings. Raises SettingsError with every problem."""
-    config = Path(arguments.config) if arguments.config else None
-    return loader.load(paths, FAMILIES, config)
+    """Load the settings. Raises SettingsError with every problem."""
+    return load(paths, FAMILIES, Path(arguments.config) if arguments.config else None)
 
 
-def say(text: str) -> None:
-    """A line for people, on standard output."""
+def print_line(text: str) -> None:
+    """Print a line for people."""
     sys.stdout.write(f"{text}\n")
 
 
-def say_json(value: Any) -> None:
-    """The same for programs."""
+def print_json(value: Any) -> None:
+    """Print a value for programs."""
     sys.stdout.write(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
 
 
-def table(rows: Sequence[tuple[str, ...]]) -> str:
-    """Aligned columns."""
+def aligned(rows: Sequence[tuple[str, ...]]) -> str:
+    """Return the rows as lines with aligned columns. Every row has the same number of cells."""
     if not rows:
         return ""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

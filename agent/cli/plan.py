@@ -7,12 +7,14 @@ import sys
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from agent.cli.output import say, say_json
-from agent.convergence import converge, plan
-from agent.convergence.context import PlannedConvergence, World, open_world
-from agent.convergence.recovery import held
+from agent.cli.output import print_json, print_line
+from agent.cli.session import Session, open_session
+from agent.convergence import plan
+from agent.convergence.context import PlannedConvergence
+from agent.convergence.hold import held_generation
+from agent.convergence.rendering import renderer_of
 from agent.errors import RenderError
-from agent.keypath import dotted, lookup
+from agent.keypath import KeyPath, dotted, lookup
 from agent.masking.masker import Masker
 from agent.model import Change
 from agent.paths import Paths
@@ -21,37 +23,36 @@ from agent.settings.models import Settings
 from agent.templates import fake_secrets
 
 _COLOURS = {"+": "\033[32m", "-": "\033[31m", "@": "\033[36m"}
+_EXIT_PENDING = 2
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--exit-code", action="store_true", help="exit 2 when something would change")
+    parser.add_argument("--exit-code", action="store_true", help="exit 2 if something would change")
 
 
 def run(arguments: Namespace, settings: Settings, paths: Paths) -> int:
-    world = open_world(paths, settings)
-    try:
-        prepared = converge.prepare(world, converge.discover_facts(world))
-    finally:
-        world.close()
+    with open_session(paths, settings) as session:
+        planned = session.plan()
     if arguments.json:
-        say_json(as_plain(world, prepared))
+        print_json(as_plain(session, planned))
     else:
-        show(world, prepared)
-    if prepared.waiting:
-        return max(error.exit_code for error in prepared.waiting.values())
-    return 2 if arguments.exit_code and prepared.plan.pending and held(world.state) is None else 0
+        show(session, planned)
+    if planned.waiting:
+        return max(error.exit_code for error in planned.waiting.values())
+    held = held_generation(session.runtime.state.records) is not None
+    return _EXIT_PENDING if arguments.exit_code and planned.plan.pending and not held else 0
 
 
-def values(prepared: PlannedConvergence) -> list[dict[str, Any]]:
-    """Every key with its provenance; secrets masked."""
+def values(planned: PlannedConvergence) -> list[dict[str, Any]]:
+    """Return every key with its value and its origin. Secrets are masked."""
     rows = []
-    for path, origin in sorted(prepared.config.origins.items()):
-        value = lookup(prepared.config.tree, path)
-        shown = MASK if isinstance(value, Secret) or _within_secret(prepared, path) else value
+    for path, origin in sorted(planned.config.origins.items()):
+        value = lookup(planned.config.tree, path)
+        secret = isinstance(value, Secret) or _within_secret(planned, path)
         rows.append(
             {
                 "key": dotted(path),
-                "value": shown,
+                "value": MASK if secret else value,
                 "source": origin.source,
                 "layer": origin.layer,
                 "revision": origin.revision,
@@ -61,39 +62,40 @@ def values(prepared: PlannedConvergence) -> list[dict[str, Any]]:
     return rows
 
 
-def _within_secret(prepared: PlannedConvergence, path: tuple[str, ...]) -> bool:
-    return any(path[: len(secret)] == secret for secret in prepared.config.secrets)
+def _within_secret(planned: PlannedConvergence, path: KeyPath) -> bool:
+    return any(path[: len(secret)] == secret for secret in planned.config.secrets)
 
 
-def diff_of(world: World, prepared: PlannedConvergence, change: Change) -> str:
-    """The diff of one target, with no line in it that depends on a secret."""
-    shown = decoyed(world, prepared, change.template) if change.pending and change.secret else None
-    return plan.diff(change, prepared.config, shown)
+def diff_of(session: Session, planned: PlannedConvergence, change: Change) -> str:
+    """Return the diff of one target, without a line that depends on a secret."""
+    decoy = render_decoy(session, planned, change.template) if change.pending and change.secret else None
+    return plan.diff(change, planned.config, decoy)
 
 
-def decoyed(world: World, prepared: PlannedConvergence, name: str) -> str:
-    """A template rendered with other secrets than there are, and those masked. Where it cannot be, "" has no line to show."""
-    config = fake_secrets.of(prepared.config)
-    (template,) = (template for template in world.settings.templates if template.name == name)
+def render_decoy(session: Session, planned: PlannedConvergence, name: str) -> str:
+    """Render a template with other secrets, and mask those. Returns "" if that fails: then no line is shown."""
+    config = fake_secrets.of(planned.config)
+    (template,) = (template for template in session.runtime.settings.templates if template.name == name)
     try:
-        content: bytes = world.renderer.render(template, config, prepared.facts).content
+        content = renderer_of(session.runtime, session.memory).render(template, config, planned.facts).content
     except RenderError:
         return ""
     return Masker(config.secret_texts()).mask(content.decode("utf-8", "replace"))
 
 
-def as_plain(world: World, prepared: PlannedConvergence) -> dict[str, Any]:
-    hold = held(world.state)
+def as_plain(session: Session, planned: PlannedConvergence) -> dict[str, Any]:
+    """Return the plan as plain values, for `--json`."""
+    hold = held_generation(session.runtime.state.records)
     return {
-        "changes": prepared.plan.pending and hold is None,
+        "changes": planned.plan.pending and hold is None,
         "hold": hold,
-        "digest": prepared.digest,
-        "facts": {name: prepared.facts.values[name] for name in sorted(prepared.facts.values)},
-        "providers": dict(prepared.facts.providers),
+        "digest": planned.digest,
+        "facts": {name: planned.facts.values[name] for name in sorted(planned.facts.values)},
+        "providers": dict(planned.facts.providers),
         "sources": [
-            {"name": s.name, "state": s.state, "revision": s.revision, "error": s.error} for s in prepared.pulled.reports
+            {"name": s.name, "state": s.state, "revision": s.revision, "error": s.error} for s in planned.pulled.reports
         ],
-        "values": values(prepared),
+        "values": values(planned),
         "targets": [
             {
                 "template": c.template,
@@ -102,38 +104,40 @@ def as_plain(world: World, prepared: PlannedConvergence) -> dict[str, Any]:
                 "mode": f"{c.mode:04o}",
                 "uid": c.uid,
                 "gid": c.gid,
-                "diff": diff_of(world, prepared, c),
+                "diff": diff_of(session, planned, c),
             }
-            for c in prepared.plan.changes
+            for c in planned.plan.changes
         ],
-        "units": [{"name": s.unit, "action": s.action, "templates": list(s.templates)} for s in prepared.plan.units],
-        "waiting": {group or "default": str(error) for group, error in prepared.waiting.items()},
+        "units": [{"name": s.unit, "action": s.action, "templates": list(s.templates)} for s in planned.plan.units],
+        "waiting": {group or "default": str(error) for group, error in planned.waiting.items()},
     }
 
 
-def show(world: World, prepared: PlannedConvergence) -> None:
-    """The plan for people, in the order things would be done."""
-    say("facts:")
-    for name, value in sorted(prepared.facts.values.items()):
-        say(f"  {name} = {value if isinstance(value, str) else '(table)'}  ({prepared.facts.providers.get(name, '')})")
-    for source in prepared.pulled.reports:
-        say(f"source {source.name} ({source.backend}): {source.state}{f': {source.error}' if source.error else ''}")
-    say("run config:")
-    for row in values(prepared):
+def show(session: Session, planned: PlannedConvergence) -> None:
+    """Print the plan for people, in the order in which it would be done."""
+    print_line("facts:")
+    for name, value in sorted(planned.facts.values.items()):
+        shown = value if isinstance(value, str) else "(table)"
+        print_line(f"  {name} = {shown}  ({planned.facts.providers.get(name, '')})")
+    for source in planned.pulled.reports:
+        print_line(f"source {source.name} ({source.backend}): {source.state}{f': {source.error}' if source.error else ''}")
+    print_line("run config:")
+    for row in values(planned):
         over = f", over {', '.join(row['overrode'])}" if row["overrode"] else ""
-        say(f"  {row['key']} = {row['value']!r}  ({row['source']}:{row['layer'] or '(top)'}{over})")
-    for change in prepared.plan.changes:
-        say(f"target {change.target}: {change.kind}, mode {change.mode:04o}")
+        print_line(f"  {row['key']} = {row['value']!r}  ({row['source']}:{row['layer'] or '(top)'}{over})")
+    for change in planned.plan.changes:
+        print_line(f"target {change.target}: {change.kind}, mode {change.mode:04o}")
         if change.pending:
-            sys.stdout.write(_coloured(diff_of(world, prepared, change)))
-    for step in prepared.plan.units:
-        say(f"unit {step.unit}: {step.action}, for {', '.join(step.templates)}")
-    for group, error in prepared.waiting.items():
-        say(f"group {group or 'default'} waits: {error}")
-    if (hold := held(world.state)) is not None:
-        say(f"held at generation {hold} by `parbake rollback`: none of this is done until `parbake resume`")
-    elif not prepared.plan.pending and not prepared.waiting:
-        say("nothing would change")
+            sys.stdout.write(_coloured(diff_of(session, planned, change)))
+    for step in planned.plan.units:
+        print_line(f"unit {step.unit}: {step.action}, for {', '.join(step.templates)}")
+    for group, error in planned.waiting.items():
+        print_line(f"group {group or 'default'} waits: {error}")
+    hold = held_generation(session.runtime.state.records)
+    if hold is not None:
+        print_line(f"held at generation {hold} by `parbake rollback`: nothing of this is done until `parbake resume`")
+    elif not planned.plan.pending and not planned.waiting:
+        print_line("nothing would change")
 
 
 def _coloured(text: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from agent.cli.output import say, say_json, table
+from agent.cli.output import aligned, print_json, print_line
 from agent.errors import StateError
 from agent.paths import Paths
 from agent.settings.models import Settings
@@ -23,7 +23,7 @@ _COUNTERS = {"sent": "sent", "retries": "retries", "lost": "lost", "set_aside": 
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """No options of its own."""
+    """It has no options but the general ones."""
 
 
 def run(arguments: Namespace, settings: Settings | None, paths: Paths) -> int:
@@ -32,24 +32,24 @@ def run(arguments: Namespace, settings: Settings | None, paths: Paths) -> int:
     silent = shipping is not None and shipping.stale(time.time())
     if arguments.json:
         found = {"shipping": shipping.sinks, "shipper": {"time": shipping.time, "silent": silent}} if shipping else {}
-        say_json({**status, **found})
+        print_json({**status, **found})
         return 0
     component = status["component"]
     image = f"{component['name']} {component['version']}".strip()
-    say(f"{image}: {status['state']} since {status['since']}, generation {status['generation']}")
+    print_line(f"{image}: {status['state']} since {status['since']}, generation {status['generation']}")
     if status.get("hold") is not None:
-        say(f"held at generation {status['hold']}; `parbake resume` ends it")
+        print_line(f"held at generation {status['hold']}; `parbake resume` ends it")
     if why := status["facts"].get("terminating"):
         when = f" at {at}" if (at := status["facts"].get("terminating_at")) else ""
-        say(f"this instance is to go ({why}{when}): logs are shipped without delay")
+        print_line(f"this instance is to go ({why}{when}): logs are shipped without delay")
     if status["error"]:
-        say(f"error: {status['error']}")
+        print_line(f"error: {status['error']}")
     _section("sources", [(s["name"], s["backend"], s["state"], s["revision"], s["error"] or "") for s in status["sources"]])
     _section("templates", [(t["name"], t["target"], t["state"], f"generation {t['generation']}") for t in status["templates"]])
     _section("units", [(u["name"], u["action"], u["result"], u.get("detail", "")) for u in status["units"]])
     if shipping:
         if silent:
-            say(f"the shipper is silent since {_moment(shipping.time)}; `systemctl status parbake-ship` tells why")
+            print_line(f"the shipper is silent since {_moment(shipping.time)}; `systemctl status parbake-ship` tells why")
         _section("sinks", [_sink(name, row) for name, row in sorted(shipping.sinks.items())])
     return 0
 
@@ -69,9 +69,9 @@ def _sink(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
 def _section(title: str, rows: list[tuple[str, ...]]) -> None:
     if rows:
         width = max(len(row) for row in rows)
-        say(f"{title}:")
-        for line in table([row + ("",) * (width - len(row)) for row in rows]).splitlines():
-            say(f"  {line}")
+        print_line(f"{title}:")
+        for line in aligned([row + ("",) * (width - len(row)) for row in rows]).splitlines():
+            print_line(f"  {line}")
 
 
 def _read(paths: Paths) -> dict[str, Any]:

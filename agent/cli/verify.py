@@ -4,54 +4,54 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, Namespace
-from typing import Any
+from collections.abc import Iterator
 
 from agent.cli.bake import digest_of
-from agent.cli.output import say, say_json
+from agent.cli.output import print_json, print_line
 from agent.convergence import drift
 from agent.errors import StateError
 from agent.paths import Paths
 from agent.settings.models import Settings
 from agent.state.generations import Generations
 
+_EXIT_DRIFT = 2
+
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """No options of its own."""
+    """It has no options but the general ones."""
 
 
 def run(arguments: Namespace, settings: Settings, paths: Paths) -> int:
-    drifted = [*_targets(settings, paths), *_manifest(paths)]
+    drifted = [*_drifted_targets(settings, paths), *_drifted_files_of_the_bake(paths)]
     if arguments.json:
-        say_json({"drift": drifted})
+        print_json({"drift": [{"path": path, "drift": difference} for path, difference in drifted]})
     else:
-        for item in drifted:
-            say(f"{item['path']}: {item['drift']}")
-        say(f"{len(drifted)} drifted" if drifted else "nothing has drifted")
-    return 2 if drifted else 0
+        for path, difference in drifted:
+            print_line(f"{path}: {difference}")
+        print_line(f"{len(drifted)} drifted" if drifted else "nothing has drifted")
+    return _EXIT_DRIFT if drifted else 0
 
 
-def _targets(settings: Settings, paths: Paths) -> list[dict[str, Any]]:
+def _drifted_targets(settings: Settings, paths: Paths) -> Iterator[tuple[str, str]]:
     last = Generations(paths, settings.state.generations, settings.state.cache).last()
-    found = []
-    for known in (last.targets if last else {}).values():
-        drifted = drift.of_target(paths, known)
-        if drifted:
-            found.append({"path": known["target"], "drift": drifted})
-    return found
+    for recorded in (last.targets if last else {}).values():
+        difference = drift.difference(paths, recorded)
+        if difference:
+            yield recorded["target"], difference
 
 
-def _manifest(paths: Paths) -> list[dict[str, Any]]:
+def _drifted_files_of_the_bake(paths: Paths) -> Iterator[tuple[str, str]]:
+    """Compare the files of build config with the manifest. Raises StateError for a manifest that cannot be read."""
     try:
-        record = json.loads(paths.manifest.read_bytes())
+        manifest = json.loads(paths.manifest.read_bytes())
+        files = manifest.get("files", {})
     except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
+        return
+    except (OSError, ValueError, AttributeError) as error:
         raise StateError(f"{paths.manifest} cannot be read: {error}", hint="bake the image again") from None
-    found = []
-    for path, digest in record.get("files", {}).items():
+    for path, digest in files.items():
         try:
             if digest_of(paths.host(path)) != digest:
-                found.append({"path": path, "drift": "differs from the bake"})
+                yield path, "differs from the bake"
         except OSError as error:
-            found.append({"path": path, "drift": f"baked, and now: {error.strerror}"})
-    return found
+            yield path, f"it was baked, and now: {error.strerror}"

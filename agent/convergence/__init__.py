@@ -3,4 +3,4 @@
 `converge` runs the steps in order. `journal`, `executor` and `recovery` carry out a plan and finish one that was cut off.
 """
 
-__all__ = ["boot_dropins", "context", "converge", "drift", "plan", "quarantine", "recovery", "rollback"]
+__all__ = ["boot_dropins", "context", "converge", "drift", "hold", "plan", "quarantine", "recovery", "rendering", "rollback"]

@@ -1,38 +1,127 @@
-"""The edges of a convergence, gathered and injected: the disk, the units, the sources, the clock; and what it remembers."""
+"""What a convergence works with: the edges of the process (`Runtime`), and what the last convergence learnt (`Memory`)."""
 
 from __future__ import annotations
 
-import dataclasses
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from agent.convergence import journal, staging
 from agent.convergence.plan import Plan
-from agent.discovery import fact_validation
-from agent.errors import ApplyError, DataError, DiscoveryError
-from agent.model import Facts, FactValue, Rendering, RunConfig, Snapshot
+from agent.errors import ApplyError, DataError, StopRequested
+from agent.model import Facts, FactValue, Rendering, RunConfig
 from agent.paths import Paths
-from agent.settings import interpolation
 from agent.settings.models import Settings
-from agent.settings.models import Source as SourceSettings
-from agent.sources import Source, SourceContext, new_source
 from agent.sources.pull import Pulled
-from agent.sources.throttle import throttle
-from agent.state.generations import Generations
-from agent.state.store import State
+from agent.state.store import StateStore
 from agent.status import report
 from agent.status.report import Report
-from agent.system.process import run as run_program
+from agent.system import process
+from agent.system.process import ProcessResult
 from agent.system.units import NoUnits, Systemd, Units, systemd_runs
 
+if TYPE_CHECKING:
+    from agent.templates.renderer import Renderer
+
+Run = Callable[[Sequence[str], float], ProcessResult]
 Narrate = Callable[[str, float, str], None]
+GroupError = DataError | ApplyError
+
+ACTION_GRACE_SECONDS = 15.0
+"""How long an action on a unit may go on after a stop was asked for: a restart that is cut off would be done twice."""
+
+
+def no_narration(step: str, seconds: float, text: str) -> None:
+    return None
+
+
+def _no_watchdog(seconds: float) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """The edges of a convergence: settings, disk, units, programs and the clock. Built by the caller, never changed.
+
+    `run` runs a check or a verify command and is cancelled by `stop`. `sleep` waits for seconds, or until `stop` is set.
+    `extend_watchdog` is called before a step that may take so many seconds. `narrate` gets each step's name, duration in
+    seconds, and result.
+    """
+
+    paths: Paths
+    settings: Settings
+    state: StateStore
+    units: Units
+    run: Run
+    stop: threading.Event = field(default_factory=threading.Event)
+    sleep: Callable[[float], None] = time.sleep
+    narrate: Narrate = no_narration
+    extend_watchdog: Callable[[float], None] = _no_watchdog
+
+    @property
+    def build(self) -> dict[str, str]:
+        """The mapping that placeholders and templates see as `build`."""
+        return {"component": self.settings.component.name, "version": self.settings.component.version}
+
+    @property
+    def stopping(self) -> bool:
+        return self.stop.is_set()
+
+    def raise_if_stopping(self) -> None:
+        """Raises StopRequested if a stop was asked for. Call it only before anything is replaced."""
+        if self.stopping:
+            raise StopRequested("stopped before anything was replaced; the config that was there stays in use")
+
+
+def open_runtime(
+    paths: Paths,
+    settings: Settings,
+    stop: threading.Event,
+    *,
+    narrate: Narrate = no_narration,
+    ping_watchdog: Callable[[], None] = lambda: None,
+    extend_watchdog: Callable[[float], None] = _no_watchdog,
+) -> Runtime:
+    """Return the runtime of this machine. Units are acted on if systemd runs and `paths` is the machine itself."""
+    stop_deadline = _StopDeadline(stop, ACTION_GRACE_SECONDS)
+
+    def run(argv: Sequence[str], seconds: float) -> ProcessResult:
+        extend_watchdog(seconds)
+        return process.run(argv, seconds, stop.is_set)
+
+    def run_action(argv: Sequence[str], seconds: float) -> ProcessResult:
+        extend_watchdog(seconds)
+        return process.run(argv, seconds, stop_deadline.passed)
+
+    def sleep(seconds: float) -> None:
+        ping_watchdog()
+        stop.wait(seconds)
+
+    host_has_systemd = paths.is_host and systemd_runs()
+    units: Units = Systemd(run_action, settings.units.timeout) if host_has_systemd else NoUnits()
+    state = StateStore(paths, settings.state.cache, settings.state.generations, stop)
+    return Runtime(paths, settings, state, units, run, stop, sleep, narrate, extend_watchdog)
+
+
+class _StopDeadline:
+    """Whether `grace_seconds` have passed since a stop was first seen."""
+
+    def __init__(self, stop: threading.Event, grace_seconds: float) -> None:
+        self._stop, self._grace_seconds = stop, grace_seconds
+        self._ends: float | None = None
+
+    def passed(self) -> bool:
+        if not self._stop.is_set():
+            return False
+        if self._ends is None:
+            self._ends = time.monotonic() + self._grace_seconds
+        return time.monotonic() > self._ends
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedConvergence:
-    """Everything known before anything is touched. `waiting` maps a group to the error that holds it up."""
+    """Everything known before anything is touched. `waiting` maps a group to the error that it waits for."""
 
     facts: Facts
     pulled: Pulled
@@ -40,120 +129,52 @@ class PlannedConvergence:
     digest: str
     renderings: Mapping[str, Rendering]
     plan: Plan
-    waiting: Mapping[str, DataError | ApplyError]
+    waiting: Mapping[str, GroupError]
     rendered: int = 0
 
 
 @dataclass(slots=True)
-class World:
-    """The edges of a convergence: the disk below `paths`, the units, the sources, the clock. Injected, for tests."""
+class Memory:
+    """What the convergences of this process have learnt. It survives a reload of the settings.
 
-    paths: Paths
-    settings: Settings
-    state: State
-    units: Units
-    run: staging.Run = run_program
-    narrate: Narrate = lambda step, seconds, text: None
-    pause: journal.Pause = time.sleep
-    extend_watchdog: Callable[[float], None] = lambda seconds: None
-    """Called before something that may rightly take so many seconds, for a watchdog."""
-    report: Report = field(default_factory=Report)
-    sources: dict[str, tuple[Any, Source[object]]] = field(default_factory=dict)
-    renderer: Any = None
-    last: PlannedConvergence | None = None
+    `applied` maps a target to the SHA-256 of the content that was put in place. `notices` are the facts that the platform
+    has announced since: tags that changed, a termination.
+    """
+
+    report: Report
+    planned: PlannedConvergence | None = None
     pulled: Pulled | None = None
     facts: Facts | None = None
-    said_short: str = ""
-    said_waiting: str = ""
-    notices: Mapping[str, FactValue | None] = field(default_factory=dict)
-    """What the platform has told since: tags that changed, a termination that is coming."""
-    stopping: Callable[[], bool] = lambda: False
     applied: dict[str, str] = field(default_factory=dict)
-    """The SHA-256 of what is in place, by template; filled by this run's convergences."""
+    notices: Mapping[str, FactValue | None] = field(default_factory=dict)
+    renderer: Renderer | None = None
+    last_logged_missing_facts: str = ""
+    last_logged_waiting: str = ""
+    last_logged_mask_problem: str = ""
 
-    @property
-    def build(self) -> dict[str, str]:
-        return {"component": self.settings.component.name, "version": self.settings.component.version}
-
-    @property
-    def generations(self) -> Generations:
-        return Generations(self.paths, self.settings.state.generations, self.settings.state.cache)
-
-    def close(self) -> None:
-        """Close every source."""
-        for _, source in self.sources.values():
-            source.close()
-        self.sources.clear()
+    def take_settings(self, settings: Settings) -> None:
+        """Keep what was learnt under other settings: templates are rendered again, nothing else is forgotten."""
+        self.report.component = report.new_report(settings).component
+        self.renderer = None
+        if self.planned is not None:
+            self.planned = replace(self.planned, renderings={})
 
 
-def open_world(paths: Paths, settings: Settings) -> World:
-    """The world of this machine: its systemd where it runs and `paths` is the machine itself."""
-    units: Units = Systemd(run_program, settings.units.timeout) if paths.is_host and systemd_runs() else NoUnits()
-    return World(paths, settings, State(paths, settings.state.cache), units, report=report.new_report(settings))
+def new_memory(settings: Settings) -> Memory:
+    return Memory(report.new_report(settings))
 
 
-class Unopened:
-    """Stands for a source whose options need a fact that is not known or does not fit: asking it says so, as any failure of
-    a source."""
+class StepTimer:
+    """Narrates a step with its duration, whether or not it succeeds. The result is what was appended to the list."""
 
-    options_class: ClassVar[type[Any]] = object
-
-    def __init__(self, error: DiscoveryError) -> None:
-        self._error = error
-
-    def fetch(self, layers: Sequence[str]) -> Snapshot:
-        raise self._error
-
-    def close(self) -> None:
-        return None
-
-
-def open_source(world: World, settings: SourceSettings, facts: Facts) -> Source[object]:
-    """The source, opened anew only where a fact in its options changed."""
-    spaces: dict[str, Mapping[str, Any]] = {"facts": facts.values, "build": world.build}
-    try:
-        for name in sorted(interpolation.names_in_options(settings.options)):
-            value = interpolation.value_of(facts.values, name)
-            if isinstance(value, (str, int)):
-                fact_validation.check_segment(name, str(value))
-        options = interpolation.fill_options(settings.options, spaces)
-    except DiscoveryError as error:
-        return Unopened(error)
-    except ValueError as error:
-        return Unopened(_misfit(settings, facts, error))
-    known = world.sources.get(settings.name)
-    if known is not None and known[0] == options:
-        return known[1]
-    if known is not None:
-        known[1].close()
-    context = SourceContext(settings.name, world.paths, settings.timeout, poll_seconds=settings.poll)
-    source = throttle(new_source(settings.backend, options, context), options, context)
-    world.sources[settings.name] = (options, source)
-    return source
-
-
-def _misfit(settings: SourceSettings, facts: Facts, error: ValueError) -> DiscoveryError:
-    """The rules of the options were kept by the settings as they stand; what broke them is a fact."""
-    told = {field.name: getattr(settings.options, field.name) for field in dataclasses.fields(settings.options)}
-    named = {option: names for option, value in told.items() if (names := sorted(interpolation.names_in(value)))}
-    known = sorted({name for names in named.values() for name in names})
-    said = " and ".join(f'facts.{name} = "{interpolation.value_of(facts.values, name)}"' for name in known)
-    return DiscoveryError(
-        f"{', '.join(named) or 'options'} of source {settings.name}{' with ' + said if said else ''}: {error}",
-        hint="see `parbake facts -v` for where the fact comes from; [facts_from] can take it from elsewhere",
-    )
-
-
-class timed:
-    """Narrates a step with its duration, whether it ends well or not."""
-
-    def __init__(self, world: World, step: str) -> None:
-        self._world, self._step, self._said = world, step, list[str]()
+    def __init__(self, runtime: Runtime, step: str) -> None:
+        self._runtime, self._step, self._result = runtime, step, list[str]()
+        self._start = 0.0
 
     def __enter__(self) -> list[str]:
         self._start = time.monotonic()
-        return self._said
+        return self._result
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         seconds = time.monotonic() - self._start
-        self._world.narrate(self._step, seconds, " ".join(self._said) if error is None else "failed")
+        self._runtime.narrate(self._step, seconds, " ".join(self._result) if error is None else "failed")

@@ -1,6 +1,6 @@
-"""The one function that runs the steps in order: discover, pull, check the contract, render, plan, and put into effect.
+"""The steps of a convergence in their order: discover, pull, merge, check the contract, render, plan, apply.
 
-`prepare` is everything up to the plan and touches nothing; `parbake plan` ends there. `executor` does the rest.
+`plan_convergence` is everything up to the plan and touches nothing; `parbake plan` ends there. `executor` does the rest.
 """
 
 from __future__ import annotations
@@ -8,174 +8,166 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Mapping
 from typing import Any
 
-from agent.convergence import plan, quarantine
-from agent.convergence.context import PlannedConvergence, World, open_source, timed
-from agent.convergence.executor import execute, tell_shipper, unit_steps
-from agent.convergence.recovery import HOLD, held, recover
-from agent.discovery import engine, fact_validation, identity
-from agent.errors import ApplyError, ContractError, DataError, RenderError, SourceMissing, StateError
-from agent.model import Change, Facts, Merged, Rendering, RunConfig, SourceState
-from agent.runconfig import contract, merge
-from agent.settings import interpolation
+from agent.convergence import mask, quarantine
+from agent.convergence.context import Memory, PlannedConvergence, Runtime, StepTimer
+from agent.convergence.executor import apply_plan
+from agent.convergence.hold import held_generation, release_hold
+from agent.convergence.plan import Plan, plan_change
+from agent.convergence.plan import unit_steps as plan_unit_steps
+from agent.convergence.recovery import recover
+from agent.convergence.rendering import render_templates, renderer_of
+from agent.discovery import engine, identity
+from agent.errors import ApplyError, ContractError, RenderError, SourceMissing
+from agent.model import Change, Facts, Merged, Rendering, RunConfig
+from agent.runconfig import contract, digest, merge
 from agent.settings.models import Source, Template
 from agent.sources import pull
 from agent.sources.pull import Pulled
+from agent.sources.registry import SourceRegistry, check_facts_of_source
 from agent.state.last_good import LastGood
 from agent.status import report
 from agent.system import safe_files
 
 log = logging.getLogger("parbake.converge")
+_INSTANCE_RECORD = "instance"
 
 
-def converge(world: World, *, cause: str, before_ready: bool = False, wait: bool = True, let_go: bool = False) -> int:
-    """The whole way, once. `let_go` ends a hold, and lets what was rejected be tried once more.
+def converge(
+    runtime: Runtime,
+    memory: Memory,
+    sources: SourceRegistry,
+    *,
+    cause: str,
+    before_ready: bool = False,
+    wait: bool = True,
+    resume: bool = False,
+) -> int:
+    """Converge once, and return the exit code. `memory.report` has the details, also if an error is raised.
 
-    Returns the exit code; `world.report` tells the rest, also where ParbakeError is raised.
+    `cause` is recorded with the generation. `before_ready`: systemd waits for this process, so a unit that is not running is
+    left to systemd. `wait`: wait for another parbake that holds the lock. `resume` ends a hold and lets rejected groups be
+    tried once more.
+
+    Raises ParbakeError; StopRequested if a stop came before anything was replaced.
     """
     start = time.monotonic()
-    world.state.prepare()
+    runtime.state.prepare()
     try:
-        with world.state.lock(wait=wait, pause=world.pause, stopping=world.stopping):
-            world.state.sweep()
-            facts = discover_facts(world)
-            adopt_identity(world, facts)
-            recover(world, before_ready=before_ready)
-            if let_go:
-                quarantine.try_again(world.state)
-                world.state.remove(HOLD)
-            world.report.hold = held(world.state)
+        with runtime.state.lock(wait=wait, sleep=runtime.sleep, stopping=runtime.stop.is_set):
+            runtime.state.sweep()
+            facts = discover_facts(runtime, memory)
+            adopt_identity(runtime, facts)
+            recover(runtime, memory, before_ready=before_ready)
+            if resume:
+                quarantine.allow_retry(runtime.state.records)
+                release_hold(runtime.state.records)
+            memory.report.hold = held_generation(runtime.state.records)
             try:
-                prepared = prepare(world, facts)
+                planned = plan_convergence(runtime, memory, sources, facts)
             except ContractError:
-                _tell_shipper_of_what_holds(world)
+                mask.update_mask_from_valid_keys(runtime, memory)
                 raise
-            return execute(world, prepared, cause=cause, before_ready=before_ready)
+            return apply_plan(runtime, memory, planned, cause=cause, before_ready=before_ready)
     finally:
-        world.report.seconds = time.monotonic() - start
-        world.report.convergences += 1
+        memory.report.seconds = time.monotonic() - start
+        memory.report.convergences += 1
 
 
-def _tell_shipper_of_what_holds(world: World) -> None:
-    """Where the contract is broken: services that run on the earlier generation log too."""
-    if world.pulled is None:
-        return
-    try:
-        tell_shipper(world, contract.valid_subset(merge.merge(world.pulled.snapshots), world.settings.keys))
-    except (StateError, ContractError) as error:
-        log.error("%s", error)
-
-
-def adopt_identity(world: World, facts: Facts) -> None:
-    """Set aside what another instance left, before anything of it is read: an image may be captured from a running one."""
-    record, before, now = _identities(world, facts)
-    if record and identity.changed(before, now):
-        aside = world.state.archive_previous_instance()
-        log.warning("this is another instance (%s, was %s): its earlier state is set aside in %s", now, before, aside)
+def adopt_identity(runtime: Runtime, facts: Facts) -> None:
+    """Archive the state of another instance before anything of it is read: an image may be captured from a running one."""
+    record, previous, current = _identities(runtime, facts)
+    if record and identity.changed(previous, current):
+        archive = runtime.state.archive_previous_instance()
+        log.warning("this is another instance (%s, was %s): its earlier state is kept in %s", current, previous, archive)
     else:
-        now = identity.remembered(before, now)
-    fields = {"instance_id": now.instance_id, "product_uuid": now.product_uuid, "machine_id": now.machine_id}
+        current = identity.remembered(previous, current)
+    fields = {
+        "instance_id": current.instance_id,
+        "product_uuid": current.product_uuid,
+        "machine_id": current.machine_id,
+    }
     if fields != record:
-        world.state.save("instance", fields)
+        runtime.state.records.save(_INSTANCE_RECORD, fields)
 
 
-def _identities(world: World, facts: Facts) -> tuple[dict[str, Any], identity.Identity, identity.Identity]:
-    """What is remembered, as it is and as an identity, and the identity that this instance has."""
-    record = world.state.load("instance")
+def _identities(runtime: Runtime, facts: Facts) -> tuple[dict[str, Any], identity.Identity, identity.Identity]:
+    """Return the recorded identity, as a record and parsed, and the identity that this instance has now."""
+    record = runtime.state.records.load(_INSTANCE_RECORD)
     names = ("instance_id", "product_uuid", "machine_id")
-    return record, identity.Identity(*(str(record.get(name, "")) for name in names)), identity.identify(facts, world.paths)
+    previous = identity.Identity(*(str(record.get(name, "")) for name in names))
+    return record, previous, identity.identify(facts, runtime.paths)
 
 
-def _last_good(world: World, facts: Facts) -> LastGood:
-    """The last good run config, where it is not another instance's: `plan` on a clone comes before it is set aside."""
-    _, before, now = _identities(world, facts)
-    return LastGood() if identity.changed(before, now) else world.state.last_good.load()
+def _last_good(runtime: Runtime, facts: Facts) -> LastGood:
+    """Return the last good run config, unless it is another instance's: `plan` on a clone runs before it is archived."""
+    _, previous, current = _identities(runtime, facts)
+    return LastGood() if identity.changed(previous, current) else runtime.state.last_good.load()
 
 
-def prepare(world: World, facts: Facts) -> PlannedConvergence:
-    """Pull, merge, check the contract, render, plan. Raises ParbakeError; touches nothing but its own memory."""
-    pulled = _pull(world, facts)
-    with timed(world, "contract") as said:
-        merged = merge.merge(pulled.snapshots)
-        config = _under_contract(world, merged, facts)
-        said.append(f"{len(config.origins)} keys, {len(config.secrets)} of them secret")
-    with timed(world, "render") as said:
-        renderings, waiting, rendered = _render(world, config, facts)
-        said.append(f"{rendered} of {len(world.settings.templates)} templates rendered")
-    with timed(world, "plan") as said:
-        planned = _plan(world, renderings, waiting)
-        said.append(_plan_words(planned))
-    digest = world.state.digest(config, facts.values, world.build)
-    return PlannedConvergence(facts, pulled, config, digest, renderings, planned, waiting, rendered)
-
-
-def _under_contract(world: World, merged: Merged, facts: Facts) -> RunConfig:
-    """The run config. Raises ContractError that also names what templates would miss, so that one run names every key."""
-    try:
-        return contract.enforce(merged, world.settings.keys)
-    except ContractError as error:
-        said = "\n".join(error.problems)
-        holds = contract.valid_subset(merged, world.settings.keys)
-        more = []
-        for template in world.settings.templates:
-            names = [name.removeprefix("config.") for name in _renderer(world).missing_keys(template, holds, facts)]
-            more += [f"{name}: in no layer, and template {template.name} reads it" for name in names if f"{name}:" not in said]
-        problems = [*error.problems, *more]
-        raise ContractError(f"the run config breaks the contract: {len(problems)} key(s)", problems, hint=error.hint) from None
-
-
-def _renderer(world: World) -> Any:
-    # Jinja2 costs a third of a short run's time: it comes in only where there is something to render
-    from agent.templates import renderer as render
-
-    if world.renderer is None:
-        world.renderer = render.Renderer(world.paths, world.settings.component, world.settings.templates)
-    return world.renderer
-
-
-def discover_facts(world: World) -> Facts:
+def discover_facts(runtime: Runtime, memory: Memory) -> Facts:
     """Discover the facts. Raises SettingsError for a provider that cannot be imported."""
-    world.extend_watchdog(world.settings.discovery.timeout)
-    with timed(world, "facts") as said:
-        facts = engine.discover(world.settings, world.paths, notices=world.notices)
-        world.facts, world.report.facts = facts, facts.values
-        short = engine.missing_facts_summary(facts)
-        if short and short != world.said_short:
-            log.warning("%s", short)
-        world.said_short = short
-        said.append(", ".join(f"{n}={v}" for n, v in sorted(facts.values.items()) if isinstance(v, str)) or "none")
+    runtime.extend_watchdog(runtime.settings.discovery.timeout)
+    with StepTimer(runtime, "facts") as result:
+        facts = engine.discover(runtime.settings, runtime.paths, notices=memory.notices, stopping=runtime.stop)
+        memory.facts, memory.report.facts = facts, facts.values
+        missing = engine.missing_facts_summary(facts)
+        if missing and missing != memory.last_logged_missing_facts:
+            log.warning("%s", missing)
+        memory.last_logged_missing_facts = missing
+        known = (f"{name}={value}" for name, value in sorted(facts.values.items()) if isinstance(value, str))
+        result.append(", ".join(known) or "none")
     return facts
 
 
-def _vet(source: Source, facts: Facts) -> None:
-    """Refuse a fact that would lead a source elsewhere: a fact's value is anybody's. Raises DiscoveryError."""
-    for name in {*interpolation.names_in(source.layers), *interpolation.names_in_options(source.options)}:
-        value = interpolation.value_of(facts.values, name)
-        if isinstance(value, (str, int)):
-            fact_validation.check_segment(name, str(value))
+def plan_convergence(runtime: Runtime, memory: Memory, sources: SourceRegistry, facts: Facts) -> PlannedConvergence:
+    """Pull, merge, check the contract, render and plan. Raises ParbakeError; changes nothing but `memory`."""
+    pulled = _pull(runtime, memory, sources, facts)
+    runtime.raise_if_stopping()
+    with StepTimer(runtime, "contract") as result:
+        merged = merge.merge(pulled.snapshots)
+        config = _enforce_contract(runtime, memory, merged, facts)
+        result.append(f"{len(config.origins)} keys, {len(config.secrets)} of them secret")
+    with StepTimer(runtime, "render") as result:
+        renderings, waiting, rendered = render_templates(runtime, memory, config, facts)
+        result.append(f"{rendered} of {len(runtime.settings.templates)} templates rendered")
+    with StepTimer(runtime, "plan") as result:
+        plan = _plan(runtime, memory, renderings, waiting)
+        result.append(_summary(plan))
+    runtime.raise_if_stopping()
+    key = runtime.state.records.digest_key()
+    digest_text = digest.digest(config, facts.values, runtime.build, key)
+    return PlannedConvergence(facts, pulled, config, digest_text, renderings, plan, waiting, rendered)
 
 
-def _pull(world: World, facts: Facts) -> Pulled:
-    good = _last_good(world, facts)
-    with timed(world, "pull") as said:
-        opened = [(settings, open_source(world, settings, facts)) for settings in world.settings.sources]
+def _pull(runtime: Runtime, memory: Memory, sources: SourceRegistry, facts: Facts) -> Pulled:
+    last_good = _last_good(runtime, facts)
+    with StepTimer(runtime, "pull") as result:
+        opened = [(settings, sources.open(settings, facts, runtime.build)) for settings in runtime.settings.sources]
 
-        def vet(source: Source, facts: Facts) -> None:
-            world.extend_watchdog(source.timeout)
-            _vet(source, facts)
+        def vet(settings: Source, facts: Facts) -> None:
+            runtime.extend_watchdog(settings.timeout)
+            check_facts_of_source(settings, facts)
 
-        pulled = pull.pull(opened, facts, world.build, good, report.now, vet)
-        before = world.report.sources
-        world.pulled, world.report.sources = pulled, pulled.reports
-        said.append("; ".join(f"{r.name} ({r.backend}) {r.state}" for r in pulled.reports) or "no sources")
-    known = {source.name: source.error for source in before}
+        pulled = pull.pull(
+            opened,
+            facts,
+            runtime.build,
+            last_good,
+            report.now,
+            vet,
+            stopping=runtime.stop,
+        )
+        previous_errors = {source.name: source.error for source in memory.report.sources}
+        memory.pulled, memory.report.sources = pulled, pulled.reports
+        result.append("; ".join(f"{r.name} ({r.backend}) {r.state}" for r in pulled.reports) or "no sources")
     for source in pulled.reports:
-        # one that failed is in the error below
-        if source.error and source.state != SourceState.FAILED and source.error != known.get(source.name):
+        # a required source without a last good copy is reported by the error below
+        if source.error and source.state != "failed" and source.error != previous_errors.get(source.name):
             log.warning("source %s: %s (%s)", source.name, source.error, source.state, extra={"PARBAKE_SOURCE": source.name})
     if pulled.missing:
+        runtime.raise_if_stopping()
         raise SourceMissing(
             "no run config: " + "; ".join(pulled.missing),
             hint="there is no last good run config to fall back to; nothing was changed",
@@ -183,97 +175,64 @@ def _pull(world: World, facts: Facts) -> Pulled:
     return pulled
 
 
-def _render(
-    world: World, config: RunConfig, facts: Facts
-) -> tuple[dict[str, Rendering], dict[str, DataError | ApplyError], int]:
-    if not world.settings.templates:
-        return {}, {}, 0
-    from agent.templates import renderer as render
-
-    renderer = _renderer(world)
-    renderings: dict[str, Rendering] = {}
-    waiting: dict[str, DataError | ApplyError] = {}
-    failures: dict[str, list[RenderError]] = {}
-    count = 0
-    for template in world.settings.templates:
-        earlier = world.last.renderings.get(template.name) if world.last else None
-        if earlier and world.last and render.inputs_unchanged(earlier, world.last.config, config, world.last.facts, facts):
-            renderings[template.name] = earlier
-            continue
-        try:
-            renderings[template.name] = renderer.render(template, config, facts)
-            count += 1
-        except RenderError as error:
-            failures.setdefault(template.group_name, []).append(error)
-    for group, errors in failures.items():
-        waiting[group] = _joined(errors)
-    return renderings, waiting, count
+def _enforce_contract(runtime: Runtime, memory: Memory, merged: Merged, facts: Facts) -> RunConfig:
+    """Return the run config. Raises ContractError that also names the keys that templates would miss: one run names all."""
+    keys = runtime.settings.keys
+    try:
+        return contract.enforce(merged, keys)
+    except ContractError as error:
+        named = "\n".join(error.problems)
+        valid = contract.valid_subset(merged, keys)
+        problems = list(error.problems)
+        for template in runtime.settings.templates:
+            missing = renderer_of(runtime, memory).missing_keys(template, valid, facts)
+            names = (name.removeprefix("config.") for name in missing)
+            problems += [
+                f"{name}: in no layer, and template {template.name} reads it" for name in names if f"{name}:" not in named
+            ]
+        raise ContractError(f"the run config breaks the contract: {len(problems)} key(s)", problems, hint=error.hint) from None
 
 
-def _joined(errors: list[RenderError]) -> RenderError:
-    if len(errors) == 1:
-        return errors[0]
-    return RenderError(
-        f"{len(errors)} templates cannot be rendered",
-        [str(error).replace("\n", "\n  ") for error in errors],
-        hint=errors[0].hint,
-    )
-
-
-def _plan(world: World, renderings: Mapping[str, Rendering], waiting: dict[str, DataError | ApplyError]) -> plan.Plan:
+def _plan(runtime: Runtime, memory: Memory, renderings: dict[str, Rendering], waiting: dict[str, Any]) -> Plan:
+    """Compare the renderings with the disk. Adds the groups that cannot be planned, or were rejected, to `waiting`."""
     changes: list[Change] = []
-    for template in world.settings.templates:
+    for template in runtime.settings.templates:
         if template.group_name in waiting:
             continue
         try:
-            changes.append(_change(world, template, renderings[template.name]))
+            changes.append(_change_of(runtime, memory, template, renderings[template.name]))
         except (ApplyError, RenderError) as error:
             waiting[template.group_name] = error
-    rejected = quarantine.load(world.state)
-    _leave_out_rejected(world, changes, waiting, rejected)
+    rejections = quarantine.load(runtime.state.records)
+    for group, rejection in rejections.items():
+        own = [change for change in changes if change.group == group]
+        templates = [template for template in runtime.settings.templates if template.group_name == group]
+        if group not in waiting and own and quarantine.digest_of(templates, own) == rejection.digest:
+            waiting[group] = quarantine.as_error(rejection)
     changes = [change for change in changes if change.group not in waiting]
-    steps = unit_steps(world, changes, [known for name, known in rejected.items() if name not in waiting])
-    return plan.Plan(tuple(changes), steps)
+    active = [rejection for group, rejection in rejections.items() if group not in waiting]
+    return Plan(tuple(changes), plan_unit_steps(runtime.settings.templates, changes, active))
 
 
-def _leave_out_rejected(
-    world: World,
-    changes: list[Change],
-    waiting: dict[str, DataError | ApplyError],
-    rejected: Mapping[str, quarantine.Rejection],
-) -> None:
-    """A group whose targets would be the very ones that did not hold is left as it is."""
-    for name, known in rejected.items():
-        ours = [change for change in changes if change.group == name]
-        templates = [template for template in world.settings.templates if template.group_name == name]
-        if name not in waiting and ours and quarantine.digest_of(templates, ours) == known.digest:
-            waiting[name] = quarantine.as_error(known)
-
-
-def _change(world: World, template: Template, rendering: Rendering) -> Change:
-    uid = safe_files.owner_id(world.paths, template.owner) if template.owner else None
-    gid = safe_files.group_id(world.paths, template.group) if template.group else None
-    old = safe_files.read_target(world.paths, template.target)
-    if not world.paths.is_host and safe_files.unprivileged():
-        # below --root without root an owner cannot be set: what is there counts as right, and the plan says so
+def _change_of(runtime: Runtime, memory: Memory, template: Template, rendering: Rendering) -> Change:
+    paths = runtime.paths
+    uid = safe_files.owner_id(paths, template.owner) if template.owner else None
+    gid = safe_files.group_id(paths, template.group) if template.group else None
+    old = safe_files.read_target(paths, template.target)
+    if not paths.is_host and safe_files.unprivileged():
+        # with --root and without root an owner cannot be set: the present owner counts as right, and the log says so
         uid, gid = (old.uid, old.gid) if old else safe_files.own_ids()
         if template.owner or template.group:
-            log.info("template %s: owner and group are not set, since parbake is not root here", template.name)
-    return plan.change(template, rendering, old, uid, gid, rendered_before=_in_place(world, template, rendering))
+            log.info("template %s: owner and group are not set, since parbake does not run as root here", template.name)
+    applied = memory.applied.get(template.target)
+    # The first convergence of a process, and every command by hand, restores targets whatever was done to them.
+    applied_before = applied is not None and applied == hashlib.sha256(rendering.content).hexdigest()
+    return plan_change(template, rendering, old, uid, gid, applied_before=applied_before)
 
 
-def _in_place(world: World, template: Template, rendering: Rendering) -> bool:
-    """Whether this run of the daemon has this very content in place already. The first convergence of a run, and every
-    command by hand, puts targets back whatever was done to them."""
-    if world.last is None:
-        return False
-    known = world.applied.get(template.name)
-    return known is not None and known == hashlib.sha256(rendering.content).hexdigest()
-
-
-def _plan_words(planned: plan.Plan) -> str:
-    pending = [change for change in planned.changes if change.pending]
+def _summary(plan: Plan) -> str:
+    pending = [change for change in plan.changes if change.pending]
     if not pending:
         return "nothing to change"
-    units = ", ".join(f"{step.action} {step.unit}" for step in planned.units)
-    return f"{len(pending)} of {len(planned.changes)} targets change" + (f"; {units}" if units else "")
+    units = ", ".join(f"{step.action} {step.unit}" for step in plan.units)
+    return f"{len(pending)} of {len(plan.changes)} targets change" + (f"; {units}" if units else "")

@@ -1,350 +1,316 @@
-"""A plan put into effect: stage, check, commit, act on units, verify, record; or back to the generation before.
+"""Applies a plan: stage, check, commit, act on units, verify; then confirm it, or roll back what does not hold.
 
-Also what an earlier run was killed in: `resume` finishes it before anything else is done.
+`apply_plan` applies what a convergence has planned. `parbake rollback` applies an earlier generation through the same steps.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from agent.convergence import journal, plan, quarantine, staging
-from agent.convergence.context import PlannedConvergence, World, timed
-from agent.convergence.recovery import Finished, finish, tools_of
-from agent.errors import ApplyError, CheckError, DataError, RolledBack, StateError, UnhealthyAfterApply
-from agent.keypath import dotted, leaves, lookup
-from agent.masking.mask_file import read_mask_file, write_mask_file
-from agent.model import Change, ChangeKind, Rendering, RunConfig, Snapshot, UnitAction, UnitResult, UnitStep
-from agent.state import generations
-from agent.state.generations import Generation
-from agent.status import report
+from agent.convergence import group_rollback, health, journal, mask, quarantine, staging
+from agent.convergence.checking import check_groups
+from agent.convergence.context import GroupError, Memory, PlannedConvergence, Runtime, StepTimer
+from agent.convergence.generation_record import changed_keys, is_recorded, record_generation
+from agent.convergence.hold import hold_generation
+from agent.convergence.journal import Group, Transaction
+from agent.convergence.outcome import conclude, describe, remember
+from agent.convergence.phases import GENERATION_STATES, Phase
+from agent.convergence.plan import unit_steps
+from agent.convergence.unit_actions import act, acted_on_all
+from agent.errors import ApplyError, RolledBack, StateError, UnhealthyAfterApply
+from agent.model import Change, UnitOutcome, UnitResult
 from agent.system import safe_files
+from agent.system.units import shutting_down
 
 log = logging.getLogger("parbake.converge")
 
 
-def execute(world: World, prepared: PlannedConvergence, *, cause: str, before_ready: bool = False) -> int:
-    """Put a plan into effect and record it. Returns the exit code; fills `world.report`. Raises ParbakeError."""
-    tell_shipper(world, prepared.config)
-    held = world.report.hold
-    if held is not None:
-        world.report.generation = int(held)
-        _describe(world, prepared, {})
-        world.report.set_state("rolled-back", f"held at generation {held} by `parbake rollback`; `parbake resume` ends it")
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The results of the units, and the error of each group that does not hold. The other groups do."""
+
+    results: tuple[UnitResult, ...] = ()
+    failed: Mapping[str, UnhealthyAfterApply] = field(default_factory=dict)
+
+
+def apply_plan(runtime: Runtime, memory: Memory, planned: PlannedConvergence, *, cause: str, before_ready: bool = False) -> int:
+    """Apply a plan, record it, and return the exit code. Fills `memory.report`. Raises ParbakeError."""
+    mask.write_mask(runtime, memory, planned.config)
+    report = memory.report
+    if report.hold is not None:
+        report.generation = int(report.hold)
+        describe(runtime, memory, planned, {})
+        report.set_state("rolled-back", f"held at generation {report.hold} by `parbake rollback`; `parbake resume` ends it")
         return 0
-    waiting = dict(prepared.waiting)
-    earlier = journal.load(world.state)
-    changes, renames = _stage_and_check(world, prepared, waiting, earlier)
-    try:
-        finished = _put_into_effect(world, prepared, changes, renames, earlier, cause, before_ready)
-    except ApplyError as error:
-        _describe(world, prepared, {**waiting, **dict.fromkeys((change.group for change in changes), error)})
-        raise
-    waiting |= finished.failed
-    back = {name for name, error in finished.failed.items() if isinstance(error, RolledBack)}
-    _remember(world, prepared, [change for change in changes if change.group not in back], waiting)
-    _describe(world, prepared, waiting, finished.results)
-    return _conclude(world, prepared, waiting)
+    waiting = dict(planned.waiting)
+    secrets = planned.config.secret_texts()
+    earlier = journal.load(runtime.state.records)
+    pending = [change for change in planned.plan.changes if change.pending]
+    changes, renames = stage_and_check(runtime, pending, waiting, secrets, earlier)
+    transaction = _transaction(runtime, memory, planned, changes, renames)
+    if not changes and not transaction.steps:
+        last = runtime.state.generations.last()
+        report.generation = last.number if last else 0
+        if not is_recorded(planned, last):
+            record_generation(runtime, memory, planned, changes, transaction, cause, state=GENERATION_STATES[Phase.CONFIRMED])
+            report.generation = transaction.generation
+        applied = Applied()
+    else:
+
+        def record(started: Transaction) -> None:
+            record_generation(runtime, memory, planned, changes, started, cause)
+
+        try:
+            applied = apply_transaction(runtime, memory, transaction, earlier, secrets, record, before_ready=before_ready)
+        except ApplyError as error:
+            describe(runtime, memory, planned, {**waiting, **dict.fromkeys((change.group for change in changes), error)})
+            raise
+    waiting |= applied.failed
+    rolled_back = {group for group, error in applied.failed.items() if isinstance(error, RolledBack)}
+    remember(runtime, memory, planned, [change for change in changes if change.group not in rolled_back], waiting)
+    describe(runtime, memory, planned, waiting, applied.results)
+    return conclude(memory, planned, waiting)
 
 
-def tell_shipper(world: World, config: RunConfig) -> None:
-    """Which texts to mask in shipped lines, told before a service can log them. Those before a rotation stay masked, and
-    while a generation is held, whose secrets are earlier ones, all of this boot. Raises StateError."""
-    if not world.settings.sinks:
-        return
-    earlier = world.last.config.secret_texts() if world.last else ()
-    told: tuple[str, ...] = ()
-    if world.report.hold is not None:
-        with suppress(OSError, ValueError):  # it is written anew
-            told = read_mask_file(world.paths.mask) or ()
-    try:
-        write_mask_file(world.paths.mask, (*config.secret_texts(), *earlier, *told))
-    except OSError as error:
-        raise StateError(
-            f"{world.paths.mask} cannot be written: {error.strerror}",
-            hint="nothing was replaced: without it the shipper would not know what to mask",
-        ) from None
-
-
-def _stage_and_check(
-    world: World,
-    prepared: PlannedConvergence,
-    waiting: dict[str, DataError | ApplyError],
-    earlier: journal.Transaction | None,
+def stage_and_check(
+    runtime: Runtime,
+    pending: Sequence[Change],
+    waiting: dict[str, GroupError],
+    secrets: Sequence[str] | None,
+    earlier: Transaction | None = None,
+    *,
+    all_or_nothing: bool = False,
 ) -> tuple[list[Change], list[staging.Rename]]:
-    """Candidates of every group that passed its checks, and how they are put in place; a group that did not pass leaves
-    nothing behind. `earlier` is not confirmed yet, and needs the old files that it has kept."""
-    templates = {template.name: template for template in world.settings.templates}
-    kept = {rename.target for rename in earlier.renames} if earlier else set()
+    """Stage all groups, then check them. Returns the changes of the groups that passed, and their renames.
+
+    The error of any other group is added to `waiting`, and its candidates are removed. `earlier` is a transaction that is not
+    confirmed yet: the old files that it has kept stay. With `all_or_nothing` the first error is raised instead.
+
+    Raises StopRequested, or that error, after removing all candidates.
+    """
+    kept = set(earlier.targets) if earlier else set()
     groups: dict[str, list[Change]] = {}
-    for change in prepared.plan.changes:
-        if change.pending:
-            groups.setdefault(change.group, []).append(change)
-    passed: list[Change] = []
-    renames: list[staging.Rename] = []
-    with timed(world, "check") as said:
-        for group, changes in groups.items():
-            try:
-                staged = staging.stage(world.paths, changes, directories(world, changes), kept)
-                ours = [templates[c.template] for c in changes]
-                secrets = prepared.config.secret_texts()
-                staging.check(world.paths, ours, secrets, world.run, world.settings.templates)
-                passed += changes
-                renames += staged
-            except (CheckError, ApplyError) as error:
-                staging.discard(world.paths, [c.target for c in changes])
-                waiting[group] = error
-            except BaseException:
-                staging.discard(world.paths, [c.target for c in (*passed, *changes)])
-                raise
-        said.append(f"{len(passed)} candidates stand ready" if passed else "nothing to check")
-    order = {name: place for place, name in enumerate(templates)}  # `after` holds between groups too
-    return sorted(passed, key=lambda c: order[c.template]), sorted(renames, key=lambda r: order[r.template])
+    for change in pending:
+        groups.setdefault(change.group, []).append(change)
+    renames: dict[str, list[staging.Rename]] = {}
+    try:
+        with StepTimer(runtime, "stage") as result:
+            for group, changes in groups.items():
+                try:
+                    renames[group] = staging.stage(runtime.paths, changes, parent_directories(runtime, changes), kept)
+                except ApplyError as error:
+                    waiting[group] = error
+            result.append(f"{sum(map(len, renames.values()))} candidates written" if renames else "nothing to stage")
+        with StepTimer(runtime, "check") as result:
+            staged = {group: [change.template for change in groups[group]] for group in renames}
+            for group, refusal in check_groups(runtime, staged, secrets).items():
+                staging.discard(runtime.paths, [rename.target for rename in renames.pop(group)])
+                waiting[group] = refusal
+            result.append(f"{sum(map(len, renames.values()))} candidates are ready" if renames else "nothing to commit")
+        if waiting and all_or_nothing:
+            raise next(iter(waiting.values()))
+    except BaseException:
+        staging.discard(runtime.paths, [change.target for change in pending])
+        raise
+    # the order of the templates holds between groups too
+    order = {template.name: number for number, template in enumerate(runtime.settings.templates)}
+    passed = [change for group in renames for change in groups[group]]
+    passed.sort(key=lambda change: order.get(change.template, len(order)))
+    ordered = sorted(
+        (rename for found in renames.values() for rename in found), key=lambda rename: order.get(rename.template, len(order))
+    )
+    return passed, ordered
 
 
-def directories(world: World, changes: list[Change]) -> dict[str, safe_files.ParentDirectory]:
-    """How parent directories are made where they are missing, by target. Raises ApplyError for an unknown owner."""
-    stated = {}
-    for template in world.settings.templates:
+def parent_directories(runtime: Runtime, changes: Iterable[Change]) -> dict[str, safe_files.ParentDirectory]:
+    """Return how the missing parent directories of each target are made. Raises ApplyError for an unknown owner."""
+    targets = {change.target for change in changes}
+    directories = {}
+    for template in runtime.settings.templates:
+        if template.target not in targets:
+            continue
         owner, group = template.directory_owner, template.directory_group
-        stated[template.target] = safe_files.ParentDirectory(
+        directories[template.target] = safe_files.ParentDirectory(
             template.directory_mode,
-            safe_files.owner_id(world.paths, owner) if owner else -1,
-            safe_files.group_id(world.paths, group) if group else -1,
+            safe_files.owner_id(runtime.paths, owner) if owner else -1,
+            safe_files.group_id(runtime.paths, group) if group else -1,
         )
-    return {change.target: stated[change.target] for change in changes if change.target in stated}
+    return directories
 
 
-def _put_into_effect(
-    world: World,
-    prepared: PlannedConvergence,
-    changes: list[Change],
-    renames: list[staging.Rename],
-    earlier: journal.Transaction | None,
-    cause: str,
-    before_ready: bool,
-) -> Finished:
-    last = world.generations.last()
-    rejected = quarantine.load(world.state)
-    number = world.generations.next_number()
-    started = journal.Transaction(
+def _transaction(
+    runtime: Runtime,
+    memory: Memory,
+    planned: PlannedConvergence,
+    changes: Sequence[Change],
+    renames: Sequence[staging.Rename],
+) -> Transaction:
+    rejections = quarantine.load(runtime.state.records)
+    active = [rejection for group, rejection in rejections.items() if group not in planned.waiting]
+    names = {change.group for change in changes}
+    names |= {group for group, rejection in rejections.items() if rejection.retry and group not in planned.waiting}
+    last = runtime.state.generations.last()
+    previous = last.targets if last else {}
+    number = runtime.state.generations.next_number()
+    return Transaction(
         number,
-        prepared.digest,
-        changed_keys(world.last.config if world.last else None, prepared.config, prepared.renderings, changes),
+        planned.digest,
+        changed_keys(memory.planned.config if memory.planned else None, planned, changes),
         tuple(renames),
-        unit_steps(world, changes, [known for name, known in rejected.items() if name not in prepared.waiting]),
-        _groups(world, prepared, changes, rejected, last),
+        unit_steps(runtime.settings.templates, changes, active),
+        tuple(group_of(runtime, name, planned.plan.changes, previous) for name in sorted(names)),
         since=number,
     )
-    if not changes and not started.steps:
-        world.report.generation = last.number if last else 0
-        if _unrecorded(prepared, last):
-            _record(world, prepared, changes, cause, started, last)
-        return Finished(())
-    if earlier is not None:
-        started = journal.joined(earlier, started)
-    tools = tools_of(world, prepared.config)
-    with timed(world, "commit") as said:
-        try:
-            _record(world, prepared, changes, cause, started, last, state=generations.PENDING)
-        except StateError:
-            staging.discard(world.paths, [rename.target for rename in renames])
-            raise
-        done = journal.commit(tools, started, earlier)
-        said.append(f"{len(renames)} targets replaced, generation {started.generation}")
-        for change in changes:
-            log.info("target %s: %s", change.target, change.kind, extra={"PARBAKE_TARGET": change.target})
-    with timed(world, "units") as said:
-        done = journal.act(tools, done, before_ready=before_ready)
-        said.append(", ".join(f"{r.unit} {r.action}: {r.result}" for r in done.results.values()) or "none to act on")
-    world.report.generation = started.generation
-    world.generations.judge(started.generation, generations.APPLIED, done.results.values())
-    if done.deferred:
-        return Finished(tuple(done.results.values()))
-    return finish(world, tools, done, before_ready=before_ready)
 
 
-def _unrecorded(prepared: PlannedConvergence, last: Generation | None) -> bool:
-    """Whether what is in place stands in no record: on a first run, or where a full disk kept it from being written."""
-    if last is None:
-        return not prepared.waiting
-    known = {name: target["sha256"] for name, target in last.targets.items()}
-    return any(known.get(c.template) != hashlib.sha256(c.content).hexdigest() for c in _as_it_stands(prepared, []))
-
-
-def _groups(
-    world: World,
-    prepared: PlannedConvergence,
-    changes: list[Change],
-    rejected: Mapping[str, quarantine.Rejection],
-    last: Generation | None,
-) -> tuple[journal.Group, ...]:
-    """The groups that take part: those with a change, and those that are to be tried again."""
-    names = {change.group for change in changes}
-    names |= {name for name, known in rejected.items() if known.again and name not in prepared.waiting}
-    before = last.targets if last else {}
-    return tuple(group_of(world, name, prepared.plan.changes, before) for name in sorted(names))
-
-
-def group_of(world: World, name: str, changes: Iterable[Change], before: Mapping[str, Mapping[str, Any]]) -> journal.Group:
-    """What a group is to hold; `before` are the targets of the generation before."""
-    templates = [template for template in world.settings.templates if template.group_name == name]
-    digest = quarantine.digest_of(templates, changes)
+def group_of(runtime: Runtime, name: str, changes: Iterable[Change], previous: Collection[str]) -> Group:
+    """Return what a group is to hold. `previous` are the templates with a target in the generation before."""
+    templates = [template for template in runtime.settings.templates if template.group_name == name]
     names = tuple(template.name for template in templates)
-    return journal.Group(name, digest, not any(name in before for name in names), names)
+    first = not any(template in previous for template in names)
+    return Group(name, quarantine.digest_of(templates, changes), first, names)
 
 
-def unit_steps(world: World, changes: Iterable[Change], rejected: Iterable[quarantine.Rejection]) -> tuple[UnitStep, ...]:
-    """The actions. A unit that was stopped because its first config failed is started with the new one, or with the same
-    where that is to be tried again."""
-    rejected = list(rejected)
-    stopped = {unit for known in rejected for unit in known.stopped}
-    again = {unit for known in rejected if known.again for unit in known.stopped}
-    templates = world.settings.templates
-    steps = {step.unit: step for step in plan.units(templates, changes)}
-    for label in dict.fromkeys(unit.label for template in templates for unit in template.units):
-        if label in again and label not in steps:
-            names = tuple(t.name for t in templates if any(unit.label == label for unit in t.units))
-            steps[label] = UnitStep(label, UnitAction.RESTART, names)
-    return tuple(replace(step, action=UnitAction.RESTART) if step.unit in stopped else step for step in steps.values())
-
-
-def changed_keys(
-    old: RunConfig | None, new: RunConfig, renderings: Mapping[str, Rendering], changes: list[Change]
-) -> tuple[str, ...]:
-    """The keys that made this generation, by name: those that differ from the last run config, else those that were read."""
-    absent = object()
-    if old is None:
-        reads = {path for c in changes if c.template in renderings for path in renderings[c.template].reads}
-        return tuple(sorted(dotted(path) for path in reads if path and lookup(new.tree, path, absent) is not absent))
-    before, after = dict(leaves(old.tree)), dict(leaves(new.tree))
-    return tuple(sorted(dotted(p) for p in {*before, *after} if before.get(p, absent) != after.get(p, absent)))
-
-
-def _record(
-    world: World,
-    prepared: PlannedConvergence,
-    changes: list[Change],
-    cause: str,
-    started: journal.Transaction,
-    last: Generation | None,
+def apply_transaction(
+    runtime: Runtime,
+    memory: Memory,
+    transaction: Transaction,
+    earlier: Transaction | None,
+    secrets: Sequence[str] | None,
+    record: Callable[[Transaction], None],
     *,
-    state: str = generations.APPLIED,
-) -> None:
-    """Record a generation with what every target of the image holds by it, those of groups that wait too."""
-    number = started.generation
-    baked = {template.name for template in world.settings.templates}
-    earlier = {name: target for name, target in (last.targets if last else {}).items() if name in baked}
-    whole = _as_it_stands(prepared, changes)
-    planned = {change.template for change in whole}
-    waiting = [_standing(world, name, target) for name, target in earlier.items() if name not in planned]
-    world.generations.record(
-        Generation(
-            number,
-            report.now(),
-            cause,
-            prepared.digest,
-            state,
-            started.keys,
-            {**earlier, **generations.targets_of(whole, number, earlier)},
-        ),
-        [*whole, *(change for change in waiting if change is not None)],
-    )
-    if state == generations.APPLIED:
-        world.report.generation = number
+    before_ready: bool,
+) -> Applied:
+    """Commit a checked transaction, act on the units, and verify it. `record` records its generation.
+
+    Raises ApplyError if a target cannot be replaced or no group holds, StateError.
+    """
+    if earlier is not None:
+        transaction = journal.merge_unconfirmed(earlier, transaction)
+    with StepTimer(runtime, "commit") as result:
+        transaction = commit(runtime, transaction, earlier, record)
+        result.append(f"{len(transaction.renames)} targets replaced, generation {transaction.generation}")
+    with StepTimer(runtime, "units") as result:
+        transaction = act(runtime, transaction, before_ready=before_ready)
+        actions = ", ".join(f"{r.unit} {r.action}: {r.result}" for r in transaction.results.values())
+        result.append(actions or "none to act on")
+    return continue_after_actions(runtime, memory, transaction, secrets, before_ready=before_ready)
 
 
-def _standing(world: World, name: str, target: Mapping[str, Any]) -> Change | None:
-    """A target of a group that waits. One that cannot be read may be what its group waits for, and holds up no other."""
+def commit(
+    runtime: Runtime, transaction: Transaction, earlier: Transaction | None, record: Callable[[Transaction], None]
+) -> Transaction:
+    """Record the generation, write the journal, and rename. Returns the committed transaction.
+
+    Raises StateError if nothing was replaced, ApplyError after everything that was replaced is rolled back.
+    """
+    records = runtime.state.records
     try:
-        return generations.standing(world.paths, name, target)
+        record(transaction)
+    except StateError:
+        staging.discard(runtime.paths, transaction.targets)
+        raise
+    try:
+        entered = journal.enter(records, transaction, Phase.COMMITTING)
+    except StateError:
+        # The journal may be there and only not durable. It must not be found without its candidates.
+        if earlier is None:
+            journal.remove(records)
+        else:
+            journal.save(records, earlier)
+        staging.discard(runtime.paths, transaction.targets)
+        raise
+    return rename_candidates(runtime, entered)
+
+
+def rename_candidates(runtime: Runtime, transaction: Transaction) -> Transaction:
+    """Make the renames of a transaction in COMMITTING that are missing, and return it in COMMITTED.
+
+    Raises ApplyError after everything that was replaced is rolled back.
+    """
+    records = runtime.state.records
+    try:
+        staging.commit(runtime.paths, transaction.renames)
     except ApplyError:
-        return None
+        group_rollback.roll_back_commit(runtime, journal.enter(records, transaction, Phase.ROLLING_BACK))
+        raise
+    committed = journal.enter(records, transaction, Phase.COMMITTED)
+    for rename in transaction.renames:
+        if rename.sha256:  # the others were replaced by an earlier commit that this one includes
+            verb = "created" if rename.created else "replaced"
+            log.info("target %s: %s", rename.target, verb, extra={"PARBAKE_TARGET": rename.target})
+    return committed
 
 
-def _as_it_stands(prepared: PlannedConvergence, changes: list[Change]) -> list[Change]:
-    """Every target of the plan with what it holds now: the new content, or the old where its check refused the new."""
-    done = {change.template for change in changes}
-    whole = []
-    for change in prepared.plan.changes:
-        if change.template in done or not change.pending:
-            whole.append(change)
-        elif change.old is not None and change.old.content is not None:
-            old = change.old
-            kind = ChangeKind.UNCHANGED
-            whole.append(replace(change, kind=kind, content=change.old.content, mode=old.mode, uid=old.uid, gid=old.gid))
-    return whole
+def continue_after_actions(
+    runtime: Runtime, memory: Memory, transaction: Transaction, secrets: Sequence[str] | None, *, before_ready: bool
+) -> Applied:
+    """Go on with a committed transaction once its units were acted on: verify it, or leave it until READY or the next start.
+
+    Raises UnhealthyAfterApply if no group holds, ApplyError if a target could not be restored.
+    """
+    memory.report.generation = transaction.generation
+    memory.report.units = tuple(transaction.results.values())
+    if not acted_on_all(transaction):
+        log.warning("generation %d: parbake stops; the next start acts on the remaining units", transaction.generation)
+        return Applied(memory.report.units)
+    records = runtime.state.records
+    if transaction.awaits_start and before_ready:
+        if transaction.phase != Phase.AWAITING_START:
+            transaction = journal.enter(records, transaction, Phase.AWAITING_START, results=transaction.results)
+    elif transaction.phase == Phase.COMMITTED:
+        transaction = journal.enter(records, transaction, Phase.ACTED)
+    state = GENERATION_STATES[transaction.phase]
+    runtime.state.generations.set_state(transaction.generation, state, transaction.results.values())
+    if transaction.phase == Phase.AWAITING_START and before_ready:
+        return Applied(memory.report.units)
+    return verify_and_confirm(runtime, memory, transaction, secrets, before_ready=before_ready)
 
 
-def _remember(
-    world: World, prepared: PlannedConvergence, changes: list[Change], waiting: Mapping[str, DataError | ApplyError]
-) -> None:
-    """Keep what was pulled as the last good run config: it passed the contract and rendered."""
-    world.last = prepared
-    world.applied = {c.template: hashlib.sha256(c.content).hexdigest() for c in _as_it_stands(prepared, changes)}
-    quarantine.forget(world.state, {change.group for change in prepared.plan.changes if change.group not in waiting})
-    if not prepared.pulled.fresh:
-        return
-    snapshots: dict[str, Snapshot] = dict(prepared.pulled.snapshots)
-    fetched = {r.name: r.fetched or "" for r in prepared.pulled.reports if r.name in snapshots}
-    refused = world.state.last_good.save(snapshots, fetched, secret=bool(prepared.config.secrets))
-    if refused:
-        log.warning("the last good run config is not kept, so a boot without the source would fail: %s", refused)
+def verify_and_confirm(
+    runtime: Runtime, memory: Memory, transaction: Transaction, secrets: Sequence[str] | None, *, before_ready: bool
+) -> Applied:
+    """Verify a transaction, confirm the groups that hold, and roll back those that do not.
+
+    A stop leaves it unjudged: the next start verifies it. Raises UnhealthyAfterApply if no group holds, ApplyError if a target
+    could not be restored.
+    """
+    records = runtime.state.records
+    if transaction.awaits_start:
+        transaction = health.await_start(runtime, transaction)
+    if transaction.phase != Phase.VERIFYING:
+        transaction = journal.enter(records, transaction, Phase.VERIFYING)
+    memory.report.units = tuple(transaction.results.values())
+    with StepTimer(runtime, "verify") as result:
+        problems = health.verify(runtime, transaction, secrets)
+        acted = any(action.result == UnitOutcome.OK for action in transaction.results.values())
+        fine = "the units are up" if acted else "no unit to wait for"
+        result.append("; ".join(dict.fromkeys(problem.text for problem in problems)) or fine)
+    if runtime.stopping or (problems and shutting_down(runtime.units)):
+        log.warning("generation %d is not judged while parbake stops; the next start verifies it", transaction.generation)
+        return Applied(memory.report.units)
+    if not problems:
+        if transaction.hold is not None:
+            hold_generation(records, transaction.hold)
+        quarantine.remove(records, transaction.group_names)
+        transaction = journal.enter(records, transaction, Phase.CONFIRMED)
+        group_rollback.finish(runtime, transaction)
+        return Applied(memory.report.units)
+    failed = _reasons(transaction, problems)
+    units = tuple(dict.fromkeys(unit for problem in problems for unit in problem.units))
+    transaction = journal.fail(records, transaction, failed)
+    errors = group_rollback.roll_back_failed_groups(runtime, memory, transaction, failed, units, before_ready=before_ready)
+    return Applied(memory.report.units, errors)
 
 
-def _describe(
-    world: World,
-    prepared: PlannedConvergence,
-    waiting: Mapping[str, DataError | ApplyError],
-    results: tuple[UnitResult, ...] = (),
-) -> None:
-    """Fill the report. Units that were not acted on now keep their last result."""
-    last = world.generations.last()
-    known = last.targets if last else {}
-    drifted = {change.template for change in prepared.plan.changes if change.kind == ChangeKind.DRIFTED}
-    rows = []
-    for template in world.settings.templates:
-        row: dict[str, Any] = {
-            "name": template.name,
-            "target": template.target,
-            "state": _state(waiting.get(template.group_name)) or ("drifted" if template.name in drifted else "current"),
-            "generation": known.get(template.name, {}).get("generation", 0),
-        }
-        if template.group_name in waiting:
-            row["error"] = str(waiting[template.group_name])
-        rows.append(row)
-    world.report.templates = tuple(rows)
-    world.report.digest = prepared.digest
-    kept = {result.unit: result for result in (generations.results_of(last) if last else ())}
-    kept.update({r.unit: r for r in world.report.units})
-    kept.update({r.unit: r for r in results})
-    world.report.units = tuple(kept.values())
-
-
-def _state(error: DataError | ApplyError | None) -> str:
-    """Of a template whose group is held up."""
-    return "" if error is None else "rejected" if isinstance(error, UnhealthyAfterApply) else "waiting"
-
-
-def _conclude(world: World, prepared: PlannedConvergence, waiting: Mapping[str, DataError | ApplyError]) -> int:
-    if waiting:
-        text = "\n".join(dict.fromkeys(str(error) for error in waiting.values()))
-        hints = [error.hint for error in waiting.values() if error.hint]
-        rolled_back = all(isinstance(error, RolledBack) for error in waiting.values())
-        world.report.set_state("rolled-back" if rolled_back else "failed", text)
-        # what waits for the same reason as before is one line, not one a convergence
-        level = logging.ERROR if text != world.said_waiting else logging.DEBUG
-        log.log(level, "%s%s", text, f"\nhint: {hints[0]}" if hints else "")
-        world.said_waiting = text
-        return max(error.exit_code for error in waiting.values())
-    world.said_waiting = ""
-    if prepared.pulled.stale:
-        errors = [f"source {r.name}: {r.error}" for r in prepared.pulled.reports if r.state == "stale"]
-        world.report.set_state("stale", "; ".join(errors))
-        return 75
-    world.report.set_state("converged")
-    return 0
+def _reasons(transaction: Transaction, problems: Sequence[health.Problem]) -> dict[str, str]:
+    """Return why each failed group does not hold. A generation of `parbake rollback` holds as a whole or not at all."""
+    names = transaction.group_names
+    everything = "; ".join(dict.fromkeys(problem.text for problem in problems))
+    failed = names if transaction.hold is not None else {group for p in problems for group in p.groups or names}
+    return {
+        group: "; ".join(dict.fromkeys(p.text for p in problems if group in (p.groups or names))) or everything
+        for group in sorted(failed)
+    }

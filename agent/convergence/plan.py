@@ -1,10 +1,11 @@
-"""Renderings + the disk as it is -> what changes, and one action a unit. Pure: nothing is touched."""
+"""Renderings and the current targets -> what changes, and one action for each unit. Pure: nothing is touched."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
+from agent.convergence.quarantine import Rejection
 from agent.errors import RenderError
 from agent.masking.masker import Masker
 from agent.model import Change, ChangeKind, Rendering, RunConfig, TargetFile, UnitAction, UnitStep
@@ -19,36 +20,37 @@ _WITHHELD_OLD = "(a line of the old file, withheld: it may hold an earlier secre
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything a convergence would do. `waiting` are the groups held up by an error, with that error's text."""
+    """Everything that a convergence would do."""
 
     changes: tuple[Change, ...] = ()
     units: tuple[UnitStep, ...] = ()
-    waiting: Mapping[str, str] = None  # type: ignore[assignment]
 
     @property
     def pending(self) -> bool:
+        """Whether a target would change."""
         return any(change.pending for change in self.changes)
 
 
-def change(
+def plan_change(
     template: Template,
     rendering: Rendering,
     old: TargetFile | None,
     uid: int | None,
     gid: int | None,
     *,
-    rendered_before: bool = False,
+    applied_before: bool = False,
 ) -> Change:
-    """What happens to one target. `uid` and `gid` are None where the settings do not state them: an old file's are kept.
+    """Return what happens to one target.
 
-    `rendered_before`: the target was put in place with this very content, so that a difference is somebody's edit.
+    `uid` and `gid` are None if the settings do not state them: those of the old file are kept. `applied_before`: this very
+    content was put in place earlier, so that a difference is an edit by hand.
 
-    Raises RenderError where a secret would become readable by everybody.
+    Raises RenderError if a secret would become readable by every user.
     """
     mode = template.mode if template.mode is not None else _SECRET_MODE if rendering.secret else _PLAIN_MODE
     if rendering.secret and mode & _WORLD:
         raise RenderError(
-            f"template {template.name} reads a secret key, and mode {mode:04o} lets everybody use {template.target}",
+            f"template {template.name} reads a secret key, and mode {mode:04o} lets every user read {template.target}",
             hint='nothing was replaced; give it mode "0640" or "0600"',
         )
     uid = uid if uid is not None else old.uid if old else 0
@@ -61,43 +63,57 @@ def change(
         kind = ChangeKind.ATTRIBUTES
     else:
         kind = ChangeKind.UNCHANGED
-    if kind in (ChangeKind.CONTENT, ChangeKind.ATTRIBUTES) and rendered_before and template.drift == "report":
+    if kind in (ChangeKind.CONTENT, ChangeKind.ATTRIBUTES) and applied_before and template.drift == "report":
         kind = ChangeKind.DRIFTED
     return Change(
         template.name, template.target, kind, template.group_name, mode, uid, gid, rendering.secret, rendering.content, old
     )
 
 
-def units(templates: Iterable[Template], changes: Iterable[Change]) -> tuple[UnitStep, ...]:
-    """One action a unit: the strongest that the changed templates ask for, in the order the units are first named."""
-    changed = {c.template for c in changes if c.pending}
-    asked: dict[str, list[tuple[UnitAction, str]]] = {}
+def unit_steps(
+    templates: Sequence[Template], changes: Iterable[Change], rejections: Collection[Rejection] = ()
+) -> tuple[UnitStep, ...]:
+    """Return one action for each unit: the strongest that the changed templates ask for, in the order of the settings.
+
+    `rejections` are those of groups that are applied now. A unit that was stopped because its first config failed is
+    restarted with the new one, or with the same one if that is tried again.
+    """
+    stopped = {unit for rejection in rejections for unit in rejection.stopped}
+    retried = {unit for rejection in rejections if rejection.retry for unit in rejection.stopped}
+    steps = {step.unit: step for step in _steps_of_changes(templates, changes)}
+    for label in dict.fromkeys(unit.label for template in templates for unit in template.units):
+        if label in retried and label not in steps:
+            names = tuple(t.name for t in templates if any(unit.label == label for unit in t.units))
+            steps[label] = UnitStep(label, UnitAction.RESTART, names)
+    return tuple(replace(step, action=UnitAction.RESTART) if step.unit in stopped else step for step in steps.values())
+
+
+def _steps_of_changes(templates: Iterable[Template], changes: Iterable[Change]) -> Iterator[UnitStep]:
+    changed = {change.template for change in changes if change.pending}
+    requests: dict[str, list[tuple[UnitAction, str]]] = {}
     commands: dict[str, TemplateUnit] = {}
     for template in templates:
         for unit in template.units:
-            asked.setdefault(unit.label, [])
+            requests.setdefault(unit.label, [])
             if unit.command:
                 commands.setdefault(unit.label, unit)
             action = UnitAction.COMMAND if unit.command else UnitAction(unit.action)
             if template.name in changed and action != UnitAction.NONE:
-                asked[unit.label].append((action, template.name))
-    steps = []
-    for label, wishes in asked.items():
-        names = tuple(name for _, name in wishes)
-        if wishes and label in commands:
-            steps.append(UnitStep(label, UnitAction.COMMAND, names, commands[label].command, commands[label].timeout))
-        elif wishes:
-            asked_for = {action for action, _ in wishes}
+                requests[unit.label].append((action, template.name))
+    for label, requested in requests.items():
+        names = tuple(name for _, name in requested)
+        if requested and label in commands:
+            yield UnitStep(label, UnitAction.COMMAND, names, commands[label].command, commands[label].timeout)
+        elif requested:
+            actions = {action for action, _ in requested}
             # a reload alone starts nothing
-            strongest = max(asked_for, key=lambda action: action.strength)
-            if asked_for == {UnitAction.START, UnitAction.RELOAD}:
-                strongest = UnitAction.RELOAD_OR_RESTART
-            steps.append(UnitStep(label, strongest, names))
-    return tuple(steps)
+            both = actions == {UnitAction.START, UnitAction.RELOAD}
+            strongest = UnitAction.RELOAD_OR_RESTART if both else max(actions, key=lambda action: action.strength)
+            yield UnitStep(label, strongest, names)
 
 
 def diff(change: Change, config: RunConfig, decoy: str | None = None) -> str:
-    """A unified diff with secrets masked. A masked line that changed still shows as changed.
+    """Return a unified diff with secrets masked. A masked line that changed still shows as changed.
 
     `decoy` is the rendering with other secrets, masked (see `templates.fake_secrets`). A line that differs from all of its
     lines depends on a secret in a form that masking does not know: it is withheld.
@@ -117,23 +133,23 @@ def diff(change: Change, config: RunConfig, decoy: str | None = None) -> str:
     # masked as a whole, since a secret may span lines
     new_lines, old_lines = shown_lines(change.content, masker, decoy), shown_lines(before, masker, None)
     if change.secret or (change.old and not change.old.mode & _WORLD):
-        # the old file may hold a secret's earlier value, which nobody knows any more: only its shape is shown
-        kept = set(new_lines)
-        old_lines = [line if line in kept else _WITHHELD_OLD for line in old_lines]
+        # the old file may hold an earlier value of a secret, which is not known any more: only the shape is shown
+        unchanged = set(new_lines)
+        old_lines = [line if line in unchanged else _WITHHELD_OLD for line in old_lines]
     return _unified(change, old_lines, new_lines)
 
 
 def shown_lines(content: bytes, masker: Masker, decoy: str | None) -> list[str]:
-    """The lines of a target, masked; those that no line of its masked `decoy` is like are withheld."""
+    """Return the lines of a target, masked. With a `decoy`, a line that the decoy does not have is withheld."""
     lines = masker.mask(content.decode("utf-8", "replace")).splitlines(keepends=True)
     if decoy is None:
         return lines
-    free = set(decoy.splitlines(keepends=True))
-    return [line if line in free else _WITHHELD for line in lines]
+    independent = set(decoy.splitlines(keepends=True))
+    return [line if line in independent else _WITHHELD for line in lines]
 
 
 def _unified(change: Change, old: list[str], new: list[str]) -> str:
-    import difflib  # 6 ms that only a plan needs
+    import difflib  # costs 6 ms, and only a plan needs it
 
     name = change.target.lstrip("/")
     before = "/dev/null" if change.kind == ChangeKind.CREATE else f"a/{name}"

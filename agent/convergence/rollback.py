@@ -1,92 +1,90 @@
-"""Back to an earlier generation by hand, and held there until `parbake resume`."""
+"""`parbake rollback`: an earlier generation is applied through the executor, and held until `parbake resume`."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-from agent.convergence import journal, plan, staging
-from agent.convergence.context import World
-from agent.convergence.executor import directories, group_of
-from agent.convergence.recovery import HOLD, finish, recover, tools_of
+from agent.convergence.context import GroupError, Memory, Runtime
+from agent.convergence.executor import apply_transaction, group_of, stage_and_check
+from agent.convergence.hold import hold_generation
+from agent.convergence.journal import Transaction
+from agent.convergence.phases import GENERATION_STATES, Phase
+from agent.convergence.plan import unit_steps
+from agent.convergence.recovery import recover
 from agent.errors import UsageError
 from agent.model import Change, ChangeKind
 from agent.state import generations
-from agent.state.generations import Generation
+from agent.state.generations import Generation, GenerationState
 from agent.status import report
 from agent.system import safe_files
 
 log = logging.getLogger("parbake.converge")
 
 
-def roll_back(world: World, number: int | None, *, wait: bool = True) -> None:
-    """Put a kept generation's targets in place, act on the units, hold it. Raises UsageError, ApplyError, StateError."""
-    world.state.prepare()
-    with world.state.lock(wait=wait, pause=world.pause, stopping=world.stopping):
-        world.state.sweep()
-        recover(world, before_ready=False)
-        wanted = _choose(world, number)
-        changes = _changes(world, wanted)
+def roll_back_to(runtime: Runtime, memory: Memory, number: int | None, *, wait: bool = True) -> None:
+    """Apply a kept generation and hold it. `number` None is the generation before the applied one.
+
+    Raises UsageError if there is no such generation, CheckError if a check refuses it, ApplyError if it does not come up (what
+    was there before is restored), StateError.
+    """
+    runtime.state.prepare()
+    with runtime.state.lock(wait=wait, sleep=runtime.sleep, stopping=runtime.stop.is_set):
+        runtime.state.sweep()
+        recover(runtime, memory, before_ready=False)
+        wanted = _choose(runtime, number)
+        changes = _changes(runtime, wanted)
         pending = [change for change in changes if change.pending]
         if pending:
-            _put_in_place(world, wanted, changes, pending)
+            _apply(runtime, memory, wanted, changes, pending)
         else:
-            world.state.save(HOLD, {"generation": wanted.number})
-        world.report.hold = wanted.number
-        world.report.generation = wanted.number
-        world.report.digest = wanted.digest
-        world.report.templates = tuple(
-            {"name": name, "target": t["target"], "state": "current", "generation": wanted.number}
-            for name, t in wanted.targets.items()
-        )
-        world.report.set_state(
-            "rolled-back", f"held at generation {wanted.number} by `parbake rollback`; `parbake resume` ends it"
-        )
+            hold_generation(runtime.state.records, wanted.number)
+        _describe(memory, wanted)
         try:
-            report.publish(world.report, world.paths)
+            report.publish(memory.report, runtime.paths)
         except OSError as error:
-            log.warning("%s cannot be written: %s", world.paths.status, error.strerror)
+            log.warning("%s cannot be written: %s", runtime.paths.status, error.strerror)
 
 
-def _choose(world: World, number: int | None) -> Generation:
-    known = world.generations.all()
+def _choose(runtime: Runtime, number: int | None) -> Generation:
+    kept = runtime.state.generations.all()
     if number is None:
-        good = [generation for generation in known if generation.state == generations.APPLIED]
-        if len(good) < 2:
-            raise UsageError("there is no earlier generation to go back to", hint="`parbake history` lists those there are")
-        return good[-2]
-    for generation in known:
+        applied = [generation for generation in kept if generation.state == GenerationState.APPLIED]
+        if len(applied) < 2:
+            raise UsageError("there is no earlier generation to roll back to", hint="`parbake history` lists the generations")
+        return applied[-2]
+    for generation in kept:
         if generation.number == number:
             return generation
     raise UsageError(
         f"there is no generation {number}",
-        hint=f"kept: {', '.join(str(g.number) for g in known) or 'none'}; see `parbake history`",
+        hint=f"kept: {', '.join(str(generation.number) for generation in kept) or 'none'}; see `parbake history`",
     )
 
 
-def _changes(world: World, wanted: Generation) -> list[Change]:
-    content = world.generations.content(wanted.number)
-    groups = {template.name: template.group_name for template in world.settings.templates}
+def _changes(runtime: Runtime, wanted: Generation) -> list[Change]:
+    """Return a generation's targets as changes of the present ones. A template without a target in it is left out."""
+    content = runtime.state.generations.content(wanted.number)
+    groups = {template.name: template.group_name for template in runtime.settings.templates}
     changes = []
     for name in (*groups, *sorted(wanted.targets.keys() - groups.keys())):
         if name not in content or name not in wanted.targets:
-            continue  # it was never in place until then
-        known = wanted.targets[name]
-        old = safe_files.read_target(world.paths, known["target"])
-        mode = int(known["mode"], 8)
+            continue
+        recorded = wanted.targets[name]
+        old = safe_files.read_target(runtime.paths, recorded["target"])
+        mode = int(recorded["mode"], 8)
         same = old is not None and old.content == content[name] and old.mode == mode
-        kind = ChangeKind.UNCHANGED if same else ChangeKind.CREATE if old is None else ChangeKind.CONTENT
         changes.append(
             Change(
                 name,
-                known["target"],
-                kind,
+                recorded["target"],
+                ChangeKind.UNCHANGED if same else ChangeKind.CREATE if old is None else ChangeKind.CONTENT,
                 groups.get(name, ""),
                 mode,
-                known["uid"],
-                known["gid"],
-                known["secret"],
+                recorded["uid"],
+                recorded["gid"],
+                recorded["secret"],
                 content[name],
                 old,
             )
@@ -94,38 +92,45 @@ def _changes(world: World, wanted: Generation) -> list[Change]:
     return changes
 
 
-def _put_in_place(world: World, wanted: Generation, changes: list[Change], pending: list[Change]) -> None:
-    templates: dict[str, Any] = {template.name: template for template in world.settings.templates}
-    try:
-        renames = staging.stage(world.paths, pending, directories(world, pending))
-        ours = [templates[c.template] for c in pending if c.template in templates]
-        staging.check(world.paths, ours, None, world.run, world.settings.templates)
-    except BaseException:
-        staging.discard(world.paths, [c.target for c in pending])
-        raise
-    number = world.generations.next_number()
-    started = journal.Transaction(
+def _apply(runtime: Runtime, memory: Memory, wanted: Generation, changes: Sequence[Change], pending: Sequence[Change]) -> None:
+    """Raises CheckError, ApplyError, StateError."""
+    waiting: dict[str, GroupError] = {}
+    _, renames = stage_and_check(runtime, pending, waiting, None, all_or_nothing=True)
+    number = runtime.state.generations.next_number()
+    transaction = Transaction(
         number,
         wanted.digest,
         wanted.keys,
         tuple(renames),
-        plan.units(world.settings.templates, pending),
-        tuple(group_of(world, name, changes, wanted.targets) for name in sorted({c.group for c in pending})),
+        unit_steps(runtime.settings.templates, pending),
+        tuple(group_of(runtime, name, changes, wanted.targets) for name in sorted({c.group for c in pending})),
         hold=wanted.number,
         since=number,
     )
-    tools = tools_of(world, None)
-    record = replace(
-        wanted,
-        number=number,
-        time=report.now(),
-        cause=f"rollback to {wanted.number}",
-        targets=generations.targets_of(changes, number, wanted.targets),
-        state=generations.PENDING,
-        units=(),
-        error=None,
+
+    def record(started: Transaction) -> None:
+        generation = replace(
+            wanted,
+            number=number,
+            time=report.now(),
+            cause=f"rollback to {wanted.number}",
+            targets=generations.targets_of(changes, number, wanted.targets),
+            state=GENERATION_STATES[Phase.COMMITTING],
+            units=(),
+            error=None,
+        )
+        runtime.state.generations.record(generation, changes)
+
+    apply_transaction(runtime, memory, transaction, None, None, record, before_ready=False)
+
+
+def _describe(memory: Memory, wanted: Generation) -> None:
+    memory.report.hold = wanted.number
+    memory.report.generation = wanted.number
+    memory.report.digest = wanted.digest
+    memory.report.templates = tuple(
+        {"name": name, "target": target["target"], "state": "current", "generation": wanted.number}
+        for name, target in wanted.targets.items()
     )
-    world.generations.record(record, changes)
-    done = journal.act(tools, journal.commit(tools, started), before_ready=False)
-    world.generations.judge(number, generations.APPLIED, done.results.values())
-    world.report.units = finish(world, tools, done, before_ready=False).results
+    text = f"held at generation {wanted.number} by `parbake rollback`; `parbake resume` ends it"
+    memory.report.set_state("rolled-back", text)

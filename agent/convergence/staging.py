@@ -1,14 +1,7 @@
-"""Candidates beside their targets, checked, then all renamed: the whole old file or the whole new one, whatever is killed.
+"""Candidates beside their targets, then renamed: each target is the whole old file or the whole new one, whatever is killed.
 
-The order of a commit, each step durable before the next:
-
-1. stage: `.NAME.parbake-new` beside every target, complete, with its final owner, mode, label and ACL, fsynced;
-2. check: every check of the group passes on the candidates;
-3. journal: the list of renames is written to the state directory;
-4. rename: the old file is kept as `.NAME.parbake-old` (a hard link), the candidate takes the target's name;
-5. the units are acted on, and verified; then the old files and the journal go, or the old files come back.
-
-A crash before 3 leaves candidates that the next start removes. A crash after 3 is finished by `resume` at the next start.
+The candidate of NAME is `.NAME.parbake-new`, complete and durable, with its final owner, mode, label and ACL. At the commit
+the old file is kept as `.NAME.parbake-old` (a hard link), and the candidate takes the name of the target.
 """
 
 from __future__ import annotations
@@ -16,37 +9,38 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import re
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from agent.errors import ApplyError, CheckError
-from agent.masking.masker import Masker
+from agent.errors import ApplyError
 from agent.model import Change
 from agent.paths import Paths
-from agent.settings.models import Template
 from agent.system import safe_files
-from agent.system.process import ProcessResult
 
-Run = Callable[[Sequence[str], float], ProcessResult]
-_OTHER = re.compile(r"\{candidate:([^{}]+)\}")
 _COPIED_ATTRIBUTES = ("security.selinux", "system.posix_acl_access")
 
 
 @dataclass(frozen=True, slots=True)
 class Rename:
-    """One target of a commit. `created`: there was nothing in its place, so putting back means removing it. `sha256`: of
-    what it is to hold; empty where the target took its place in an earlier commit that this one includes."""
+    """One target of a commit.
+
+    `created`: the target did not exist, so a rollback removes it. `sha256` is that of the new content; it is empty for a
+    target that was replaced by an earlier commit that this one includes.
+    """
 
     target: str
     created: bool
     template: str = ""
     group: str = ""
     sha256: str = ""
+
+    @classmethod
+    def parse(cls, item: Mapping[str, Any]) -> Rename:
+        """Raises KeyError for a record that lacks a field."""
+        return cls(str(item["target"]), bool(item["created"]), str(item["template"]), str(item["group"]), str(item["sha256"]))
 
 
 def candidate_name(name: str) -> str:
@@ -63,35 +57,38 @@ def stage(
     directories: Mapping[str, safe_files.ParentDirectory] | None = None,
     kept: Collection[str] = (),
 ) -> list[Rename]:
-    """Write every candidate. `kept` are targets whose old files an earlier commit, not confirmed yet, has kept.
+    """Write the candidate of every change.
 
-    Raises ApplyError after removing what was staged: nothing is left, nothing was replaced.
+    `directories` maps a target to how its missing parent directories are made. `kept` are targets whose old files an
+    unconfirmed commit still needs.
+
+    Raises ApplyError after removing what was staged: nothing is left, and nothing was replaced.
     """
     changes = list(changes)
     staged: list[Rename] = []
     try:
         for change in changes:
-            create = (directories or {}).get(change.target, safe_files.ParentDirectory())
-            with _explained(change.target, "staged"), safe_files.slot(paths, change.target, create=create) as place:
-                there = _exists(place, place.name)
+            parent = (directories or {}).get(change.target, safe_files.ParentDirectory())
+            with _explained(change.target, "staged"), safe_files.slot(paths, change.target, create=parent) as location:
+                exists = _exists(location, location.name)
                 if change.target not in kept:
-                    _unlink(place, backup_name(place.name))
-                if there:
-                    _refuse_fixed(place, change.target)
+                    _unlink(location, backup_name(location.name))
+                if exists:
+                    _refuse_irreplaceable(location, change.target)
                 digest = hashlib.sha256(change.content).hexdigest()
-                staged.append(Rename(change.target, not there, change.template, change.group, digest))
-                _write_candidate(place, change, paths)
+                staged.append(Rename(change.target, not exists, change.template, change.group, digest))
+                _write_candidate(location, change, paths)
     except BaseException:
         discard(paths, [change.target for change in changes])
         raise
     return staged
 
 
-def _write_candidate(place: safe_files.TargetLocation, change: Change, paths: Paths) -> None:
-    name = candidate_name(place.name)
-    _unlink(place, name)
+def _write_candidate(location: safe_files.TargetLocation, change: Change, paths: Paths) -> None:
+    name = candidate_name(location.name)
+    _unlink(location, name)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(os.open(name, flags, 0o600, dir_fd=place.directory), "wb") as file:
+    with open(os.open(name, flags, 0o600, dir_fd=location.directory), "wb") as file:
         file.write(change.content)
         file.flush()
         descriptor = file.fileno()
@@ -100,27 +97,29 @@ def _write_candidate(place: safe_files.TargetLocation, change: Change, paths: Pa
         except PermissionError:
             if paths.is_host or os.geteuid() == 0:
                 raise
-        _copy_attributes(place, descriptor)
+        _copy_attributes(location, descriptor)
         os.fchmod(descriptor, change.mode)
         os.fsync(descriptor)
 
 
-def _refuse_fixed(place: safe_files.TargetLocation, target: str) -> None:
-    """A mount of its own or an immutable file cannot be replaced: found out while only its own group waits for it, and
-    nothing of another has been replaced. Raises ApplyError."""
+def _refuse_irreplaceable(location: safe_files.TargetLocation, target: str) -> None:
+    """Refuse a mount point or an immutable file before anything is replaced, so that only its own group waits for it.
+
+    Raises ApplyError.
+    """
     with _explained(target, "replaced"):
-        if safe_files.is_mount(place):
+        if safe_files.is_mount(location):
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-        if safe_files.is_immutable(place):
+        if safe_files.is_immutable(location):
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
 
-def _copy_attributes(place: safe_files.TargetLocation, descriptor: int) -> None:
-    """The old file's SELinux label and ACL, where it has them."""
+def _copy_attributes(location: safe_files.TargetLocation, descriptor: int) -> None:
+    """Copy the SELinux label and the ACL of the old file, if it has them."""
     try:
-        old = os.open(place.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place.directory)
+        old = os.open(location.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=location.directory)
     except OSError:
-        return  # no old file, or a symlink in its place: there is nothing to take over
+        return  # there is no old file, or a symlink in its place
     try:
         for name in set(os.listxattr(old)) & set(_COPIED_ATTRIBUTES):
             os.setxattr(descriptor, name, os.getxattr(old, name))
@@ -131,84 +130,33 @@ def _copy_attributes(place: safe_files.TargetLocation, descriptor: int) -> None:
         os.close(old)
 
 
-def check(
-    paths: Paths,
-    templates: Iterable[Template],
-    secrets: Sequence[str] | None,
-    run: Run,
-    others: Iterable[Template] = (),
-) -> None:
-    """Run each template's check on its candidate, and those that name another's; the same command runs once.
-
-    `others` are the templates without a candidate: a check that names one has its target, and one of the same group whose
-    check names a candidate is checked as it stands. Raises CheckError with the check's own words, secrets masked; where
-    `secrets` is None they are not known, and the words are withheld.
-    """
-    staged = {template.name: template for template in templates}
-    known = {template.name: template for template in others} | staged
-    files = {name: paths.host(template.target) for name, template in known.items()}
-    files |= {name: files[name].with_name(candidate_name(files[name].name)) for name in staged}
-    groups = {template.group_name for template in staged.values()}
-    seen: set[tuple[str, ...]] = set()
-    for template in known.values():
-        named = {match[1] for part in template.check for match in _OTHER.finditer(part)}
-        if template.name not in staged and not (template.group_name in groups and named & staged.keys()):
-            continue
-        argv = tuple(_filled(part, template.name, files) for part in template.check)
-        if not argv or argv in seen:
-            continue
-        seen.add(argv)
-        ran = run(argv, template.check_timeout)
-        if not ran.ok:
-            words = masked_output(ran, secrets)
-            ending = "did not finish" if ran.code is None else f"exit code {ran.code}"
-            raise CheckError(
-                f"template {template.name}: its check refused the new {template.target} ({ending}): "
-                f"{' '.join(template.check)}\n{_indented(words)}".rstrip(),
-                hint="nothing of its group was replaced; the old file stays in use",
-            )
-
-
-def masked_output(ran: ProcessResult, secrets: Sequence[str] | None) -> str:
-    """What a program printed, fit to be shown."""
-    return "(its output is withheld: the secrets in it are not known)" if secrets is None else Masker(secrets).mask(ran.output)
-
-
-def _filled(part: str, name: str, files: Mapping[str, Path]) -> str:
-    """{candidate} is the template's own, {candidate:NAME} another's: its candidate, or its target where that stays."""
-    part = part.replace("{candidate}", str(files[name]))
-    return _OTHER.sub(lambda match: str(files[match[1]]) if match[1] in files else match[0], part)
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"    {line}" for line in text.splitlines()[-20:])
-
-
 def commit(paths: Paths, renames: Iterable[Rename]) -> None:
-    """Rename every candidate that is still there. Safe to run again after a crash at any point of an earlier run.
+    """Rename every candidate that is still there. A commit that was cut off at any point can be done again.
 
-    Raises ApplyError half way, also where a candidate is gone and the target does not hold what was in it; the caller then
-    puts back what was replaced.
+    Raises ApplyError half way, also if a candidate is gone and the target does not hold its content. The caller then rolls
+    back what was replaced.
     """
     for rename in renames:
-        with _explained(rename.target, "replaced"), safe_files.slot(paths, rename.target) as place:
-            if not _exists(place, candidate_name(place.name)):
-                if rename.sha256 and _digest(place) != rename.sha256:
+        with _explained(rename.target, "replaced"), safe_files.slot(paths, rename.target) as location:
+            name = location.name
+            if not _exists(location, candidate_name(name)):
+                if rename.sha256 and _digest(location) != rename.sha256:
                     raise ApplyError(
-                        f"target {rename.target} could not be replaced: the file staged beside it is gone",
-                        hint="the old file is kept; see what removes files there: a check that tidies up, another program",
+                        f"target {rename.target} could not be replaced: the candidate beside it is gone",
+                        hint="the old file is kept; find what removes files there: a check that tidies up, another program",
                     )
                 continue
             if not rename.created:
-                _keep_old(place)
-            os.rename(candidate_name(place.name), place.name, src_dir_fd=place.directory, dst_dir_fd=place.directory)
-            safe_files.fsync_directory(place.directory)
+                _keep_old(location)
+            os.rename(candidate_name(name), name, src_dir_fd=location.directory, dst_dir_fd=location.directory)
+            safe_files.fsync_directory(location.directory)
 
 
-def _digest(place: safe_files.TargetLocation) -> str:
-    """Of what stands in a target's place; "" where that is no file."""
+def _digest(location: safe_files.TargetLocation) -> str:
+    """Return the SHA-256 of the target, or "" if it is not a file."""
     try:
-        with open(os.open(place.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.directory), "rb") as file:
+        descriptor = os.open(location.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=location.directory)
+        with open(descriptor, "rb") as file:
             return hashlib.sha256(file.read()).hexdigest()
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ELOOP):
@@ -216,99 +164,100 @@ def _digest(place: safe_files.TargetLocation) -> str:
         return ""
 
 
-def _keep_old(place: safe_files.TargetLocation) -> None:
-    """One that is kept already is of this commit, or of an earlier one that is not confirmed yet."""
-    if _exists(place, backup_name(place.name)):
+def _keep_old(location: safe_files.TargetLocation) -> None:
+    """Keep the old file. One that is kept already belongs to this commit, or to an earlier one that is not confirmed yet."""
+    name, directory = location.name, location.directory
+    if _exists(location, backup_name(name)):
         return
-    name, directory = place.name, place.directory
     with suppress(FileNotFoundError):  # removed by hand since it was planned
         os.link(name, backup_name(name), src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
         safe_files.fsync_directory(directory)
 
 
-def put_back(paths: Paths, renames: Iterable[Rename]) -> list[str]:
-    """Undo a commit: old files take their names again, created ones go. Returns the targets put back; what cannot be
-    put back is raised as one ApplyError after everything else was."""
-    done, failed = [], []
+def restore_targets(paths: Paths, renames: Iterable[Rename]) -> list[str]:
+    """Give the old files their names again and remove the targets that were created. Returns the restored targets.
+
+    It can be done again after it was cut off. Raises one ApplyError for all targets that could not be restored, after all
+    others were.
+    """
+    restored, failed = [], []
     for rename in reversed(list(renames)):
         try:
-            with safe_files.slot(paths, rename.target) as place:
-                untouched = _exists(place, candidate_name(place.name))
-                _unlink(place, candidate_name(place.name))
-                if _exists(place, backup_name(place.name)):
-                    os.rename(backup_name(place.name), place.name, src_dir_fd=place.directory, dst_dir_fd=place.directory)
-                    # renaming one link of a file to another of its links does nothing and leaves both
-                    _unlink(place, backup_name(place.name))
-                    done.append(rename.target)
-                elif rename.created and not untouched:
-                    _unlink(place, place.name)
-                    done.append(rename.target)
-                safe_files.fsync_directory(place.directory)
+            if _restore(paths, rename):
+                restored.append(rename.target)
         except FileNotFoundError:
             continue
         except (OSError, ApplyError) as error:
             failed.append(f"{rename.target}: {error.strerror if isinstance(error, OSError) else error}")
     if failed:
         raise ApplyError(
-            f"the old file could not be put back: {'; '.join(failed)}",
-            hint="it stands beside the target as .NAME.parbake-old; the next start tries again",
+            f"the old file could not be restored: {'; '.join(failed)}",
+            hint="it is kept beside the target as .NAME.parbake-old; the next start tries again",
         )
-    return done
+    return restored
+
+
+def _restore(paths: Paths, rename: Rename) -> bool:
+    """Restore one target. Returns whether it had been replaced. Raises OSError, ApplyError."""
+    restored = False
+    with safe_files.slot(paths, rename.target) as location:
+        name, directory = location.name, location.directory
+        not_replaced = _exists(location, candidate_name(name))
+        _unlink(location, candidate_name(name))
+        if _exists(location, backup_name(name)):
+            os.rename(backup_name(name), name, src_dir_fd=directory, dst_dir_fd=directory)
+            # renaming one link of a file to another of its links does nothing and leaves both
+            _unlink(location, backup_name(name))
+            restored = True
+        elif rename.created and not not_replaced:
+            _unlink(location, name)
+            restored = True
+        safe_files.fsync_directory(directory)
+    return restored
 
 
 def discard(paths: Paths, targets: Iterable[str], *, backups: bool = False) -> None:
-    """Remove candidates, and with `backups` the kept old files, wherever they can be reached."""
+    """Remove the candidates, and with `backups` the kept old files. One that cannot be reached is left to the next start."""
     for target in targets:
-        try:
-            with safe_files.slot(paths, target) as place:
-                _unlink(place, candidate_name(place.name))
-                if backups:
-                    _unlink(place, backup_name(place.name))
-        except (OSError, ApplyError):
-            continue  # unreachable now: the next start tries again
+        with suppress(OSError, ApplyError), safe_files.slot(paths, target) as location:
+            _unlink(location, candidate_name(location.name))
+            if backups:
+                _unlink(location, backup_name(location.name))
 
 
-def as_plain(renames: Iterable[Rename]) -> list[dict[str, Any]]:
-    return [asdict(rename) for rename in renames]
-
-
-def from_plain(items: Iterable[dict[str, Any]]) -> list[Rename]:
-    return [Rename(str(i["target"]), bool(i["created"]), str(i["template"]), str(i["group"]), str(i["sha256"])) for i in items]
-
-
-def _exists(place: safe_files.TargetLocation, name: str) -> bool:
+def _exists(location: safe_files.TargetLocation, name: str) -> bool:
     try:
-        found = os.stat(name, dir_fd=place.directory, follow_symlinks=False)
+        status = os.stat(name, dir_fd=location.directory, follow_symlinks=False)
     except FileNotFoundError:
         return False
-    if stat.S_ISDIR(found.st_mode):
+    if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     return True
 
 
-def _unlink(place: safe_files.TargetLocation, name: str) -> None:
+def _unlink(location: safe_files.TargetLocation, name: str) -> None:
     with suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=place.directory)
+        os.unlink(name, dir_fd=location.directory)
 
 
 _HINTS = {
-    errno.EISDIR: "a directory stands where the file must go; move it away",
+    errno.EISDIR: "a directory has the name of the target; move it away",
     errno.ENOSPC: "the disk is full; free space on it",
     errno.EDQUOT: "the quota is used up",
     errno.EROFS: "its filesystem is read-only; let the image mount it writable, or move the target",
-    errno.EPERM: "it may be immutable (lsattr) or of another owner",
+    errno.EPERM: "it may be immutable (lsattr) or have another owner",
     errno.EACCES: "parbake has no permission there; run it as root",
-    errno.EBUSY: "it is a mount point of its own, which cannot be replaced; mount its directory instead",
-    errno.EXDEV: "it is a mount point of its own, which cannot be replaced; mount its directory instead",
+    errno.EBUSY: "the target is a mount point, which cannot be replaced; mount its directory instead",
+    errno.EXDEV: "the target is a mount point, which cannot be replaced; mount its directory instead",
 }
 
 
 @contextmanager
-def _explained(target: str, done: str) -> Iterator[None]:
+def _explained(target: str, verb: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         advice = _HINTS.get(error.errno or 0, "see the message above")
         raise ApplyError(
-            f"target {target} could not be {done}: {error.strerror}", hint=f"the old file is kept; {advice}"
+            f"target {target} could not be {verb}: {error.strerror}", hint=f"the old file is kept; {advice}"
         ) from None

@@ -1,7 +1,7 @@
 """`parbake run`: converge, say READY, then wait for changes, settle, converge again.
 
-Signal handlers and watch threads only put a word in the queue; this loop reads it. The watchdog is fed here and nowhere
-else, so that a loop that hangs is a daemon that is restarted.
+Signal handlers and watch threads only put an event in the queue; this loop reads it. The watchdog is fed by the loop alone, so
+a loop that hangs is a daemon that systemd restarts.
 """
 
 from __future__ import annotations
@@ -12,302 +12,217 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Mapping
 
-from agent.convergence import converge, drift
-from agent.convergence.context import World
+from agent.convergence.context import Runtime, new_memory, open_runtime
+from agent.convergence.converge import converge
 from agent.convergence.recovery import confirm_started
-from agent.daemon.watch_registry import Watchers
-from agent.errors import BusyError, ParbakeError, RolledBack
+from agent.daemon.drift_check import DriftCheck
+from agent.daemon.events import Event
+from agent.daemon.publisher import Publisher
+from agent.daemon.retry import Retry
+from agent.daemon.watch_registry import WatchRegistry
+from agent.errors import BusyError, ParbakeError, StopRequested
 from agent.model import FactValue
-from agent.status import report
-from agent.system import journal_log
-from agent.system.process import ProcessResult
-from agent.system.process import run as run_program
+from agent.paths import Paths
+from agent.settings.models import Settings
+from agent.sources.registry import SourceRegistry
 from agent.system.sd_notify import Notifier
-from agent.system.units import Systemd
 
 log = logging.getLogger("parbake")
-_RETRY_FIRST, _RETRY_LAST, _RETRY_STALE = 1.0, 60.0, 300.0
 _TICK_SECONDS = 5.0
-_STOP_SECONDS = 15.0
-"""How long a program that runs at SIGTERM may go on: there may be another one after it, and systemd waits for 60 s."""
-
-STOP, CONVERGE, CHANGED, TOUCHED = "stop", "converge", "changed", "touched"
-
-Reload = Callable[[World], World]
+_APPLIED_CODES = (0, 74, 75)
+"""Exit codes after which the targets are in place. 74: a first generation that did not come up stays in place, and a unit that
+fails is better than one that waits."""
 
 
-@dataclass(slots=True)
 class Daemon:
-    """The loop's own state, and nothing of the convergence's."""
+    """The loop and its state. The state of the convergences is in `Memory`."""
 
-    world: World
-    reload: Reload
-    notifier: Notifier = field(default_factory=Notifier)
-    events: queue.SimpleQueue[tuple[str, str]] = field(default_factory=queue.SimpleQueue)
-    watchers: Watchers = field(init=False)
-    ready: bool = False
-    retry_seconds: float = 0.0
-    retry_at: float = float("inf")
-    said: tuple[str, int] = ("", 0)
-    said_error: str = ""
-    stopping: bool = False
-    stop_by: float = float("inf")
-    drifted: dict[str, str] = field(default_factory=dict)
-    writing: threading.Lock = field(default_factory=threading.Lock)
-    written: report.StatusStamp = None
-
-    def __post_init__(self) -> None:
-        put = self.events.put
-        self.watchers = Watchers(lambda cause: put((CHANGED, cause)), lambda: put((TOUCHED, "drift")), self._noticed)
+    def __init__(self, paths: Paths, settings: Settings, reload: Callable[[], Settings]) -> None:
+        """`reload` reads the settings again. It raises ParbakeError if they are invalid."""
+        self._paths, self._reload = paths, reload
+        self._stop = threading.Event()
+        self._notifier = Notifier()
+        self._runtime = self._open_runtime(settings)
+        self._memory = new_memory(settings)
+        self._sources = SourceRegistry(paths, self._stop)
+        self._events: queue.SimpleQueue[tuple[Event, str]] = queue.SimpleQueue()
+        self._watchers = WatchRegistry(
+            lambda cause: self._events.put((Event.CHANGED, cause)),
+            lambda: self._events.put((Event.TOUCHED, "drift")),
+            self._on_notice,
+        )
+        self._publisher = Publisher(paths, self._memory, self._notifier)
+        self._drift = DriftCheck()
+        self._retry = Retry()
+        self._ready = False
 
     def run(self) -> int:
-        """Until SIGTERM. Returns the exit code."""
+        """Run until SIGTERM. Returns the exit code."""
         self._handle_signals()
-        self._attach()
-        self._publish()
+        self._publisher.publish()
         self._converge("start")
         while True:
-            kind, cause = self._next_event()
-            if kind == STOP:
-                return self._stop()
-            if kind == CONVERGE:
+            event, cause = self._next_event()
+            if event == Event.RELOAD:
                 self._reload_settings()
-            if kind in (CHANGED, TOUCHED):
-                kind, cause = self._settle(kind, cause)
-            if kind == STOP:
-                return self._stop()
-            if kind == TOUCHED and not self._look_for_drift():
-                self.watchers.watch_targets(self.world)  # a place may have been made anew by somebody else
+                event = Event.CHANGED
+            if event in (Event.CHANGED, Event.TOUCHED):
+                event, cause = self._settle(event, cause)
+            if event == Event.STOP:
+                return self._end()
+            if event == Event.TOUCHED and not self._look_for_drift():
+                self._watchers.watch_targets(self._runtime)  # another program may have made a directory again
                 continue
-            if kind:
+            if event != Event.NONE:
                 self._converge(cause)
+
+    def _open_runtime(self, settings: Settings) -> Runtime:
+        def narrate(step: str, seconds: float, text: str) -> None:
+            self._notifier.ping_watchdog()
+            log.debug("%s: %s (%.0f ms)", step, text, seconds * 1000)
+
+        return open_runtime(
+            self._paths,
+            settings,
+            self._stop,
+            narrate=narrate,
+            ping_watchdog=self._notifier.ping_watchdog,
+            extend_watchdog=self._notifier.extend_watchdog,
+        )
 
     def _handle_signals(self) -> None:
         def stop(number: int, frame: object) -> None:
-            self.stopping = True
-            self.stop_by = min(self.stop_by, time.monotonic() + _STOP_SECONDS)
-            self.events.put((STOP, signal.Signals(number).name))
+            self._stop.set()
+            self._events.put((Event.STOP, signal.Signals(number).name))
 
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, stop)
-        signal.signal(signal.SIGHUP, lambda *_: self.events.put((CONVERGE, "SIGHUP")))
+        signal.signal(signal.SIGHUP, lambda *_: self._events.put((Event.RELOAD, "SIGHUP")))
 
-    def _attach(self) -> None:
-        """Let the world's own waits feed the watchdog, since they are this loop's."""
-        world, run = self.world, self.world.run
-
-        if run is run_program:
-            run = partial(run_program, cancelled=self._out_of_time)
-
-        def fed_run(argv: Sequence[str], seconds: float) -> ProcessResult:
-            self.notifier.extend_watchdog(seconds)
-            return run(argv, seconds)
-
-        def narrate(step: str, seconds: float, text: str) -> None:
-            self.notifier.ping_watchdog()
-            log.debug("%s: %s (%.0f ms)", step, text, seconds * 1000)
-
-        world.run = fed_run
-        if isinstance(world.units, Systemd):
-            world.units = Systemd(fed_run, world.settings.units.timeout)
-        world.extend_watchdog = self.notifier.extend_watchdog
-        world.narrate = narrate
-        world.pause = self._pause
-        world.stopping = lambda: self.stopping
-
-    def _out_of_time(self) -> bool:
-        """Whether a program that still runs is to end, so that parbake does within the time that its unit gives it."""
-        return time.monotonic() > self.stop_by
-
-    def _pause(self, seconds: float) -> None:
-        self.notifier.ping_watchdog()
-        time.sleep(seconds)
-
-    def _next_event(self) -> tuple[str, str]:
-        """The next word in the queue, or a retry that is due, or ("", "") after a tick."""
-        self.notifier.ping_watchdog()
-        wait = min(_TICK_SECONDS, max(0.0, self.retry_at - time.monotonic()))
+    def _next_event(self) -> tuple[Event, str]:
+        """Return the next event, a retry that is due, or Event.NONE after a tick."""
+        self._notifier.ping_watchdog()
         try:
-            return self.events.get(timeout=wait)
+            return self._events.get(timeout=min(_TICK_SECONDS, self._retry.seconds_left))
         except queue.Empty:
             return self._tick()
 
-    def _tick(self) -> tuple[str, str]:
-        with self.writing:
-            report.refresh(self.world.report, self.world.paths)
-            if report.status_stamp(self.world.paths) != self.written:
-                return (CHANGED, "another parbake")  # by hand: what it did, held or let go is not known here yet
-        return (CHANGED, "retry") if time.monotonic() >= self.retry_at else ("", "")
+    def _tick(self) -> tuple[Event, str]:
+        self._publisher.refresh_metrics()
+        if self._publisher.written_by_another():
+            return Event.CHANGED, "another parbake"  # what a command by hand did, held or released is not known here yet
+        return (Event.CHANGED, "retry") if self._retry.due else (Event.NONE, "")
 
-    def _settle(self, kind: str, cause: str) -> tuple[str, str]:
-        """Wait until changes have calmed down, and for this instance's share of the splay. Returns what it came to, and the
-        cause of that: STOP outdoes CHANGED, which outdoes TOUCHED."""
-        watch = self.world.settings.watch
-        kind, cause = self._gather(kind, cause, watch.calm_seconds, watch.settle_max)
-        if kind == CHANGED and self.ready and watch.splay:
+    def _settle(self, event: Event, cause: str) -> tuple[Event, str]:
+        """Wait until changes have calmed down, and for this instance's share of the splay. Returns the event that is left."""
+        watch = self._runtime.settings.watch
+        event, cause = self._gather(event, cause, watch.calm_seconds, watch.settle_max)
+        if event == Event.CHANGED and self._ready and watch.splay:
             share = random.uniform(0, watch.splay)  # noqa: S311 - spreads a swarm, guards nothing
-            kind, cause = self._gather(kind, cause, share, share)
-        return kind, cause
+            event, cause = self._gather(event, cause, share, share)
+        return event, cause
 
-    def _gather(self, kind: str, cause: str, quiet_seconds: float, most_seconds: float) -> tuple[str, str]:
+    def _gather(self, event: Event, cause: str, quiet_seconds: float, most_seconds: float) -> tuple[Event, str]:
+        """Take events until none came for `quiet_seconds`, for `most_seconds` at most."""
         end = time.monotonic() + most_seconds
         quiet_end = time.monotonic() + quiet_seconds
-        while kind != STOP and (left := min(end, quiet_end) - time.monotonic()) > 0:
-            self.notifier.ping_watchdog()
+        while event != Event.STOP and (left := min(end, quiet_end) - time.monotonic()) > 0:
+            self._notifier.ping_watchdog()
             try:
-                other, why = self.events.get(timeout=min(_TICK_SECONDS, left))
+                other, other_cause = self._events.get(timeout=min(_TICK_SECONDS, left))
             except queue.Empty:
                 continue
-            if other == CONVERGE:
+            if other == Event.RELOAD:
                 self._reload_settings()
-            if other == STOP:
-                kind = STOP
-            elif _as_change(other) == CHANGED and kind != CHANGED:
-                kind, cause = CHANGED, why
+                other = Event.CHANGED
+            if other == Event.STOP or (other == Event.CHANGED and event == Event.TOUCHED):
+                event, cause = other, other_cause
             quiet_end = time.monotonic() + quiet_seconds
-        return kind, cause
+        return event, cause
 
     def _reload_settings(self) -> None:
-        self.notifier.notify(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+        self._publisher.reloading()
         try:
-            world = self.reload(self.world)
+            settings = self._reload()
         except ParbakeError as error:
             log.error("the settings are kept as they were: %s", error)
         else:
-            self.watchers.stop_sources()
-            self.world.close()
-            self.world = world
-            self._attach()
-        if self.ready:
-            self.notifier.notify("READY=1")
+            self._watchers.stop_sources()
+            self._sources.close()
+            self._runtime = self._open_runtime(settings)
+            self._memory.take_settings(settings)
+        if self._ready:
+            self._publisher.reloaded()
 
     def _converge(self, cause: str) -> None:
-        """One convergence; whatever becomes of it is published, and tried again where that may help."""
-        self.world.notices = self.watchers.notices
+        """Converge once, publish the result, and plan another try if that may help."""
+        self._memory.notices = self._watchers.notices
         try:
-            code = converge.converge(self.world, cause=cause, before_ready=not self.ready)
-            # 74: a first generation that did not come up stays in place, and a unit that fails is better than one that waits
-            if not self.ready and not self.stopping and (code in (0, 74, 75) or self._stands()):
+            code = converge(self._runtime, self._memory, self._sources, cause=cause, before_ready=not self._ready)
+            if not self._ready and not self._stop.is_set() and (code in _APPLIED_CODES or self._has_applied_generation()):
                 self._become_ready()
-                if not confirm_started(self.world):
-                    self.events.put((CHANGED, "start"))
+                if not confirm_started(self._runtime, self._memory):
+                    self._events.put((Event.CHANGED, "start"))
+        except StopRequested as error:
+            log.info("%s", error)
+            return
         except ParbakeError as error:
-            if self.stopping and isinstance(error, BusyError):
-                return
             code = error.exit_code
-            self._failed(error)
-            if not self.ready and not self.stopping and self._stands():
+            self._publisher.failed(error)
+            if not self._ready and not self._stop.is_set() and self._has_applied_generation():
                 # the application runs on the earlier generation's config rather than not at all
                 self._become_ready()
-        self._publish()
-        self.watchers.saw(self.world)
+        self._publisher.publish()
+        self._watchers.on_converged(self._runtime, self._memory, self._sources)
         self._plan_retry(code)
-        if self.ready:
-            self.watchers.watch_targets(self.world)
+        if self._ready:
+            self._watchers.watch_targets(self._runtime)
 
     def _look_for_drift(self) -> bool:
-        """Report targets that were edited by hand. Whether one is to be put back, or another parbake changed them."""
-        if report.status_stamp(self.world.paths) != self.written:
+        """Report targets that were edited by hand. Returns whether to converge: to restore one, or after another parbake."""
+        if self._publisher.written_by_another():
             return True
         try:
-            with self.world.state.lock(wait=False):
-                last = self.world.generations.last()
+            repair = self._drift.look(self._runtime, self._memory)
         except BusyError:
-            self.events.put((TOUCHED, "drift"))  # it is another parbake that writes them: look when it has finished
+            self._events.put((Event.TOUCHED, "drift"))  # look again when the other parbake has finished
             return False
-        modes = {template.name: template.drift for template in self.world.settings.templates}
-        found: dict[str, str] = {}
-        repair = False
-        for name, known in (last.targets if last else {}).items():
-            difference = drift.of_target(self.world.paths, known) if name in modes else None
-            if difference is None:
-                continue
-            found[name] = difference
-            repair = repair or modes[name] == "repair" or difference == "is gone"
-            if self.drifted.get(name) != difference:
-                what = "it is put back" if modes[name] == "repair" or difference == "is gone" else "it is left so"
-                extra = journal_log.event(journal_log.DRIFT, self.world.report.generation, PARBAKE_TARGET=known["target"])
-                log.warning("target %s drifted: %s; %s", known["target"], difference, what, extra=extra)
-        self.drifted = found
-        for row in self.world.report.templates:
-            if row["state"] in ("current", "drifted"):
-                row["state"] = "drifted" if row["name"] in found else "current"
-        self._publish()
+        self._publisher.publish()
         return repair
 
-    def _stands(self) -> bool:
-        """Whether an earlier generation's targets are in place, so that the units can run on them."""
-        return self.world.generations.last() is not None
+    def _has_applied_generation(self) -> bool:
+        """Return whether an earlier generation's targets are in place, so that the units can run on them."""
+        return self._runtime.state.generations.last() is not None
 
     def _become_ready(self) -> None:
-        self.ready = True
-        self.notifier.starting = False
-        self._publish()
-        self.notifier.notify(f"READY=1\nSTATUS={self.world.report.state}, generation {self.world.report.generation}")
-
-    def _failed(self, error: ParbakeError) -> None:
-        found = self.world.report
-        found.failures += 1
-        state = "rolled-back" if isinstance(error, RolledBack) else "failed"
-        found.set_state(state, str(error))
-        hint = f" ({error.hint})" if error.hint else ""
-        # a store that stays away is one line, not one every minute
-        level = logging.ERROR if str(error) != self.said_error else logging.DEBUG
-        log.log(level, "%s%s", error, hint, extra=journal_log.event(journal_log.failure_id(error), found.generation))
-        self.said_error = str(error)
-
-    def _write(self) -> None:
-        with self.writing:
-            try:
-                report.publish(self.world.report, self.world.paths)
-            except OSError as error:
-                log.error("%s cannot be written: %s", self.world.paths.status, error.strerror)
-            self.written = report.status_stamp(self.world.paths)
-
-    def _publish(self) -> None:
-        self._write()
-        found = self.world.report
-        self.notifier.notify(f"STATUS={found.state}, generation {found.generation}")
-        if (found.state, found.generation) != self.said and found.state in ("converged", "stale"):
-            level, message_id = journal_log.EVENTS[found.state]
-            why = f": {found.error}; the last good run config stays in use" if found.error else ""
-            event = journal_log.event(message_id, found.generation)
-            log.log(level, "%s, generation %d%s", found.state, found.generation, why, extra=event)
-        self.said = (found.state, found.generation)
+        self._ready = True
+        self._publisher.ready()
 
     def _plan_retry(self, code: int) -> None:
-        """Try again what waiting may cure. Wrong data (65) is cured by a change, which the watchers report; and a source that
-        is away (75) is asked by its own watcher, so that what is well is left alone."""
-        if code == 0 or (code == 65 and self.watchers.any_source) or self.world.report.state == "rolled-back":
-            self.retry_seconds, self.retry_at = 0.0, float("inf")
-            return
-        stale = [source.name for source in self.world.report.sources if source.state == "stale"]
-        if code == 75 and self.watchers.watch_all(stale):
-            self.retry_seconds = _RETRY_STALE
+        """Try again what waiting may cure. A change cures wrong data (65), and the watchers report it. A source that is
+        unavailable (75) is asked by its own watcher, so that the other sources are left alone."""
+        report = self._memory.report
+        if code == 0 or (code == 65 and self._watchers.any_source) or report.state == "rolled-back":
+            self._retry.cancel()
+        elif code == 75 and self._watchers.watches(source.name for source in report.sources if source.state == "stale"):
+            self._retry.later()
         else:
-            self.retry_seconds = min(_RETRY_LAST, self.retry_seconds * 2 or _RETRY_FIRST)
-        self.retry_at = time.monotonic() + random.uniform(0.5, 1.0) * self.retry_seconds  # noqa: S311 - jitter
+            self._retry.soon()
 
-    def _noticed(self, notices: Mapping[str, FactValue | None]) -> None:
-        """In the watcher's thread: the shipper hurries by `terminating`, and neither a splay nor a long convergence is to
-        keep it from that."""
-        facts = {**self.world.report.facts, **{n: v for n, v in notices.items() if n.startswith("terminating")}}
-        self.world.report.facts = {name: value for name, value in facts.items() if value is not None}
-        self._write()
-        self.events.put((CHANGED, "facts"))
+    def _on_notice(self, notices: Mapping[str, FactValue | None]) -> None:
+        """Take in what the platform announced. Runs in the watch thread: the shipper sends at once when the instance
+        terminates, and neither a splay nor a long convergence may delay that."""
+        report = self._memory.report
+        facts = {**report.facts, **{name: v for name, v in notices.items() if name.startswith("terminating")}}
+        report.facts = {name: value for name, value in facts.items() if value is not None}
+        self._publisher.write()
+        self._events.put((Event.CHANGED, "facts"))
 
-    def _stop(self) -> int:
-        self.notifier.notify("STOPPING=1")
-        self.watchers.stop()
-        self.world.close()
+    def _end(self) -> int:
+        self._notifier.notify("STOPPING=1")
+        self._watchers.stop()
+        self._sources.close()
         log.info("stopped")
         return 0
-
-
-def _as_change(kind: str) -> str:
-    """SIGHUP asks for a convergence as a changed source does."""
-    return CHANGED if kind == CONVERGE else kind

@@ -28,6 +28,7 @@ def discover(
     clock: Clock = time.monotonic,
     providers: Mapping[str, str] = PROVIDERS,
     notices: Mapping[str, FactValue | None] = _NONE,
+    stopping: threading.Event | None = None,
     learnt: FactMemory = _THIS_RUN,
 ) -> Facts:
     """Everything that is known about the instance, in at most `discovery.timeout` seconds.

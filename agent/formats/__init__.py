@@ -1,3 +1,3 @@
-"""Text formats: strict parsers that refuse what is ambiguous, and a TOML writer."""
+"""Text formats: strict decoders of JSON and YAML, a TOML writer, and text for terminals."""
 
-__all__ = ["strict_json", "strict_yaml", "toml_writer"]
+__all__ = ["strict_json", "strict_yaml", "terminal", "toml_writer"]

@@ -1,4 +1,4 @@
-"""Strict JSON: what parbake reads from stores, whose mistakes must not become config."""
+"""A strict JSON decoder for text from stores, metadata services and receivers. The only one in parbake."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ from typing import Any, NoReturn
 
 
 def parse(text: str) -> Any:
-    """The value of a JSON text. Raises ValueError with the place, never with what stands there.
+    """Return the value of a JSON text (RFC 8259).
 
-    A key that an object has twice, NaN and Infinity are errors: readers disagree on what they mean.
+    Duplicate keys, NaN and Infinity are errors, because parsers disagree about them. Raises ValueError, which names a position
+    or a key and never a value.
     """
     try:
-        return json.loads(text, object_pairs_hook=_pairs, parse_constant=_constant)
+        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise ValueError(f"line {error.lineno}, column {error.colno}: {error.msg}") from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
         names = [name for name, _ in pairs]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"the key {twice[0]!r} is there twice")
+        duplicate = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {duplicate!r} occurs twice")
     return table
 
 
-def _constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")

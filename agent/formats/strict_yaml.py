@@ -1,4 +1,4 @@
-"""YAML as the safe loader reads it, but for two things: a key there twice is an error, and dates stay text."""
+"""A strict YAML decoder, PyYAML's safe loader with two differences: a duplicate key is an error, and dates stay text."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import yaml
 
 class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        written = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for place, key in enumerate(written):
-            if key in written[:place] and key[0] != "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(None, None, "a key is there twice", node.start_mark)
+        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for number, key in enumerate(keys):
+            if key in keys[:number] and key[0] != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(None, None, "a key occurs twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
@@ -20,8 +20,8 @@ class _Loader(yaml.SafeLoader):
             return super().construct_object(node, deep)
         except (yaml.YAMLError, RecursionError):
             raise
-        except Exception:  # noqa: BLE001 - the library says what does not fit a tag with whatever its code stumbles over
-            problem = "a value that does not fit its tag, or too long a number"
+        except Exception:  # noqa: BLE001 - the library raises arbitrary errors for a value that does not match its tag
+            problem = "a value that does not fit its tag, or a number that is too long"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
 
@@ -32,13 +32,14 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def load(text: str) -> Any:
-    """The value of the one document. Raises ValueError with the place, and not with what stands there."""
+    """Return the value of a text with one document. Raises ValueError, which names a position and never a value."""
     try:
         return yaml.load(text, _Loader)  # noqa: S506 - a subclass of the safe loader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise ValueError(f"{place}{(error.problem or 'not understood').split(chr(39))[0].strip()}") from None
+        position = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        problem = (error.problem or "not understood").partition("'")[0].strip()  # what follows quotes the text
+        raise ValueError(f"{position}{problem}") from None
     except yaml.YAMLError:
         raise ValueError("it holds characters that YAML does not allow") from None
     except RecursionError:

@@ -1,16 +1,15 @@
-"""Plain values -> TOML text: the standard library only reads it. Follows TOML 1.0."""
+"""A writer of TOML 1.0 (https://toml.io/en/v1.0.0). The standard library only reads TOML."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 
 def dumps(value: Any) -> str:
-    """A table as a TOML document, keys sorted. Raises ValueError for what TOML cannot say, such as a null."""
+    """Return a table as a TOML document with sorted keys. Raises ValueError for a value TOML does not have, such as None."""
     if not isinstance(value, Mapping):
         raise ValueError("only a table can be written as TOML")
     lines: list[str] = []
@@ -19,7 +18,7 @@ def dumps(value: Any) -> str:
 
 
 def inline(value: Any) -> str:
-    """Any value as it stands behind a key. Raises ValueError for what TOML cannot say."""
+    """Return any value as the right side of `key = value`. Raises ValueError for a value that TOML does not have."""
     return _value(value)
 
 
@@ -45,11 +44,7 @@ def _value(value: Any) -> str:
     if isinstance(value, int):
         return str(value)
     if isinstance(value, float):
-        return (
-            {"inf": "inf", "-inf": "-inf", "nan": "nan"}.get(str(value), repr(value))
-            if not math.isfinite(value)
-            else repr(value)
-        )
+        return repr(value)
     if isinstance(value, str):
         return _string(value)
     if isinstance(value, (list, tuple)):

@@ -1,3 +1,3 @@
-"""Secrets masked in text: the masker, and the file that tells the shipper what to mask."""
+"""Masking of secrets in text, and the mask file of the shipper."""
 
 __all__ = ["mask_file", "masker"]

@@ -1,4 +1,4 @@
-"""The mask file: how the daemon tells the shipper which texts to mask."""
+"""The mask file: the texts that the shipper masks, written by the daemon."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ GROUP = "parbake-ship"
 
 
 def write_mask_file(path: Path, texts: Iterable[str], group: str = GROUP) -> bool:
-    """Say what the shipper is to mask; an empty list says that no secret is known. True where the file changed.
+    """Write the mask file, whole or not at all, and return whether it changed. Raises OSError.
 
-    The file is for root and `group` alone (0640; 0600 where there is no such group), whole or not at all. Its place is
-    on a tmpfs: /run/parbake/mask. Raises OSError.
+    An empty list means that there is no secret. Only root and `group` can read the file (0640, or 0600 if the group does
+    not exist). `path` is on a tmpfs: /run/parbake/mask.
     """
     content = json.dumps(sorted(set(texts))).encode()
     gid = _gid(group)
-    wanted = (0o640, gid) if gid is not None else (0o600, os.getegid())
+    mode, owner_group = (0o640, gid) if gid is not None else (0o600, os.getegid())
     try:
-        found = path.lstat()
-        same = stat.S_ISREG(found.st_mode) and (stat.S_IMODE(found.st_mode), found.st_gid) == wanted
+        status = path.lstat()
+        same = stat.S_ISREG(status.st_mode) and (stat.S_IMODE(status.st_mode), status.st_gid) == (mode, owner_group)
         if same and path.read_bytes() == content:
             return False
     except FileNotFoundError:
         pass
-    give = (lambda descriptor: os.fchown(descriptor, -1, gid)) if gid is not None else None
-    write_atomic(path, content, wanted[0], sync=False, made=give)
+    set_group = (lambda descriptor: os.fchown(descriptor, -1, gid)) if gid is not None else None
+    write_atomic(path, content, mode, sync=False, on_created=set_group)
     return True
 
 
 def _gid(group: str) -> int | None:
+    """Return the number of a group, or None if it does not exist or this process is not root."""
     import grp
 
     try:
@@ -44,7 +45,7 @@ def _gid(group: str) -> int | None:
 
 
 def read_mask_file(path: Path) -> tuple[str, ...] | None:
-    """The texts to mask; None where there is no file yet. Raises OSError; ValueError where it holds anything else."""
+    """Return the texts to mask, or None if there is no file yet. Raises OSError, and ValueError for a damaged file."""
     try:
         texts = json.loads(path.read_bytes())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Delays between tries. They double up to a limit and are random in part, so that members of a swarm do not retry in step."""
+"""Delays between attempts. They double up to a limit, and are partly random so that members of a swarm do not retry in step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DOUBLINGS_MAX = 30
 
 @dataclass(slots=True)
 class Backoff:
-    """The delays after one failure after another.
+    """The delays after consecutive failures.
 
     A delay is random between `low` (0 to 1) of a ceiling and the ceiling. The ceiling is `first_seconds` after the first
     failure, doubles with each further one, and never exceeds `last_seconds`.
@@ -36,12 +36,12 @@ class Backoff:
         return random.uniform(self.low * ceiling, ceiling)  # noqa: S311 - spreads load, guards nothing
 
     def reset(self) -> None:
-        """Begin again after a success."""
+        """Start again with the first delay, after a success."""
         self.failures = 0
 
 
 def jittered(seconds: float, share: float = 0.1) -> float:
-    """Return `seconds` changed at random by up to `share` of it."""
+    """Return `seconds` changed at random by up to `share` (0 to 1) of it."""
     return seconds * random.uniform(1 - share, 1 + share)  # noqa: S311 - spreads load, guards nothing
 
 
@@ -56,25 +56,23 @@ def retry(
     stopped: Callable[[], bool] = lambda: False,
     retry_after: Callable[[BaseException], float | None] = lambda error: None,
 ) -> T:
-    """Return what `call` returns, calling it again after each error that is `retryable`.
+    """Return the result of `call`, which is called again after each `retryable` error.
 
-    `attempts` counts the first call (None: no limit), `deadline` is in seconds of `time.monotonic()`, and no try begins once
-    `stopped` says so. A delay is at least what `retry_after` reads from the error, in seconds.
+    `attempts` is the greatest number of calls (None: no limit), `deadline` is a moment of `time.monotonic()`. Once `stopped`
+    returns true, the next error is raised. `retry_after` returns the least delay after an error, in seconds, or None.
 
     Raises the last error of `call`.
     """
     try:
         return call()
     except Exception as error:
-        if not retryable(error):
+        if not retryable(error) or attempts == 1:
             raise
         first = error
-    return _retry_after_first(
-        call, first, backoff, retryable, attempts or 1 << 30, deadline or float("inf"), sleep, stopped, retry_after
-    )
+    return _retry(call, first, backoff, retryable, attempts or 1 << 30, deadline or float("inf"), sleep, stopped, retry_after)
 
 
-def _retry_after_first(
+def _retry(
     call: Callable[[], T],
     first: Exception,
     backoff: Backoff,

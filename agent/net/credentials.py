@@ -1,4 +1,4 @@
-"""Credentials by reference: a file below the root, or a systemd credential. Never from the settings, never kept."""
+"""Credentials by reference: a file below the root, or a systemd credential. They are never in the settings, and never kept."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _PREFIX = "credential:"
 
 
 def resolve_path(reference: str, paths: Paths, denied: type[ParbakeError] = SourceDenied) -> Path:
-    """The file behind a reference: a path of the settings, or `credential:NAME`, which is $CREDENTIALS_DIRECTORY/NAME.
+    """Return the file of a reference: a path of the settings, or `credential:NAME` for $CREDENTIALS_DIRECTORY/NAME.
 
-    Raises `denied` for a credential where there is no $CREDENTIALS_DIRECTORY, or a name that is none.
+    Raises `denied` if NAME is not a file name, or $CREDENTIALS_DIRECTORY is not set. See systemd.exec(5).
     """
     if not reference.startswith(_PREFIX):
         return paths.host(reference)
@@ -26,16 +26,16 @@ def resolve_path(reference: str, paths: Paths, denied: type[ParbakeError] = Sour
     directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
     if not directory:
         raise denied(
-            f'"{reference}" cannot be read: there is no $CREDENTIALS_DIRECTORY',
+            f'"{reference}" cannot be read: $CREDENTIALS_DIRECTORY is not set',
             hint=f"give the unit LoadCredential={name}:FILE, or name the file itself",
         )
     return Path(directory) / name
 
 
 def read_secret(reference: str, paths: Paths, denied: type[ParbakeError] = SourceDenied) -> Secret:
-    """The text behind a reference, without the line end that editors add. Read it again at each use: it is rotated.
+    """Return the text of a reference, without the line end that editors add. Read it at each use: credentials are rotated.
 
-    Raises `denied` (a sink gives SinkDenied) where it cannot be read, is empty, is over 1 MiB, or is not UTF-8.
+    Raises `denied` (for a sink SinkDenied) if the file cannot be read, is empty, is over 1 MiB, or is not UTF-8.
     """
     path = resolve_path(reference, paths, denied)
     try:
@@ -47,7 +47,7 @@ def read_secret(reference: str, paths: Paths, denied: type[ParbakeError] = Sourc
             hint=f"put it at {path} and let only root read it",
         ) from None
     if len(content) > MAX_BYTES:
-        raise denied(f"the credential {reference} is larger than 1 MiB; that is no password or token")
+        raise denied(f"the credential {reference} is larger than 1 MiB: it is not a password or token")
     try:
         text = content.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError:

@@ -1,14 +1,16 @@
-"""The one HTTP client: sources, sinks and metadata services speak through it.
+"""The HTTP client of sources and sinks.
 
-What it holds to: the whole of a request ends by its deadline even where the server drips; an answer has a greatest
-size; retries back off with full jitter and honour Retry-After; nothing secret is in a message; errors are the caller's.
+The whole of a request ends by its deadline, also if the server sends one byte a second, and soon after a stop. A reply has a
+maximum size. Retries back off and honour Retry-After. No message holds a credential. Errors are of the caller's family.
+
+requests is the base: it prepares requests and keeps connections. `agent.net.http_transport` says which parts of it are used,
+and why the connections are our own.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gzip
-import random
 import threading
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
@@ -16,11 +18,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
-from agent.errors import ParbakeError
+from agent.net.backoff import Backoff, retry
 from agent.net.credentials import resolve_path
-from agent.net.deadlines import DEADLINES
-from agent.net.http_reply import SOURCE, ErrorMapping, Reply, TransportFailure, check_status, json_body, read_body, text_body
-from agent.net.sockets import Wire
+from agent.net.exchange_limit import ExchangeLimit
+from agent.net.http_reply import (
+    SOURCE,
+    ErrorMapping,
+    FailureKind,
+    Reply,
+    TransportFailure,
+    check_status,
+    json_body,
+    read_body,
+    text_body,
+)
+from agent.net.sockets import AbortableSockets
 from agent.net.tls import TlsFiles, TlsOptions
 from agent.paths import Paths
 from agent.secret import Secret
@@ -34,7 +46,9 @@ if TYPE_CHECKING:
 ANY_STATUS = range(100, 600)
 MAX_BODY_BYTES = 32 << 20
 _REDIRECTS = (301, 302, 303, 307, 308)
-_HARMLESS = ("User-Agent", "Accept-Encoding", "Accept")
+_REDIRECTS_MAX = 5
+_NOT_SECRET = ("User-Agent", "Accept-Encoding", "Accept")
+_FIRST_DELAY_SECONDS, _LAST_DELAY_SECONDS = 0.2, 5.0
 _CHUNK = 64 << 10
 
 Headers = Mapping[str, "str | Secret"]
@@ -58,11 +72,14 @@ __all__ = [
 
 
 class Client:
-    """One peer's HTTP client: connections are reused, and used by several threads. It does no I/O before a request.
+    """The HTTP client of one peer. Several threads may use it. Its connections are reused; none is opened before a request.
 
-    `headers` is called for every attempt, so that a rotated token is read again. With `guarded` there is no proxy and
-    no redirect: for metadata services. Without `redirects` one is an answer like others: what is posted to a new address
-    would be given away. Environment proxies are used otherwise; .netrc and cookies never.
+    `headers` is called for every attempt, so that a rotated token is read again. `direct`, for metadata services: no proxy is
+    used, and a redirect is a reply like any other. `redirects` false: a redirect is an error, so that a body is never sent to
+    another address. `trust_redirects`: the headers are sent to the host of a redirect too. `attempts` is the limit for each
+    request, the first attempt included. Once `stopping` is set, every request, running or new, fails within two seconds.
+
+    Proxies of the environment are used, unless `direct` is true. .netrc and cookies never are.
     """
 
     def __init__(
@@ -88,8 +105,8 @@ class Client:
         self._trust_redirects = trust_redirects
         self._unix_socket = unix_socket
         self._attempts = attempts
-        self._stopping = stopping or threading.Event()
-        self._wire = Wire()
+        self._stopping = stopping
+        self._sockets = AbortableSockets()
         self._lock = threading.Lock()
         self._connections: Connections | None = None
         self._proxies: dict[tuple[str, str], dict[str, str]] = {}
@@ -97,11 +114,11 @@ class Client:
 
     @property
     def closed(self) -> bool:
-        return self._wire.closed
+        return self._sockets.closed
 
     def close(self) -> None:
-        """End requests that wait in other threads, and free the connections. Later requests fail at once."""
-        self._wire.close()
+        """Abort the requests of all threads and close the connections. Later requests fail at once."""
+        self._sockets.close()
         with self._lock:
             if self._connections is not None:
                 self._connections.close()
@@ -120,25 +137,39 @@ class Client:
         expect: Container[int] = (200,),
         attempts: int | None = None,
     ) -> Reply:
-        """One exchange, tried again where that may help.
+        """Return the reply to a request, retried if that may help.
 
-        `timeout_seconds` bounds one attempt, `deadline` (of time.monotonic()) all of them; without one, the first
-        bounds both. A POST or PATCH is tried once unless `attempts` says otherwise. A status outside `expect` raises
-        the family's unreachable (408, 429, 5xx), denied (401, 403) or invalid (any other).
+        `timeout_seconds` bounds one attempt and `deadline` (of time.monotonic()) all of them. Without a deadline,
+        `timeout_seconds` bounds both. `attempts` overrides the client's; a POST or PATCH has one attempt by default.
+
+        Raises the family's unreachable (no reply, or 408, 425, 429, 5xx), denied (401, 403) or invalid (any other status
+        outside `expect`, or a body over `max_body_bytes`).
         """
         ends = deadline if deadline is not None else time.monotonic() + timeout_seconds
-        tries = attempts or (1 if method in ("POST", "PATCH") else self._attempts)
-        sent = dict(headers or {})
+        request_headers = dict(headers or {})
         if gzip_body and body is not None:
-            body, sent["Content-Encoding"] = gzip.compress(body, 6), "gzip"
+            body, request_headers["Content-Encoding"] = gzip.compress(body, 6), "gzip"
 
         def attempt() -> Reply:
-            with self._exchange(method, url, sent, body, min(ends, time.monotonic() + timeout_seconds)) as response:
+            attempt_ends = min(ends, time.monotonic() + timeout_seconds)
+            with self._exchange(method, url, request_headers, body, attempt_ends) as response:
                 check_status(response, url, expect)
                 content = read_body(response, url, max_body_bytes)
                 return Reply(response.status_code, _lower(response.headers), content, shown(url))
 
-        return self._again(attempt, tries, ends)
+        try:
+            return retry(
+                attempt,
+                Backoff(_FIRST_DELAY_SECONDS, _LAST_DELAY_SECONDS),
+                retryable=lambda error: isinstance(error, TransportFailure) and error.retryable,
+                attempts=attempts or (1 if method in ("POST", "PATCH") else self._attempts),
+                deadline=ends,
+                sleep=self._stopping.wait if self._stopping is not None else time.sleep,
+                stopped=lambda: self.closed or self._is_stopping(),
+                retry_after=lambda error: error.retry_after if isinstance(error, TransportFailure) else None,
+            )
+        except TransportFailure as failure:
+            raise self._family.error(failure) from None
 
     def stream(
         self,
@@ -149,109 +180,75 @@ class Client:
         body: bytes | None = None,
         timeout_seconds: float,
     ) -> Iterator[bytes]:
-        """The lines of an answer that goes on, as they come, until the server or the time-out ends it.
+        """Iterate over the lines of a reply as they arrive, until the server ends it or the time-out.
 
-        The time-out ends it without an error: a watch in which nothing happened. Raises the family's errors else.
+        The time-out is no error: nothing happened during a watch. Raises the family's errors otherwise.
         """
         ends = time.monotonic() + timeout_seconds
         try:
             with self._exchange(method, url, headers or {}, body, ends) as response:
                 check_status(response, url, (200,))
-                held = b""
+                rest = b""
                 for chunk in response.raw.stream(_CHUNK, decode_content=False):
-                    *lines, held = (held + chunk).split(b"\n")
-                    if len(held) > MAX_BODY_BYTES:
-                        raise TransportFailure("invalid", f"{shown(url)} sends a line without an end")
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    if len(rest) > MAX_BODY_BYTES:
+                        text = f"{shown(url)} sends a line of more than {MAX_BODY_BYTES} bytes"
+                        raise TransportFailure(FailureKind.INVALID, text)
                     yield from lines
-                if held:
-                    yield held
-        except TransportFailure as trouble:
-            if time.monotonic() < ends or trouble.kind != "unreachable":
-                raise self._error(trouble) from None
+                if rest:
+                    yield rest
+        except TransportFailure as failure:
+            if failure.kind != FailureKind.UNREACHABLE or self._is_stopping() or time.monotonic() < ends:
+                raise self._family.error(failure) from None
 
-    def _again(self, attempt: Callable[[], Reply], tries: int, ends: float) -> Reply:
-        try:
-            return attempt() if tries == 1 else self._retried(attempt, tries, ends)
-        except TransportFailure as trouble:
-            raise self._error(trouble) from None
-
-    def _retried(self, attempt: Callable[[], Reply], tries: int, ends: float) -> Reply:
-        import tenacity
-
-        def after(state: tenacity.RetryCallState) -> float:
-            trouble = state.outcome.exception() if state.outcome else None
-            return getattr(trouble, "after", None) or 0.0
-
-        def stop(state: tenacity.RetryCallState) -> bool:
-            last = state.attempt_number >= tries or self.closed or self._stopping.is_set()
-            return last or time.monotonic() + after(state) >= ends
-
-        def wait(state: tenacity.RetryCallState) -> float:
-            jitter = random.uniform(0, min(5.0, 0.1 * 2**state.attempt_number))  # noqa: S311 - spreads load, guards nothing
-            return max(0.0, min(max(after(state), jitter), ends - time.monotonic() - 0.01))
-
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(lambda error: isinstance(error, TransportFailure) and error.again),
-            stop=stop,
-            wait=wait,
-            sleep=self._sleep,
-            reraise=True,
-        )
-        return retrying(attempt)
-
-    def _sleep(self, seconds: float) -> None:
-        self._stopping.wait(seconds)
-
-    def _error(self, trouble: TransportFailure) -> ParbakeError:
-        error: ParbakeError = getattr(self._family, trouble.kind)(trouble.text, hint=trouble.hint)
-        if trouble.after is not None and hasattr(error, "retry_after_seconds"):
-            error.retry_after_seconds = trouble.after
-        return error
+    def _is_stopping(self) -> bool:
+        return self._stopping is not None and self._stopping.is_set()
 
     @contextlib.contextmanager
     def _exchange(
         self, method: str, url: str, headers: Headers, body: bytes | None, ends: float
     ) -> Iterator[requests.Response]:
-        """An open answer, cut off when `ends` is reached. Foreign exceptions become Trouble here and nowhere else."""
+        """Send a request and close the response at the end. Aborted at `ends`, at a stop, and by `close`.
+
+        Raises TransportFailure. The exceptions of requests and urllib3 are translated here and nowhere else.
+        """
         from agent.net import http_transport
 
-        late, too_late = threading.Event(), f"{shown(url)}: no whole answer in time"
-        thread = threading.get_ident()
+        with ExchangeLimit(self._sockets, ends, self._stopping) as limit:
+            response = None
+            try:
+                self._check_limit(limit, url)
+                response = self._send(method, url, headers, body, ends)
+                yield response
+                self._check_limit(limit, url)  # an abort looks like the end of a reply that has no length
+            except TransportFailure as failure:
+                if failure.kind == FailureKind.UNREACHABLE:
+                    self._check_limit(limit, url)
+                raise
+            except http_transport.ERRORS as error:
+                self._check_limit(limit, url)
+                text, hint = http_transport.describe_error(error)
+                raise TransportFailure(FailureKind.UNREACHABLE, f"{shown(url)}: {text}", hint, retryable=True) from None
+            finally:
+                if response is not None:
+                    response.close()
 
-        def cut() -> None:
-            late.set()
-            self._wire.cut(thread)
-
-        deadline = DEADLINES.at(ends, cut)
-        response = None
-        try:
-            response = self._send(method, url, headers, body, ends)
-            yield response
-            if late.is_set():  # the end of an answer without a length may be the cut
-                raise TransportFailure("unreachable", too_late, again=True)
-        except TransportFailure as trouble:
-            if late.is_set() and trouble.kind == "unreachable" and not self.closed:
-                raise TransportFailure("unreachable", too_late, again=True) from None
-            raise
-        except http_transport.ERRORS as error:
-            if self.closed:
-                raise TransportFailure("unreachable", f"{shown(url)}: closed") from None
-            if late.is_set():
-                raise TransportFailure("unreachable", too_late, again=True) from None
-            text, hint = http_transport.reason(error)
-            raise TransportFailure("unreachable", f"{shown(url)}: {text}", hint, again=True) from None
-        finally:
-            DEADLINES.off(deadline)
-            self._wire.rest()
-            if response is not None:
-                response.close()
+    def _check_limit(self, limit: ExchangeLimit, url: str) -> None:
+        """Raise TransportFailure with the reason if the exchange was aborted. The error of the abort does not have it."""
+        if limit.stopped:
+            raise TransportFailure(FailureKind.UNREACHABLE, f"{shown(url)}: stopped") from None
+        if self.closed:
+            raise TransportFailure(FailureKind.UNREACHABLE, f"{shown(url)}: closed") from None
+        if limit.expired:
+            text = f"{shown(url)}: no whole answer in time"
+            raise TransportFailure(FailureKind.UNREACHABLE, text, retryable=True) from None
 
     def _send(self, method: str, url: str, headers: Headers, body: bytes | None, ends: float) -> requests.Response:
-        own = {"User-Agent": "parbake", "Accept-Encoding": "identity", "Accept": "*/*"}
-        sent = own | _plain(self._headers()) | _plain(headers)
-        for _ in range(6):
-            left = max(0.05, ends - time.monotonic())
-            response = self._opened().send(method, url, sent, body, left, self._proxies_for(url))
+        defaults = {"User-Agent": "parbake", "Accept-Encoding": "identity", "Accept": "*/*"}
+        request_headers = defaults | _revealed(self._headers()) | _revealed(headers)
+        for _ in range(_REDIRECTS_MAX + 1):
+            seconds = max(0.05, ends - time.monotonic())
+            response = self._open_connections().send(method, url, request_headers, body, seconds, self._proxies_for(url))
             location = response.headers.get("Location", "")
             if response.status_code not in _REDIRECTS or not location or self._direct:
                 return response
@@ -260,16 +257,17 @@ class Client:
             target = urljoin(url, location)
             old, new = urlsplit(url), urlsplit(target)
             if not self._redirects or new.scheme not in ("http", "https") or (old.scheme, new.scheme) == ("https", "http"):
-                raise TransportFailure("invalid", f"{shown(url)} redirects to {shown(target)}, which is not followed")
+                text = f"{shown(url)} redirects to {shown(target)}, which is not followed"
+                raise TransportFailure(FailureKind.INVALID, text)
             if (old.scheme, old.netloc) != (new.scheme, new.netloc) and not self._trust_redirects:
-                sent = {name: value for name, value in sent.items() if name in _HARMLESS}
+                request_headers = {name: value for name, value in request_headers.items() if name in _NOT_SECRET}
             if response.status_code == 303:
                 method, body = "GET", None
             url = target
-        raise TransportFailure("invalid", f"{shown(url)} redirects without end")
+        raise TransportFailure(FailureKind.INVALID, f"{shown(url)} redirects more than {_REDIRECTS_MAX} times")
 
     def _proxies_for(self, url: str) -> dict[str, str]:
-        """Looked up once for each peer: it takes as long as half the rest of a request."""
+        """Return the proxies for a URL, cached for each peer: reading the environment takes half as long as a request."""
         from agent.net import http_transport
 
         if self._direct or self._unix_socket is not None:
@@ -279,7 +277,7 @@ class Client:
             self._proxies[peer] = http_transport.proxies(url)
         return self._proxies[peer]
 
-    def _opened(self) -> Connections:
+    def _open_connections(self) -> Connections:
         from agent.net import http_transport
 
         with self._lock:
@@ -289,7 +287,7 @@ class Client:
                 certificate, key = self._file(tls.cert_file, "cert_file"), self._file(tls.key_file, "key_file")
                 pair = (str(certificate), str(key)) if key else str(certificate)
                 self._connections = http_transport.Connections(
-                    self._wire,
+                    self._sockets,
                     unix_socket=self._unix_socket,
                     server_name=tls.server_name,
                     ca_file=ca,
@@ -303,17 +301,17 @@ class Client:
             return None
         path = resolve_path(reference, self._paths, self._family.denied)
         if not path.is_file():
-            raise TransportFailure("unreachable", f"{option}: there is no file {path}")
+            raise TransportFailure(FailureKind.UNREACHABLE, f"{option}: there is no file {path}")
         return path
 
 
-def _plain(headers: Headers) -> dict[str, str]:
-    plain = {name: str(value.reveal()) if isinstance(value, Secret) else value for name, value in headers.items()}
-    for name, value in plain.items():
+def _revealed(headers: Headers) -> dict[str, str]:
+    values = {name: str(value.reveal()) if isinstance(value, Secret) else value for name, value in headers.items()}
+    for name, value in values.items():
         if not value.isascii() or not value.isprintable():
-            hint = "look for a line end inside the token's file"
-            raise TransportFailure("denied", f"the header {name} would hold characters that HTTP does not allow", hint)
-    return plain
+            text = f"the header {name} would hold characters that HTTP does not allow"
+            raise TransportFailure(FailureKind.DENIED, text, "look for a line end inside the token's file")
+    return values
 
 
 def _lower(headers: Mapping[str, str]) -> dict[str, str]:

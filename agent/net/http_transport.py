@@ -1,6 +1,13 @@
-"""requests and urllib3, and nothing else of them anywhere: connections over `Wire`, and what their exceptions mean.
+"""HTTP by requests, over connections that can be aborted. The only importer of requests and urllib3 beside their types.
 
-Imported by `agent.net.http_client` at the first request, since the two cost tens of milliseconds.
+Used of requests: `Request.prepare` (URL, headers and body made valid), `HTTPAdapter` (connection pools, TLS options, proxies,
+`Response`), its exceptions, and the proxies of the environment. Not used: `Session`, which adds .netrc, cookies, redirects and
+proxies to every request; a credential could reach another host by each of them.
+
+The connections are our own (`_pools`), because a time-out of requests starts again with every byte and does not cover name
+resolution: neither a deadline nor a stop could end a request. `AbortableSockets` ends them.
+
+`agent.net.http_client` imports this module at the first request: requests and urllib3 cost tens of milliseconds.
 """
 
 from __future__ import annotations
@@ -18,45 +25,48 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from agent.net.sockets import Wire, causes, why
+from agent.net.sockets import AbortableSockets, causes, describe_network_error
 
 ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError)
 _BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
 
 
-def _pools(wire: Wire, unix_socket: Path | None) -> dict[str, Any]:
-    """Connection pools that dial through `wire` and tell it which socket is in use."""
+def _pools(sockets: AbortableSockets, unix_socket: Path | None) -> dict[str, Any]:
+    """Return urllib3's pool classes by URL scheme, with connections that `sockets` makes and can abort."""
 
-    class OnWire:
+    class Abortable:
         sock: Any
         timeout: Any
         port: Any
 
         def _new_conn(self) -> socket.socket:
             seconds = self.timeout if isinstance(self.timeout, (int, float)) else 10.0
-            return wire.dial(self._dns_host, self.port, seconds, unix_socket)  # type: ignore[attr-defined]
+            try:
+                return sockets.connect(self._dns_host, self.port, seconds, unix_socket)  # type: ignore[attr-defined]
+            except OSError as error:  # urllib3 ignores a ConnectionResetError here, and then reads from no socket
+                raise urllib3.exceptions.NewConnectionError(self, "not connected") from error  # type: ignore[arg-type]
 
         def connect(self) -> None:
             super().connect()  # type: ignore[misc]
-            wire.use(self.sock)
+            sockets.attach(self.sock)
 
         def putrequest(self, *args: Any, **kwargs: Any) -> None:
             if self.sock is not None:
-                wire.use(self.sock)
+                sockets.attach(self.sock)
             super().putrequest(*args, **kwargs)  # type: ignore[misc]
 
-    class Plain(OnWire, HTTPConnection):
+    class Plain(Abortable, HTTPConnection):
         pass
 
-    class Encrypted(OnWire, HTTPSConnection):
+    class Encrypted(Abortable, HTTPSConnection):
         def connect(self) -> None:
-            self.dialled = OnWire._new_conn(self)
-            with wire.cuttable(self.dialled):
+            self.connected = Abortable._new_conn(self)
+            with sockets.abortable(self.connected):
                 HTTPSConnection.connect(self)
-            wire.use(self.sock)
+            sockets.attach(self.sock)
 
         def _new_conn(self) -> socket.socket:
-            return self.dialled
+            return self.connected
 
     class PlainPool(HTTPConnectionPool):
         ConnectionCls = Plain
@@ -68,8 +78,8 @@ def _pools(wire: Wire, unix_socket: Path | None) -> dict[str, Any]:
 
 
 class _Adapter(HTTPAdapter):
-    def __init__(self, wire: Wire, unix_socket: Path | None, server_name: str) -> None:
-        self._classes = _pools(wire, unix_socket)
+    def __init__(self, sockets: AbortableSockets, unix_socket: Path | None, server_name: str) -> None:
+        self._classes = _pools(sockets, unix_socket)
         self._names = {"server_hostname": server_name, "assert_hostname": server_name} if server_name else {}
         super().__init__(pool_connections=4, pool_maxsize=4, max_retries=0)
 
@@ -84,12 +94,11 @@ class _Adapter(HTTPAdapter):
 
 
 class Connections:
-    """Pools of connections, and single requests over them: no .netrc, no cookies, no redirect that is followed, no proxy
-    but one that `proxies` names. A session of requests would merge all that into each request, to leave it out again."""
+    """Connection pools of one client, and single requests over them. Redirects are not followed."""
 
     def __init__(
         self,
-        wire: Wire,
+        sockets: AbortableSockets,
         *,
         unix_socket: Path | None = None,
         server_name: str = "",
@@ -97,7 +106,7 @@ class Connections:
         client_certificate: tuple[str, str] | str | None = None,
         insecure: bool = False,
     ) -> None:
-        self._adapters = {"http": _Adapter(wire, unix_socket, ""), "https": _Adapter(wire, unix_socket, server_name)}
+        self._adapters = {"http": _Adapter(sockets, unix_socket, ""), "https": _Adapter(sockets, unix_socket, server_name)}
         self._certificate = client_certificate
         self._verify = str(ca_file) if ca_file else (_system_bundle() or True)
         if insecure:
@@ -113,7 +122,11 @@ class Connections:
         timeout_seconds: float,
         proxies: Mapping[str, str],
     ) -> requests.Response:
-        """The open answer. The time-out is one for connecting and one for each read. Raises ERRORS."""
+        """Send a request and return the response with its body unread.
+
+        `timeout_seconds` bounds connecting, and each single read. `proxies` maps URL schemes to proxy URLs; no other proxy is
+        used. Raises ERRORS.
+        """
         prepared = requests.Request(method, url, headers=headers, data=body).prepare()
         adapter = self._adapters.get(str(prepared.url).partition(":")[0].lower())
         if adapter is None:
@@ -128,21 +141,21 @@ class Connections:
 
 
 def _system_bundle() -> str | None:
-    chosen = [os.environ.get("SSL_CERT_FILE", ""), os.environ.get("REQUESTS_CA_BUNDLE", ""), *_BUNDLES]
-    return next((path for path in chosen if path and Path(path).is_file()), None)
+    candidates = [os.environ.get("SSL_CERT_FILE", ""), os.environ.get("REQUESTS_CA_BUNDLE", ""), *_BUNDLES]
+    return next((path for path in candidates if path and Path(path).is_file()), None)
 
 
 def proxies(url: str) -> dict[str, str]:
-    """The proxies that the environment names for a URL, NO_PROXY honoured."""
+    """Return the environment's proxies for a URL, by scheme. NO_PROXY is honoured."""
     return requests.utils.get_environ_proxies(url)
 
 
-def reason(error: BaseException) -> tuple[str, str | None]:
-    """What an exception means, and a hint. Never its own text: requests puts the URL with its query into that."""
+def describe_error(error: BaseException) -> tuple[str, str | None]:
+    """Describe one of ERRORS, with a hint. Its own text is never quoted: requests puts the URL with its query into it."""
     if any(isinstance(cause, RemoteDisconnected) for cause in causes(error)):
         return "it closed the connection without an answer", None
-    if (known := why(error)) is not None:
-        return known
+    if (description := describe_network_error(error)) is not None:
+        return description
     for kind, text in _REASONS:
         if any(isinstance(cause, kind) for cause in causes(error)):
             return text, None

@@ -1,12 +1,13 @@
-"""Connections that keep to a deadline: dialled within it, and cut from another thread when it passes; why there is none.
+"""TCP and Unix connections that another thread can abort, and descriptions of network errors.
 
-A time-out of a socket starts anew with every byte, so a server that drips one byte a second is never late. A cut is
-what bounds the whole of an exchange; `close()` uses the same cut to end a long poll.
+The time-out of a socket starts again with every byte, so a server that sends one byte a second never exceeds it. Only an
+abort bounds the whole of an exchange. `close()` aborts as well, to end a long poll.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import os
 import socket
@@ -25,125 +26,155 @@ _KEEPALIVE = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
 )
+Address = tuple[int, int, Any]
+"""Address family, protocol number, and the address as socket.connect takes it."""
 
 
-class Wire:
-    """The sockets of one client, and which thread uses which."""
+class AbortableSockets:
+    """The open sockets of one client, by the thread that uses them.
+
+    A thread that waits for the network (name resolution, connecting, a TLS handshake, an exchange) is attached with a
+    function that ends this wait.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._in_use: dict[int, Callable[[], socket.socket | None]] = {}
+        self._aborts: dict[int, Callable[[], object]] = {}
+        self._aborted: set[int] = set()
         self.closed = False
 
-    def dial(self, host: str, port: int, timeout_seconds: float, unix_socket: Path | None = None) -> socket.socket:
-        """A connected socket, with name resolution and every address tried inside the time-out. Raises OSError."""
+    def connect(self, host: str, port: int, timeout_seconds: float, unix_socket: Path | None = None) -> socket.socket:
+        """Return a connected socket. The time-out covers name resolution and all addresses.
+
+        Raises OSError: ConnectionAbortedError after `abort` or `close`.
+        """
         if unix_socket is not None:
-            return self._connect(socket.AF_UNIX, 0, str(unix_socket), timeout_seconds)
+            return self._connect_to(socket.AF_UNIX, 0, str(unix_socket), timeout_seconds)
         deadline = time.monotonic() + timeout_seconds
-        addresses = resolve(host, port, timeout_seconds)
-        failure: OSError = OSError(f"{host} has no address")
+        addresses = self._resolve(host, port, timeout_seconds)
+        last_error: OSError = OSError(f"{host} has no address")
         for tried, (family, protocol, address) in enumerate(addresses):
             share = max(0.05, deadline - time.monotonic()) / (len(addresses) - tried)
             try:
-                return self._connect(family, protocol, address, share)
+                return self._connect_to(family, protocol, address, share)
             except OSError as error:
-                failure = error
-        raise failure
+                last_error = error
+        raise last_error
 
-    def _connect(self, family: int, protocol: int, address: Any, timeout_seconds: float) -> socket.socket:
-        wire = socket.socket(family, socket.SOCK_STREAM, protocol)
+    def _resolve(self, host: str, port: int, timeout_seconds: float) -> list[Address]:
+        wake = threading.Event()
+        self._attach(wake.set)
+        try:
+            return resolve(host, port, timeout_seconds, wake)
+        finally:
+            self._pop()
+
+    def _connect_to(self, family: int, protocol: int, address: Any, timeout_seconds: float) -> socket.socket:
+        connection = socket.socket(family, socket.SOCK_STREAM, protocol)
         try:
             if family != socket.AF_UNIX:
                 for option in _KEEPALIVE:
-                    wire.setsockopt(*option)
-            wire.settimeout(timeout_seconds)
-            with self.cuttable(wire):
-                wire.connect(address)
+                    connection.setsockopt(*option)
+            connection.settimeout(timeout_seconds)
+            with self.abortable(connection):
+                connection.connect(address)
         except BaseException:
-            wire.close()
+            connection.close()
             raise
-        return wire
+        return connection
 
     @contextlib.contextmanager
-    def cuttable(self, wire: socket.socket) -> Iterator[None]:
-        """While a TLS handshake replaces the socket object, a duplicate of it is what can be cut."""
-        duplicate = socket.socket(fileno=os.dup(wire.fileno()))
+    def abortable(self, connection: socket.socket) -> Iterator[None]:
+        """Attach a duplicate of a socket while it connects, or while a TLS handshake replaces the socket object."""
+        duplicate = socket.socket(fileno=os.dup(connection.fileno()))
         try:
-            self._use(lambda: duplicate)
+            self._attach(lambda: _shut_down(duplicate))
             yield
         finally:
-            self.rest()
+            self._pop()
             duplicate.close()
 
-    def use(self, wire: socket.socket) -> None:
-        """This thread's exchange now runs over `wire`."""
-        self._use(weakref.ref(wire))
+    def attach(self, connection: socket.socket) -> None:
+        """Begin an exchange of this thread over a socket. Raises ConnectionAbortedError after `abort` or `close`."""
+        reference = weakref.ref(connection)
+        self._attach(lambda: _shut_down(reference()))
 
-    def _use(self, find: Callable[[], socket.socket | None]) -> None:
+    def _attach(self, abort: Callable[[], object]) -> None:
+        thread = threading.get_ident()
         with self._lock:
-            if self.closed:
-                raise ConnectionAbortedError("closed")
-            self._in_use[threading.get_ident()] = find
+            if self.closed or thread in self._aborted:
+                raise ConnectionAbortedError(errno.ECONNABORTED, "closed" if self.closed else "aborted")
+            self._aborts[thread] = abort
 
-    def rest(self) -> None:
-        """This thread's exchange is over."""
+    def _pop(self) -> None:
         with self._lock:
-            self._in_use.pop(threading.get_ident(), None)
+            self._aborts.pop(threading.get_ident(), None)
 
-    def cut(self, thread: int) -> None:
-        """End the exchange of a thread: what blocks in it returns at once with an error."""
+    def detach(self) -> None:
+        """End the exchange of this thread, aborted or not."""
         with self._lock:
-            self._shut(self._in_use.get(thread, lambda: None)())
+            self._aborts.pop(threading.get_ident(), None)
+            self._aborted.discard(threading.get_ident())
+
+    def abort(self, thread: int) -> None:
+        """Fail every wait of a thread, now and until it calls `detach`. `thread` is from threading.get_ident()."""
+        with self._lock:
+            self._aborted.add(thread)
+            if (abort := self._aborts.get(thread)) is not None:
+                abort()
 
     def close(self) -> None:
-        """End every exchange, and let none begin."""
+        """Abort all exchanges, and refuse further ones."""
         with self._lock:
             self.closed = True
-            for find in self._in_use.values():
-                self._shut(find())
-
-    @staticmethod
-    def _shut(wire: socket.socket | None) -> None:
-        if wire is not None:
-            with contextlib.suppress(OSError):  # the peer was faster
-                # Not SSLSocket.shutdown: it forgets the TLS layer, and the thread that reads would see it half gone.
-                socket.socket.shutdown(wire, socket.SHUT_RDWR)
+            for abort in self._aborts.values():
+                abort()
 
 
-def resolve(host: str, port: int, timeout_seconds: float) -> list[tuple[int, int, Any]]:
-    """(family, protocol, address) of a host, within a time-out that the C library itself does not keep.
+def _shut_down(connection: socket.socket | None) -> None:
+    if connection is not None:
+        with contextlib.suppress(OSError):  # the peer has closed it already
+            # Not SSLSocket.shutdown: it drops the TLS layer while another thread reads through it.
+            socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
-    Raises OSError: socket.gaierror where the name does not resolve, TimeoutError where the answer is late.
+
+def resolve(host: str, port: int, timeout_seconds: float, wake: threading.Event) -> list[Address]:
+    """Return the addresses of a host. The C library has no time-out, so a thread asks it. Setting `wake` ends the wait.
+
+    Raises OSError: socket.gaierror if the name does not resolve, TimeoutError if the answer is late,
+    ConnectionAbortedError if `wake` was set.
     """
     host = host.strip("[]")
     with contextlib.suppress(ValueError):
         ipaddress.ip_address(host)
         return _lookup(host, port, socket.AI_NUMERICHOST)
-    answer: list[list[tuple[int, int, Any]] | OSError] = []
+    answer: list[list[Address] | OSError] = []
 
     def ask() -> None:
         try:
             answer.append(_lookup(host, port, 0))
         except (OSError, UnicodeError) as error:
             answer.append(error if isinstance(error, OSError) else socket.gaierror(socket.EAI_NONAME, "not a name"))
+        wake.set()
 
-    thread = threading.Thread(target=ask, name=f"resolve {host}", daemon=True)
-    thread.start()
-    thread.join(timeout_seconds)
+    threading.Thread(target=ask, name=f"resolve {host}", daemon=True).start()
+    woken = wake.wait(timeout_seconds)
     if not answer:
+        if woken:
+            raise ConnectionAbortedError(errno.ECONNABORTED, "aborted")
         raise TimeoutError(f"no answer from the resolver for {host}")
     if isinstance(answer[0], OSError):
         raise answer[0]
     return answer[0]
 
 
-def _lookup(host: str, port: int, flags: int) -> list[tuple[int, int, Any]]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
-    return [(family, protocol, address) for family, _, protocol, _, address in found]
+def _lookup(host: str, port: int, flags: int) -> list[Address]:
+    rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    return [(family, protocol, address) for family, _, protocol, _, address in rows]
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """An exception and everything that it was made of, the nearest first: libraries wrap one another's."""
+    """Iterate over an exception and the exceptions that it wraps, outermost first."""
     seen: set[int] = set()
     queue: list[Any] = [error]
     while queue:
@@ -154,27 +185,30 @@ def causes(error: BaseException) -> Iterator[BaseException]:
             queue += [*cause.args, getattr(cause, "reason", None), cause.__cause__, cause.__context__]
 
 
-def why(error: BaseException) -> tuple[str, str | None] | None:
-    """What the network did, and a hint, by the plainest cause there is; None where no cause tells. Never an exception's own
-    text, which may hold a URL or a value."""
-    import ssl  # milliseconds that an instance without a network source does not pay
+def describe_network_error(error: BaseException) -> tuple[str, str | None] | None:
+    """Return a description of the most specific cause of an error, and a hint. None if no cause is a network error.
 
-    found = list(causes(error))
-    for cause in found:
+    The description never quotes an exception's own text, which may hold a URL or a value.
+    """
+    import ssl  # costs milliseconds, and not every instance has a network source
+
+    chain = list(causes(error))
+    for cause in chain:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"its certificate is not trusted: {cause.verify_message or 'it does not fit'}", _certificate_hint(cause)
-        if type(cause).__name__ == "CertificateError":  # urllib3's, where botocore lets it compare the names
-            return "its certificate is not trusted: hostname mismatch", _OTHER_NAME
-    for kind, text, hint in _WHY:
-        if any(isinstance(cause, kind) for cause in found):
+            reason = cause.verify_message or "it does not match"
+            return f"its certificate is not trusted: {reason}", _certificate_hint(cause)
+        if type(cause).__name__ == "CertificateError":  # urllib3's: botocore lets urllib3 compare the names
+            return "its certificate is not trusted: hostname mismatch", _NAME_HINT
+    for kind, text, hint in _DESCRIPTIONS:
+        if any(isinstance(cause, kind) for cause in chain):
             return text, hint
-    if any(isinstance(cause, ssl.SSLError) for cause in found):
+    if any(isinstance(cause, ssl.SSLError) for cause in chain):
         return "the TLS handshake failed", None
-    words = next((cause.strerror for cause in found if isinstance(cause, OSError) and cause.strerror), "")
-    return (words.lower(), None) if words else None
+    text = next((cause.strerror for cause in chain if isinstance(cause, OSError) and cause.strerror), "")
+    return (text.lower(), None) if text else None
 
 
-_WHY: tuple[tuple[type[BaseException], str, str | None], ...] = (
+_DESCRIPTIONS: tuple[tuple[type[BaseException], str, str | None], ...] = (
     (socket.gaierror, "its name does not resolve", "check the name and the resolver, with `getent hosts NAME`"),
     (ConnectionRefusedError, "connection refused", None),
     (ConnectionResetError, "connection reset", None),
@@ -184,7 +218,7 @@ _WHY: tuple[tuple[type[BaseException], str, str | None], ...] = (
 )
 
 
-_OTHER_NAME = "the address must be a name of the certificate; `server_name` names another"
+_NAME_HINT = "the address must be a name of the certificate; `server_name` names another"
 
 
 def _certificate_hint(error: Any) -> str:
@@ -192,5 +226,5 @@ def _certificate_hint(error: Any) -> str:
     if "expired" in text or "not yet valid" in text:
         return "renew the server's certificate, and check the clock of this instance"
     if "mismatch" in text or "doesn't match" in text or "not valid for" in text:
-        return _OTHER_NAME
+        return _NAME_HINT
     return "`ca_file` names the CA that signed it, where the system does not trust that one"

@@ -1,3 +1,3 @@
-"""The run config: layers merged, then checked against the contract. Pure."""
+"""The run config: layers are merged, then checked against the contract. Pure."""
 
-__all__ = ["contract", "merge"]
+__all__ = ["contract", "digest", "merge"]

@@ -1,6 +1,6 @@
-"""Layers of sources -> one tree, with the origin of every value. Pure.
+"""Merge the layers of all sources into one tree, with the origin of every value. Pure.
 
-Tables merge deeply, every other value (lists too) is replaced by the later layer's; a null takes an earlier value away.
+Tables merge deeply. Every other value, lists too, is replaced by the later layer's. A null removes an earlier value.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from agent.model import Merged, Origin, Snapshot
 
 
 def merge(snapshots: Iterable[tuple[str, Snapshot]]) -> Merged:
-    """Overlay (source name, snapshot) pairs in order.
+    """Return the overlay of (source name, snapshot) pairs, in order.
 
-    Raises MergeError, naming both places of each, for keys that are a table in one layer and a value in another.
+    Raises MergeError if keys are a table in one layer and a value in another; it names both layers of each such key.
     """
     overlay = _Overlay()
     for source, snapshot in snapshots:
@@ -25,7 +25,7 @@ def merge(snapshots: Iterable[tuple[str, Snapshot]]) -> Merged:
                 overlay.add(layer.tree, (), Origin(source, layer.name, layer.revision or snapshot.revision))
     if overlay.clashes:
         raise MergeError(
-            f"{len(overlay.clashes)} key(s) are a table in one place and a value in another",
+            f"{len(overlay.clashes)} key(s) are a table in one layer and a value in another",
             overlay.clashes,
             hint="nothing was changed; rename one of the two keys in the store",
         )
@@ -33,12 +33,15 @@ def merge(snapshots: Iterable[tuple[str, Snapshot]]) -> Merged:
 
 
 class _Overlay:
+    """The tree so far: values and tables by path, each with its origin. A removed value is None."""
+
     def __init__(self) -> None:
         self._values: dict[KeyPath, tuple[Any, Origin]] = {}
         self._tables: dict[KeyPath, Origin] = {}
         self.clashes: list[str] = []
 
     def add(self, tree: Mapping[str, Any], prefix: KeyPath, origin: Origin) -> None:
+        """Overlay `tree`, which is at `prefix` in a layer. A key that clashes is noted and left out."""
         for key in tree:
             path, value = (*prefix, str(key)), tree[key]
             if isinstance(value, Mapping):
@@ -51,21 +54,23 @@ class _Overlay:
             elif path in self._tables and value is not None:
                 self._clash(path, table=self._tables[path], value=origin)
             elif path in self._tables:
-                self._drop(path)
+                self._remove(path)
             else:
                 self._set(path, value, origin)
 
     def _set(self, path: KeyPath, value: Any, origin: Origin) -> None:
-        earlier = self._values.get(path)
-        overrode = (Origin(earlier[1].source, earlier[1].layer, earlier[1].revision), *earlier[1].overrode) if earlier else ()
+        overrode: tuple[Origin, ...] = ()
+        if path in self._values:
+            _, earlier = self._values[path]
+            overrode = (Origin(earlier.source, earlier.layer, earlier.revision), *earlier.overrode)
         self._values[path] = (_sorted(value), Origin(origin.source, origin.layer, origin.revision, overrode))
 
-    def _drop(self, path: KeyPath) -> None:
-        below = len(path)
-        for table in [p for p in self._tables if p[:below] == path]:
-            del self._tables[table]
-        for value in [p for p in self._values if p[:below] == path]:
-            del self._values[value]
+    def _remove(self, path: KeyPath) -> None:
+        """Remove a table and everything below it."""
+        depth = len(path)
+        for entries in (self._tables, self._values):
+            for other in [other for other in entries if other[:depth] == path]:
+                del entries[other]
 
     def _clash(self, path: KeyPath, *, table: Origin, value: Origin) -> None:
         self.clashes.append(
@@ -74,6 +79,7 @@ class _Overlay:
         )
 
     def tree(self) -> dict[str, Any]:
+        """Return the merged tree, in sorted order."""
         root: dict[str, Any] = {}
         for path in sorted(self._tables):
             _table(root, path)
@@ -83,11 +89,12 @@ class _Overlay:
         return root
 
     def origins(self) -> dict[KeyPath, Origin]:
+        """Return the origin of every value of the tree."""
         return {path: origin for path, (value, origin) in self._values.items() if value is not None}
 
 
 def _sorted(value: Any) -> Any:
-    """Tables inside lists in sorted order too, so that a render is the same whatever order the store answers in."""
+    """Return a value with its tables in sorted order, those in lists too: a render is the same in any order of the store."""
     if isinstance(value, Mapping):
         return {str(key): _sorted(value[key]) for key in sorted(value, key=str)}
     if isinstance(value, (list, tuple)):

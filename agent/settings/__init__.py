@@ -1,3 +1,3 @@
 """The settings: TOML files in, one frozen `Settings` out, or one error with every problem."""
 
-__all__ = ["interpolation", "loader", "models", "plugins", "schema", "urls"]
+__all__ = ["interpolation", "loader", "models", "plugins", "quantities", "schema", "source_lines", "urls"]

@@ -1,4 +1,4 @@
-"""URLs of the settings: what may be in one, and how one is shown."""
+"""URLs of the settings: which are valid, and how messages show them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from agent.paths import Paths
 
 
 def shown(url: str) -> str:
-    """A URL fit for messages: without user, password, query and fragment, which may hold credentials."""
+    """Return a URL for messages: without user, password, query and fragment, which may hold credentials."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}"
 
 
 def split_address(address: str, paths: Paths) -> tuple[str, Path | None]:
-    """The base URL and the Unix socket of an address such as "https://consul:8501" or "unix:///run/consul.sock"."""
+    """Return the base URL and the Unix socket of an address: "https://consul:8501", or "unix:///run/consul.sock"."""
     if address.startswith("unix://"):
         return "http://localhost", paths.host(address.removeprefix("unix://"))
     return address.rstrip("/"), None
 
 
 def check_url(url: str, option: str, *, schemes: tuple[str, ...] = ("http", "https")) -> None:
-    """For an options class: raises ValueError where `url` cannot be used, or has credentials in it."""
+    """For an options class: raise ValueError if `url`, the value of `option`, is not valid or holds credentials."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -41,7 +41,7 @@ def check_url(url: str, option: str, *, schemes: tuple[str, ...] = ("http", "htt
 
 
 def check_metadata_url(url: str) -> None:
-    """For `imds_url`: raises ValueError where it is neither empty nor the address of a metadata service."""
+    """For `imds_url`: raise ValueError if it is neither empty nor the address of a metadata service."""
     if url:
         check_url(url, "imds_url", schemes=("http",))
         if set(url) & set("?#"):

@@ -90,7 +90,7 @@ class Checkpoint:
         place_bytes = -(-len(record) // _BLOCK_BYTES) * _BLOCK_BYTES
         slots = (record, b"") if turn % 2 == 0 else (b"", record)
         content = b"".join(place.ljust(place_bytes) for place in slots)
-        write_atomic(self._path, content, 0o600, made=functools.partial(give_to_owner, directory=self._path.parent))
+        write_atomic(self._path, content, 0o600, on_created=functools.partial(give_to_owner, directory=self._path.parent))
         self._place_bytes = place_bytes
 
 

@@ -146,6 +146,6 @@ class StatusFile:
         content = json.dumps(as_status(self._lanes, draining=self._draining())).encode()
         give = functools.partial(give_to_owner, directory=self._path.parent)
         try:
-            write_atomic(self._path, content, 0o644, sync=False, made=give)
+            write_atomic(self._path, content, 0o644, sync=False, on_created=give)
         except OSError as error:
             log.debug("%s cannot be written: %s", self._path, error.strerror)

@@ -19,6 +19,7 @@ __all__ = [
     "Watchable",
     "new_source",
     "pull",
+    "registry",
     "throttle",
     "watcher",
 ]

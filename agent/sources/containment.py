@@ -19,7 +19,7 @@ from agent.sources import AddsLayers, Source
 log = logging.getLogger("parbake.sources")
 _ENDS = (str, int, float, bytes, Secret, type(None))
 _logged: set[tuple[str, str]] = set()
-"""The unexpected errors of fetches that the log has, as (source, type and code line)."""
+"""The unexpected errors that the log has, as (source, type and code line)."""
 
 
 def fetch(source: Source[object], name: str, layers: Sequence[str]) -> Snapshot:
@@ -34,12 +34,25 @@ def fetch(source: Source[object], name: str, layers: Sequence[str]) -> Snapshot:
     except (SourceError, DiscoveryError):
         raise
     except (Exception, SystemExit) as error:  # noqa: BLE001 - this is the place for it
-        where = type_and_line(error)
-        if (name, where) not in _logged:
-            _logged.add((name, where))
-            log_traceback(name, error)
-        raise SourceUnreachable(f"a bug in the backend: {where}", hint="--log-level debug logs the traceback") from None
+        raise unexpected(name, error) from None
     return snapshot
+
+
+def close(source: Source[object], name: str) -> None:
+    """Close a source. A bug in its `close` is logged, and does not keep the others open."""
+    try:
+        source.close()
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
+        unexpected(name, error)
+
+
+def unexpected(name: str, error: BaseException) -> SourceUnreachable:
+    """Return the error of the source `name` for an unexpected exception, whose traceback is logged once."""
+    where = type_and_line(error)
+    if (name, where) not in _logged:
+        _logged.add((name, where))
+        log_traceback(name, error)
+    return SourceUnreachable(f"a bug in the backend: {where}", hint="--log-level debug logs the traceback")
 
 
 def type_and_line(error: BaseException) -> str:

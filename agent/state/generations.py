@@ -1,7 +1,7 @@
-"""Generations on disk: for each, what changed and how the units took it, and the targets' content to go back to.
+"""Generations on disk: for each, what changed, the results of its units, and the content of its targets.
 
-The record (NUMBER.json) holds names and digests only. The content (NUMBER.content) holds whatever the targets hold, so it
-is kept under the same rule as the last good run config: sealed where a secret is in it, or not at all.
+The record (NUMBER.json) holds names and digests only. The content (NUMBER.content) holds the bytes of the targets, so it is
+kept under the same rule as the last good run config: sealed if a secret is in it, or not at all.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +22,34 @@ from agent.paths import Paths
 from agent.state.sealing import Sealer
 from agent.system.safe_files import read_target, write_atomic
 
-_OF_A_TARGET = {"target", "mode", "uid", "gid", "sha256", "secret", "generation"}
-PENDING, APPLIED, REJECTED, FAILED = "pending", "applied", "rejected", "failed"
+_TARGET_FIELDS = {"target", "mode", "uid", "gid", "sha256", "secret", "generation"}
+
+
+class GenerationState(StrEnum):
+    """What became of a generation, as `parbake history` shows it."""
+
+    PENDING = "pending"
+    """It is being committed."""
+    APPLIED = "applied"
+    REJECTED = "rejected"
+    """It was rolled back."""
+    FAILED = "failed"
+    """Its units did not come up, and there was nothing to roll back to."""
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One recorded state. `keys` are the run-config keys that changed since the one before, by name.
+    """One recorded state of run config and targets.
 
-    `state`: pending while it is being committed, applied, rejected where it was taken back, failed where it did not come
-    up and there was nothing to go back to.
+    `keys` names the run-config keys that changed since the generation before. `targets` maps a template to the fields that
+    `targets_of` makes; `units` are mappings with name, action and result.
     """
 
     number: int
     time: str
     cause: str
     digest: str
-    state: str
+    state: GenerationState
     keys: tuple[str, ...] = ()
     targets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     units: tuple[Mapping[str, str], ...] = ()
@@ -47,37 +59,35 @@ class Generation:
 class Generations:
     """The last `keep` generations in the state directory."""
 
-    def __init__(self, paths: Paths, keep: int, cache: str) -> None:
+    def __init__(self, paths: Paths, keep: int, cache: str, sealer: Sealer | None = None) -> None:
         self._directory = paths.state / "generations"
         self._keep = keep
         self._cache = cache
-        self._sealer = Sealer(paths)
+        self._sealer = sealer or Sealer(paths)
 
     def all(self) -> list[Generation]:
-        """Oldest first. A damaged record is left out."""
-        found = []
-        for number in self._numbers():
-            generation = _read(self._directory / f"{number:06}.json")
-            if generation is not None:
-                found.append(generation)
-        return sorted(found, key=lambda generation: generation.number)
+        """Return the generations, oldest first. A damaged record is left out."""
+        records = (_read(self._directory / f"{number:06}.json") for number in self._numbers())
+        return sorted((record for record in records if record is not None), key=lambda generation: generation.number)
 
     def last(self) -> Generation | None:
-        """The newest that is in effect: neither under way, nor taken back, nor one that never came up."""
-        good = [generation for generation in self.all() if generation.state == APPLIED]
-        return good[-1] if good else None
+        """Return the newest generation that is applied, or None."""
+        applied = [generation for generation in self.all() if generation.state == GenerationState.APPLIED]
+        return applied[-1] if applied else None
 
-    def judge(self, number: int, state: str, units: Iterable[UnitResult] = (), error: str | None = None) -> None:
-        """Say what became of a generation. Raises StateError."""
+    def set_state(
+        self, number: int, state: GenerationState, units: Iterable[UnitResult] = (), error: str | None = None
+    ) -> None:
+        """Record what became of a generation. Without `units` the recorded results are kept. Raises StateError."""
         for generation in self.all():
             if generation.number == number:
                 results = units_of(units) or generation.units
                 self.record(replace(generation, state=state, units=results, error=error))
 
-    def forget(self, number: int | None = None) -> None:
-        """Drop a generation that was recorded and never committed; with no number, every such one. Raises StateError."""
+    def drop_pending(self) -> None:
+        """Remove the generations that were recorded and never committed. Raises StateError."""
         for generation in self.all():
-            if generation.state == PENDING and number in (None, generation.number):
+            if generation.state == GenerationState.PENDING:
                 self.drop(generation.number)
 
     def next_number(self) -> int:
@@ -93,7 +103,7 @@ class Generations:
         return sorted(int(name) for name in names if name.isdigit())
 
     def record(self, generation: Generation, changes: Iterable[Change] = ()) -> None:
-        """Write a generation, with the content of all its targets where it may be kept. Raises StateError."""
+        """Write a generation, with the content of all its targets if that may be kept. Raises StateError."""
         changes = list(changes)
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -119,17 +129,20 @@ class Generations:
         write_atomic(self._directory / f"{number:06}.content", content, 0o600)
 
     def content(self, number: int) -> dict[str, bytes]:
-        """The targets' content of a generation, by template. Raises UsageError where it was not kept, StateError where
-        it cannot be opened."""
+        """Return the content of a generation's targets, by template.
+
+        Raises UsageError if it was not kept, StateError if it cannot be opened.
+        """
         path = self._directory / f"{number:06}.content"
         try:
             content = path.read_bytes()
         except OSError as error:
             if not isinstance(error, FileNotFoundError):
                 raise StateError(f"generation {number} cannot be read: {error.strerror}") from None
-            known = ", ".join(str(g.number) for g in self.all() if (self._directory / f"{g.number:06}.content").exists())
+            kept = ", ".join(str(g.number) for g in self.all() if (self._directory / f"{g.number:06}.content").exists())
             raise UsageError(
-                f"generation {number} has no kept content", hint=f"generations that can be gone back to: {known or 'none'}"
+                f"the content of generation {number} was not kept",
+                hint=f"generations that `parbake rollback` can apply: {kept or 'none'}",
             ) from None
         if content.startswith(b'{"sealed"'):
             content = self._sealer.open(content)
@@ -139,9 +152,9 @@ class Generations:
             raise StateError(f"generation {number} is damaged: {error}") from None
 
     def prune(self) -> None:
-        """Drop what is more than is kept, and never the one to go back to. Call it once a generation's fate is known.
+        """Remove the oldest generations beyond the number to keep, but never the applied one.
 
-        Raises StateError.
+        Call it once the state of the newest generation is final. Raises StateError.
         """
         last = self.last()
         for generation in self.all()[: -self._keep]:
@@ -149,7 +162,7 @@ class Generations:
                 self.drop(generation.number)
 
     def drop(self, number: int) -> None:
-        """Remove a generation's record, which needs no space on the disk. Raises StateError."""
+        """Remove a generation. This needs no space on the disk. Raises StateError."""
         try:
             for suffix in ("content", "json"):
                 (self._directory / f"{number:06}.{suffix}").unlink(missing_ok=True)
@@ -157,18 +170,18 @@ class Generations:
             raise StateError(f"generation {number} cannot be removed: {error.strerror}") from None
 
 
-def standing(paths: Paths, template: str, known: Mapping[str, Any]) -> Change | None:
-    """A target of a record as it is on the disk, None where it was edited since. Raises ApplyError where it cannot be read."""
-    now = read_target(paths, str(known["target"]))
-    if now is None or now.content is None or hashlib.sha256(now.content).hexdigest() != known["sha256"]:
+def read_current(paths: Paths, template: str, recorded: Mapping[str, Any]) -> Change | None:
+    """Return a recorded target as it is on the disk, or None if it was edited since. Raises ApplyError if it cannot be read."""
+    current = read_target(paths, str(recorded["target"]))
+    if current is None or current.content is None or hashlib.sha256(current.content).hexdigest() != recorded["sha256"]:
         return None
-    mode, uid, gid = int(known["mode"], 8), int(known["uid"]), int(known["gid"])
-    secret = bool(known["secret"])
-    return Change(template, str(known["target"]), ChangeKind.UNCHANGED, "", mode, uid, gid, secret, now.content, now)
+    mode, uid, gid = int(recorded["mode"], 8), int(recorded["uid"]), int(recorded["gid"])
+    secret = bool(recorded["secret"])
+    return Change(template, str(recorded["target"]), ChangeKind.UNCHANGED, "", mode, uid, gid, secret, current.content, current)
 
 
-def targets_of(changes: Iterable[Change], number: int, earlier: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What a generation's record says of its targets; `generation` is the one that last changed each."""
+def targets_of(changes: Iterable[Change], number: int, previous: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the targets of a generation's record, by template. `generation` in it is the one that last changed the target."""
     return {
         change.template: {
             "target": change.target,
@@ -177,7 +190,7 @@ def targets_of(changes: Iterable[Change], number: int, earlier: Mapping[str, Map
             "gid": change.gid,
             "sha256": hashlib.sha256(change.content).hexdigest(),
             "secret": change.secret,
-            "generation": number if change.pending else earlier.get(change.template, {}).get("generation", number),
+            "generation": number if change.pending else previous.get(change.template, {}).get("generation", number),
         }
         for change in changes
     }
@@ -187,20 +200,16 @@ def units_of(results: Iterable[UnitResult]) -> tuple[dict[str, str], ...]:
     return tuple({"name": r.unit, "action": r.action, "result": r.result} for r in results)
 
 
-def results_of(generation: Generation) -> tuple[UnitResult, ...]:
-    """Return the results of the units in a record. Raises KeyError and ValueError if the record is damaged."""
-    return tuple(UnitResult(u["name"], UnitAction(u["action"]), UnitOutcome(u["result"])) for u in generation.units)
-
-
 def _read(path: Path) -> Generation | None:
     try:
         record = json.loads(path.read_bytes())
-        known = {name: record[name] for name in Generation.__dataclass_fields__ if name in record}
-        known["keys"], known["units"] = tuple(known.get("keys", ())), tuple(known.get("units", ()))
-        if not all(target.keys() >= _OF_A_TARGET for target in known.get("targets", {}).values()):
+        fields = {name: record[name] for name in Generation.__dataclass_fields__ if name in record}
+        fields["keys"], fields["units"] = tuple(fields.get("keys", ())), tuple(fields.get("units", ()))
+        fields["state"] = GenerationState(fields["state"])
+        for unit in fields["units"]:
+            UnitAction(unit["action"]), UnitOutcome(unit["result"]), str(unit["name"])
+        if not all(target.keys() >= _TARGET_FIELDS for target in fields.get("targets", {}).values()):
             return None
-        generation = Generation(**known)
-        results_of(generation)
-        return generation
+        return Generation(**fields)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None

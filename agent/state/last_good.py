@@ -1,7 +1,7 @@
-"""The last good run config: what every source gave when the run config was last whole, for the day a source is away.
+"""The last good run config: the snapshots of all sources when the run config was last complete, for use when a source fails.
 
-With secrets in it, it is sealed, and opening it costs a program's run. So an index without values lies beside it: which
-layers had keys, and a keyed digest of the whole. Only a source that fails makes it be opened.
+With secrets in it, it is sealed, and opening it costs a run of a program. So an index without values is kept with it: which
+layers had keys, and a keyed digest of the whole. The sealed copy is opened only when a source fails.
 """
 
 from __future__ import annotations
@@ -14,34 +14,28 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from agent.errors import StateError
 from agent.keypath import leaves
 from agent.model import Layer, Snapshot
-from agent.paths import Paths
 from agent.secret import Secret
+from agent.state.records import Records
 from agent.state.sealing import Sealer
 
 log = logging.getLogger("parbake.state")
 _INDEX = "last-good.index"
 _KEPT = ("last-good.sealed", "last-good.json")
 _BYTES = "\0base64"
-"""The key of a table that stands for bytes: no layer has such a key, and JSON has no bytes."""
-
-
-class _Files(Protocol):
-    def read(self, path: Path) -> bytes | None: ...
-    def write(self, path: Path, content: bytes) -> None: ...
-    def quarantine_file(self, path: Path, error: Exception) -> None: ...
-    def load(self, name: str) -> dict[str, Any]: ...
-    def digest_key(self) -> bytes: ...
-    def remove(self, name: str) -> None: ...
+"""The key of a table that encodes bytes: no layer has such a key, and JSON has no bytes."""
 
 
 class LastGood:
-    """`had` names the layers that had keys, by source; `fetched` the time of each source's pull; both without opening
-    anything. `snapshots` opens what is sealed, once."""
+    """What is known of the last good run config.
+
+    `had` maps a source to its layers that had keys, `fetched` maps a source to the time of its pull; both are known without
+    opening the sealed copy. `snapshots` opens it, once.
+    """
 
     def __init__(
         self,
@@ -62,103 +56,105 @@ class LastGood:
 
 
 class LastGoodStore:
-    """Keeps it as `cache` says: "encrypted" (sealed where it holds secrets), "plain" or "none"."""
+    """Keeps the last good run config as `cache` says: "encrypted" (sealed if it holds secrets), "plain" or "none"."""
 
-    def __init__(self, files: _Files, paths: Paths, cache: str) -> None:
-        self._files = files
-        self._directory = paths.state
+    def __init__(self, records: Records, sealer: Sealer, cache: str) -> None:
+        self._records = records
+        self._directory = records.directory
         self._cache = cache
-        self._sealer = Sealer(paths)
-        self._held = LastGood()
-        """What this run of the daemon has pulled and may not keep, so that it at least is not emptied."""
-        self._unkept: dict[str, Any] | None = None
-        """The index that was written beside a copy that could not be; while it is there, nobody has saved anything newer."""
+        self._sealer = sealer
+        self._in_memory = LastGood()
+        """What this process has pulled and may not write, so that a running daemon does not empty a config."""
+        self._unsealed_index: dict[str, Any] | None = None
+        """The index that was written without its copy. While it is on the disk, no other process has saved a newer one."""
 
     def load(self) -> LastGood:
-        """What is kept; empty where there is nothing, or it is damaged. Where nothing may or could be kept, what this process
-        saved."""
+        """Return what is kept; empty if there is nothing or it is damaged. If nothing may or could be written, return what
+        this process saved."""
         if self._cache == "none":
-            return self._held
-        index = self._files.load(_INDEX)
-        if self._unkept is not None and index == self._unkept:
-            return self._held
+            return self._in_memory
+        index = self._records.load(_INDEX)
+        if self._unsealed_index is not None and index == self._unsealed_index:
+            return self._in_memory
         try:
             sources = index["sources"] if index else {}
             had = {name: frozenset(item["had"]) for name, item in sources.items()}
             fetched = {name: str(item["fetched"]) for name, item in sources.items()}
         except (KeyError, TypeError, AttributeError) as error:
-            self._files.quarantine_file(self._directory / _INDEX, error)
+            self._records.quarantine_file(self._directory / _INDEX, error)
             had, fetched = {}, {}
         return LastGood(had, fetched, self._read_snapshots)
 
     def save(self, snapshots: Mapping[str, Snapshot], fetched: Mapping[str, str], *, secret: bool) -> str | None:
-        """Keep the snapshots, unless the very same are kept already. Returns why not, where they hold secrets and cannot
-        be kept as the settings ask. Raises StateError."""
+        """Keep the snapshots, unless the same ones are kept already.
+
+        `fetched` maps a source to the time of its pull, `secret` says that the run config has secret keys. Returns None, or
+        the reason why secrets cannot be kept as the settings ask. Raises StateError.
+        """
         plain, sealed = self._directory / "last-good.json", self._directory / "last-good.sealed"
         if self._cache == "none":
-            self._forget(*_KEPT, _INDEX)
-            self._hold(snapshots, fetched)
+            self._remove(*_KEPT, _INDEX)
+            self._keep_in_memory(snapshots, fetched)
             return None
         secret = secret or any(snapshot.secret for snapshot in snapshots.values())
         content = _encode(snapshots)
         kept, other = (sealed, plain) if secret and self._cache == "encrypted" else (plain, sealed)
-        digest = hmac.new(self._files.digest_key(), content, hashlib.sha256).hexdigest()
-        if self._files.load(_INDEX).get("digest") == digest and os.path.exists(kept):
+        digest = hmac.new(self._records.digest_key(), content, hashlib.sha256).hexdigest()
+        if self._records.load(_INDEX).get("digest") == digest and os.path.exists(kept):
             return None
         if kept is sealed:
             closed = self._sealer.seal(content)
             if closed is None:
                 return self._keep_unsealed(snapshots, fetched, sealed, plain)
             content = closed
-        self._files.write(kept, content)
-        self._forget(other.name)
-        self._files.write(self._directory / _INDEX, json.dumps(_index(snapshots, fetched, digest)).encode())
-        self._unkept, self._held = None, LastGood()
+        self._records.write(kept, content)
+        self._remove(other.name)
+        self._records.write(self._directory / _INDEX, json.dumps(_index(snapshots, fetched, digest)).encode())
+        self._unsealed_index, self._in_memory = None, LastGood()
         return None
 
     def _keep_unsealed(self, snapshots: Mapping[str, Snapshot], fetched: Mapping[str, str], sealed: Path, plain: Path) -> str:
-        """What may be kept of secrets that cannot be sealed now: who had keys, and the copy that was sealed earlier, which is
-        better than none. Returns why it is no more."""
-        self._forget(plain.name)  # what it holds may be a secret by now
-        earlier = self._files.load(_INDEX).get("sources") if os.path.exists(sealed) else None
+        """Keep the index, and the copy that was sealed earlier, if secrets cannot be sealed now. Returns the reason."""
+        self._remove(plain.name)  # a value in it may be declared secret by now
+        previous = self._records.load(_INDEX).get("sources") if os.path.exists(sealed) else None
         times = {
             name: str(item.get("fetched", ""))
-            for name, item in (earlier.items() if isinstance(earlier, dict) else ())
+            for name, item in (previous.items() if isinstance(previous, dict) else ())
             if isinstance(item, dict)
         }
-        index = _index(snapshots, times, "")  # the digest of nothing, so that the next save tries to seal again
-        self._files.write(self._directory / _INDEX, json.dumps(index).encode())
-        self._hold(snapshots, fetched)
-        self._unkept = index
-        why = 'systemd-creds cannot seal it here, and cache = "plain" is not set'
-        return f"{why}; an earlier copy stays" if os.path.exists(sealed) else why
+        index = _index(snapshots, times, "")  # no digest, so that the next save tries to seal again
+        self._records.write(self._directory / _INDEX, json.dumps(index).encode())
+        self._keep_in_memory(snapshots, fetched)
+        self._unsealed_index = index
+        reason = 'systemd-creds cannot seal it here, and [state] cache = "plain" is not set'
+        return f"{reason}; the earlier copy is kept" if os.path.exists(sealed) else reason
 
-    def _hold(self, snapshots: Mapping[str, Snapshot], fetched: Mapping[str, str]) -> None:
+    def _keep_in_memory(self, snapshots: Mapping[str, Snapshot], fetched: Mapping[str, str]) -> None:
         had = {name: layers_with_keys(snapshot) for name, snapshot in snapshots.items()}
-        self._held = LastGood(had, dict(fetched), lambda: snapshots)
+        self._in_memory = LastGood(had, dict(fetched), lambda: snapshots)
 
-    def _forget(self, *names: str) -> None:
+    def _remove(self, *names: str) -> None:
         for name in names:
-            self._files.remove(name)
+            self._records.remove(name)
 
     def _read_snapshots(self) -> Mapping[str, Snapshot]:
         for name in _KEPT:
             path = self._directory / name
-            content = self._files.read(path)
+            content = self._records.read(path)
             if content is None:
                 continue
             try:
                 return _decode(self._sealer.open(content) if name.endswith(".sealed") else content)
             except (StateError, ValueError, KeyError, TypeError, AttributeError) as error:
-                if self._sealer.away:  # it may be as good as ever
-                    log.warning("%s cannot be opened: %s; it is left as it is", path, error)
+                if self._sealer.unavailable:  # the file itself may be sound
+                    log.warning("%s cannot be opened: %s; the file is kept", path, error)
                 else:
-                    self._files.quarantine_file(path, error)
+                    self._records.quarantine_file(path, error)
         return {}
 
 
 def layers_with_keys(snapshot: Snapshot) -> frozenset[str]:
-    """The names of the layers that hold at least one value."""
+    """Return the names of the layers that hold at least one value."""
     return frozenset(layer.name for layer in snapshot.layers if layer.tree is not None and _holds_a_value(layer.tree))
 
 
@@ -199,7 +195,7 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} in a snapshot")
 
 
-def _whole(table: dict[str, Any]) -> Any:
+def _decode_bytes(table: dict[str, Any]) -> Any:
     return base64.b64decode(table[_BYTES]) if table.keys() == {_BYTES} else table
 
 
@@ -210,5 +206,5 @@ def _decode(content: bytes) -> dict[str, Snapshot]:
             str(item["revision"]),
             item.get("secret") is True,
         )
-        for name, item in json.loads(content, object_hook=_whole).items()
+        for name, item in json.loads(content, object_hook=_decode_bytes).items()
     }

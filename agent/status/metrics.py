@@ -1,23 +1,23 @@
-"""Prometheus's text exposition format 0.0.4."""
+"""The text format of Prometheus, version 0.0.4 (https://prometheus.io/docs/instrumenting/exposition_formats/)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
 Sample = tuple[Mapping[str, str], float]
-"""Labels and a value."""
+"""The labels of a sample, and its value."""
 
 
 def family(name: str, kind: str, doc: str, samples: Iterable[Sample]) -> str:
-    """All samples of one metric, with its help and type. `name` goes without the prefix `parbake_`."""
+    """Return the lines of one metric: `doc` as its help, its type `kind`, its samples. `name` has no prefix `parbake_`."""
     lines = [f"# HELP parbake_{name} {doc}", f"# TYPE parbake_{name} {kind}"]
     lines += [f"parbake_{name}{_labels(labels)} {_number(value)}" for labels, value in samples]
     return "\n".join(lines) + "\n"
 
 
 def _labels(labels: Mapping[str, str]) -> str:
-    inside = ",".join(f'{name}="{_escape(value)}"' for name, value in labels.items())
-    return f"{{{inside}}}" if inside else ""
+    pairs = ",".join(f'{name}="{_escape(value)}"' for name, value in labels.items())
+    return f"{{{pairs}}}" if pairs else ""
 
 
 def _escape(value: str) -> str:
@@ -25,5 +25,5 @@ def _escape(value: str) -> str:
 
 
 def _number(value: float) -> str:
-    """Never in short: a counter of millions must count on."""
+    """Return all digits of a number. A rounded counter of millions would not increase."""
     return str(int(value)) if value == int(value) else repr(float(value))

@@ -1,6 +1,6 @@
-"""Directories watched for changes, by watchdog. The only module that imports it.
+"""Watches of directories, by watchdog. No other module imports it.
 
-watchdog costs 15 ms of imports and up to two threads a directory, so it is imported when the first watch begins.
+watchdog costs 15 ms to import and up to two threads for each directory, so it is imported when the first watch begins.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _READS = frozenset(("opened", "closed_no_write"))
 
 
 class WatchUnavailable(Exception):
-    """A directory cannot be watched. `reason` is for a log line; `no_threads`: no thread could be started."""
+    """A directory cannot be watched. `reason` is for a log line. `no_threads`: no thread could be started."""
 
     def __init__(self, reason: str, *, no_threads: bool = False) -> None:
         super().__init__(reason)
@@ -25,7 +25,7 @@ class WatchUnavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FileEvent:
-    """One change. `kind` is watchdog's word: created, modified, moved, deleted, closed. `moved_to` is "" if nothing moved."""
+    """One change. `kind` is watchdog's: created, modified, moved, deleted or closed. `moved_to` is "" for the other kinds."""
 
     kind: str
     path: str
@@ -42,20 +42,20 @@ class DirectoryObserver:
         *,
         on_unwatchable: Callable[[str, OSError], None] | None = None,
     ) -> None:
-        """Watch `directories`, each with whether its subdirectories are watched too.
+        """Watch `directories`, which maps paths to whether their subdirectories are watched too.
 
-        `on_event` is called in a thread of the observer for each change; opening and reading a file is no change.
-        `on_unwatchable` is called with a directory that cannot be watched, and the others are watched all the same. Without
-        it, such a directory raises WatchUnavailable, and nothing is watched.
+        `on_event` is called in a thread of the observer for each change. Opening or reading a file is not a change.
+        `on_unwatchable` is called for each directory that cannot be watched, and the other directories are watched. Without
+        `on_unwatchable`, such a directory raises WatchUnavailable, and nothing is watched.
         """
         from watchdog.observers import Observer
 
         self._observer: Any = Observer()
         self._observer.daemon = True
-        receiver: Any = _Receiver(on_event)  # only `dispatch` is called, and the base class does nothing else
+        receiver: Any = _Receiver(on_event)  # watchdog calls nothing but `dispatch`
         try:
             if on_unwatchable is not None:
-                self._observer.start()  # before the directories, so that each one fails by itself
+                self._observer.start()  # before the directories are added, so that each fails separately
             for directory, recursive in directories.items():
                 try:
                     self._observer.schedule(receiver, directory, recursive=recursive)
@@ -73,15 +73,15 @@ class DirectoryObserver:
             raise WatchUnavailable(reason, no_threads=isinstance(error, RuntimeError)) from None
 
     def close(self, join_seconds: float = _JOIN_SECONDS) -> None:
-        """Stop watching, and wait up to `join_seconds` for the threads to end."""
+        """Stop watching. Waits up to `join_seconds` for the threads to end."""
         self._observer.stop()
         if join_seconds:
-            with contextlib.suppress(RuntimeError):  # it was never started, or this is its own thread
+            with contextlib.suppress(RuntimeError):  # not started, or called in its own thread
                 self._observer.join(join_seconds)
 
 
 class _Receiver:
-    """What watchdog calls for each event."""
+    """The event handler that watchdog calls."""
 
     def __init__(self, on_event: Callable[[FileEvent], None]) -> None:
         self._on_event = on_event
@@ -93,10 +93,10 @@ class _Receiver:
 
 
 def _close_descriptors_of(error: BaseException) -> None:
-    """Close what a failed start leaves open.
+    """Close the descriptors that a failed start leaves open.
 
-    Up to watchdog 6, an Inotify whose watches do not all fit keeps its descriptors open, and only the error's own trace
-    refers to it. Later versions share one instance and use other names.
+    Up to watchdog 6, an Inotify object that fails to add a watch keeps its descriptors open, and only the traceback of the
+    error refers to the object. Later versions share one object, with other names.
     """
     trace = error.__traceback__
     while trace is not None:

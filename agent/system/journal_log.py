@@ -1,4 +1,4 @@
-"""parbake's own log: structured entries in the journal under systemd, plain lines elsewhere. Key names only, never a value."""
+"""The log of parbake: structured entries in the journal under systemd, plain lines elsewhere. It holds no value of a key."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ STALE = "fbe059adbfff432ba890a32dbe9c6321"
 FAILED = "c95b5c5cb4164635a65344bd2e7843ed"
 ROLLED_BACK = "f76c3d33e3384c34a35a5d18885db6da"
 DRIFT = "fdf4c3a74953445a852acbfe99ba6f4a"
-"""The MESSAGE_IDs of the events that operators alert on; they never change."""
+"""The MESSAGE_IDs of the events for alerts. They never change."""
 EVENTS = {
     "converged": (logging.INFO, CONVERGED),
     "stale": (logging.WARNING, STALE),
     "failed": (logging.ERROR, FAILED),
     "rolled-back": (logging.ERROR, ROLLED_BACK),
 }
-"""By the state that is entered."""
+"""State of status.json -> level and MESSAGE_ID of the event when it is entered."""
 
 
 class JournalHandler(logging.Handler):
-    """Sends records to journald. Only the message and the fields above: the stock handler forwards a record's raw arguments."""
+    """Sends records to journald, with the message and FIELDS only.
+
+    The handler of python-systemd also sends the arguments of the message, which may be secret.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,11 +48,11 @@ class JournalHandler(logging.Handler):
         try:
             self._send(*fields)
         except OSError:
-            sys.stderr.write(f"{fields[0]}\n")  # a full or restarting journal must not stop a convergence
+            sys.stderr.write(f"{fields[0]}\n")  # journald restarts, and a convergence goes on
 
 
-class TerminalFormat(logging.Formatter):
-    """`warning: text`, as command-line programs say it."""
+class TerminalFormatter(logging.Formatter):
+    """Formats records as `warning: text`, and those of level INFO as the text alone."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = record.getMessage()
@@ -57,14 +60,14 @@ class TerminalFormat(logging.Formatter):
 
 
 def set_up(level: str) -> None:
-    """Send the log where this process's output goes: the journal when systemd connected it, else standard error."""
+    """Log to the journal if standard error is connected to it, else to standard error. `level`: "debug" to "error"."""
     handler: logging.Handler
     if _on_journal():
         handler = JournalHandler()
         handler.setFormatter(logging.Formatter("%(message)s"))
     else:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(TerminalFormat())
+        handler.setFormatter(TerminalFormatter())
     root = logging.getLogger("parbake")
     root.handlers[:] = [handler]
     root.setLevel(getattr(logging, level.upper()))
@@ -72,22 +75,23 @@ def set_up(level: str) -> None:
 
 
 def _on_journal() -> bool:
-    """Whether standard error is the journal's own stream, as systemd.exec(5) describes JOURNAL_STREAM."""
+    """Return whether standard error is connected to the journal, by JOURNAL_STREAM of systemd.exec(5)."""
     stream = os.environ.get("JOURNAL_STREAM", "")
     device, _, inode = stream.partition(":")
     try:
-        found = os.fstat(2)
+        status = os.fstat(2)
     except OSError:
         return False
-    return device == str(found.st_dev) and inode == str(found.st_ino)
+    return device == str(status.st_dev) and inode == str(status.st_ino)
 
 
 def _priority(level: int) -> int:
+    """Return the syslog priority of a logging level."""
     return 3 if level >= logging.ERROR else 4 if level >= logging.WARNING else 6 if level >= logging.INFO else 7
 
 
 def announce(level: int, text: str, message_id: str, generation: int) -> None:
-    """An event that operators alert on, into the machine's journal also where a command by hand prints it elsewhere."""
+    """Write an event for alerts to the journal, for commands whose own log goes to a terminal."""
     if os.path.exists(_JOURNAL_SOCKET):
         handler = JournalHandler()
         handler.setFormatter(logging.Formatter("%(message)s"))
@@ -97,10 +101,10 @@ def announce(level: int, text: str, message_id: str, generation: int) -> None:
 
 
 def failure_id(error: ParbakeError) -> str:
-    """The MESSAGE_ID of a convergence that ended in an error."""
+    """Return the MESSAGE_ID for a convergence that ended with `error`."""
     return ROLLED_BACK if isinstance(error, RolledBack) else FAILED
 
 
 def event(message_id: str, generation: int, **more: Any) -> dict[str, Any]:
-    """The `extra` of a record that operators alert on."""
+    """Return the `extra` of a log record for alerts. `more` are further journal fields."""
     return {"MESSAGE_ID": message_id, "PARBAKE_GENERATION": generation, **more}

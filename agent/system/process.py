@@ -1,4 +1,4 @@
-"""The one runner of programs: bounded in time and output, with nothing of parbake's environment in theirs."""
+"""Runs programs: limited in time and output, and without the environment of parbake."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENVIRONMENT = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/root"}
 OUTPUT_BYTES = 64 * 1024
 _CANCEL_SECONDS = 0.5
-"""How often `cancelled` is asked."""
+"""How often `cancelled` is called."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessResult:
-    """How a program ended.
+    """The end of a program.
 
-    `code` is None if it did not start, was cancelled, or was killed at its time-out or its output limit. `output` is text
-    for people and may hold secrets: mask it before it is shown. `stdout` is filled by a run with `stdout_max_bytes`.
+    `code` is None if the program did not start, was cancelled, or was killed at its time-out or output limit; negative for a
+    signal. `output` is text for people and may hold secrets: mask it before it is shown. `stdout` is set by a run with
+    `stdout_max_bytes`.
     """
 
     code: int | None
@@ -47,11 +48,11 @@ def run(
     stdout_max_bytes: int | None = None,
     environment: Mapping[str, str] = ENVIRONMENT,
 ) -> ProcessResult:
-    """Run `argv` without a shell until it ends, its time is up, or `cancelled` says so.
+    """Run `argv` without a shell until it ends, `timeout_seconds` pass, or `cancelled` returns true.
 
-    Its whole process group is killed then: what a check left in the background neither outlives it nor holds it up. The
-    result has the end of both outputs. With `stdout_max_bytes` it has the whole standard output, and standard error goes
-    nowhere; a program that prints more is killed.
+    The whole process group is killed then, so that background processes of a check neither outlive nor delay it. The result
+    has the last OUTPUT_BYTES of both outputs. With `stdout_max_bytes` it has the whole standard output instead, and standard
+    error is dropped; a program that prints more is killed.
     """
     keep_all = stdout_max_bytes is not None
     try:
@@ -73,7 +74,7 @@ def run(
         try:
             ended = exchange.follow(process.pid, time.monotonic() + timeout_seconds, cancelled)
         finally:
-            # before it is waited for, so that the number of the group cannot be another's yet
+            # before `wait`, so that the kernel cannot have given the group's number to another process
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -89,7 +90,7 @@ def run(
 
 
 class _Exchange:
-    """What goes into a program and comes out of it. `maximum` None keeps the end of the output, a number keeps all of it."""
+    """The input and output of a running program. `maximum` is in bytes; None keeps only the end of the output."""
 
     def __init__(self, stdout: IO[bytes], stdin: IO[bytes] | None, content: bytes, maximum: int | None) -> None:
         self._stdout, self._stdin, self._content, self._maximum = stdout, stdin, content, maximum
@@ -99,7 +100,7 @@ class _Exchange:
             os.set_blocking(pipe.fileno(), False)
 
     def follow(self, pid: int, deadline: float, cancelled: Callable[[], bool]) -> bool:
-        """Read and write until the program ends. False at the deadline, if cancelled, or if the output is too large."""
+        """Read and write until the program ends. Returns False at the deadline, if cancelled, or if the output is too large."""
         ended = os.pidfd_open(pid)
         try:
             poll = select.poll()
@@ -111,7 +112,7 @@ class _Exchange:
                 ready = dict(poll.poll(min(left, _CANCEL_SECONDS) * 1000))
                 if ended in ready:
                     return True
-                if self._stdout.fileno() in ready and self._read() == b"":  # it closed its output, and goes on
+                if self._stdout.fileno() in ready and self._read() == b"":  # the program closed its output and still runs
                     poll.unregister(self._stdout)
                 if self._stdin is not None and self._stdin.fileno() in ready and self._all_written():
                     poll.unregister(self._stdin)
@@ -122,13 +123,13 @@ class _Exchange:
             os.close(ended)
 
     def drain(self) -> None:
-        """Take what is left in the pipe. Its end is not waited for: a process in another session may hold it open."""
-        most = (self._maximum or 0) // OUTPUT_BYTES + 64
-        while most > 0 and self._read() and not self.too_large:
-            most -= 1
+        """Read what is left in the pipe, without waiting for its end: a process in another session may hold it open."""
+        for _ in range((self._maximum or 0) // OUTPUT_BYTES + 64):
+            if not self._read() or self.too_large:
+                break
 
     def _read(self) -> bytes | None:
-        """Take what there is: b"" at the end of the output, None if there is nothing now."""
+        """Read once. Returns b"" at the end of the output, None if there is no output now."""
         try:
             chunk = os.read(self._stdout.fileno(), OUTPUT_BYTES)
         except BlockingIOError:
@@ -141,7 +142,7 @@ class _Exchange:
         return chunk
 
     def _all_written(self) -> bool:
-        """Write what fits. True if all is written, or if the program reads no more."""
+        """Write what fits into the pipe. Returns True if all is written, or if the program has closed its input."""
         assert self._stdin is not None
         try:
             sent = os.write(self._stdin.fileno(), self._content)

@@ -1,8 +1,8 @@
-"""Targets on the disk, reached so that nobody else's symlink can lead a write away.
+"""Files that are opened, read and written so that another user's symlink cannot redirect a write.
 
-Every directory on the way is opened by descriptor, one segment at a time. A symlink on the way is followed only when it
-belongs to root or to the user parbake runs as; one of anybody else is an error. Links are resolved below the root, so that
---root DIR never reaches out of DIR. A symlink in the target's own place is not followed: it is replaced by the file.
+Every directory of a path is opened by descriptor, one segment at a time. A symlink among the directories is followed only if
+it belongs to root or to the user of this process; any other is an error. Links are resolved below the root, so that
+--root DIR never leaves DIR. A symlink at the target itself is not followed: the file replaces it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from agent.model import TargetFile
 from agent.paths import Paths
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LINKS_MAX = 40
 _IMMUTABLE, _APPEND_ONLY = 0x10, 0x20
 """FS_IMMUTABLE_FL and FS_APPEND_FL of linux/fs.h."""
@@ -33,7 +34,7 @@ READ_MAX_BYTES = 256 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class TargetLocation:
-    """A place for a file: its directory's descriptor, and its name there."""
+    """The location of a file: the descriptor of its directory, and its name in it."""
 
     directory: int
     name: str
@@ -41,7 +42,7 @@ class TargetLocation:
 
 @dataclass(frozen=True, slots=True)
 class ParentDirectory:
-    """How a missing directory is made; -1 leaves the owner or group to be parbake's own."""
+    """Mode and ownership of a directory that is created; -1 keeps the owner or group of this process."""
 
     mode: int = 0o755
     uid: int = -1
@@ -50,9 +51,10 @@ class ParentDirectory:
 
 @contextmanager
 def slot(paths: Paths, target: str, *, create: ParentDirectory | None = None) -> Iterator[TargetLocation]:
-    """The place of `target`. With `create`, missing directories are made so.
+    """Open the directory of `target` and yield the target's location. `create` describes missing directories.
 
-    Raises FileNotFoundError without `create`, ApplyError where the way there cannot be trusted or made.
+    Raises FileNotFoundError if a directory is missing and `create` is None, and ApplyError if a symlink on the path is not
+    trusted or a segment is not a directory. Other OSErrors pass.
     """
     *parents, name = [segment for segment in target.split("/") if segment]
     descriptor = _walk(paths, target, parents, create)
@@ -63,57 +65,58 @@ def slot(paths: Paths, target: str, *, create: ParentDirectory | None = None) ->
 
 
 def _walk(paths: Paths, target: str, parents: list[str], create: ParentDirectory | None) -> int:
-    trail = [os.open(paths.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
-    todo, links = list(reversed(parents)), 0
+    """Open the directories from the root down, and return the descriptor of the last."""
+    opened = [os.open(paths.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
+    remaining, links = list(reversed(parents)), 0
     try:
-        while todo:
-            segment = todo.pop()
+        while remaining:
+            segment = remaining.pop()
             if segment == ".":
                 continue
             if segment == "..":
-                if len(trail) > 1:
-                    os.close(trail.pop())
+                if len(opened) > 1:
+                    os.close(opened.pop())
                 continue
             try:
-                trail.append(_enter(trail[-1], segment, create))
+                opened.append(_open_directory(opened[-1], segment, create))
             except OSError as error:
                 if error.errno not in (errno.ELOOP, errno.ENOTDIR):
                     raise
                 links += 1
-                destination = _trusted_link(trail[-1], segment, target, links)
+                destination = _read_trusted_link(opened[-1], segment, target, links)
                 if destination.startswith("/"):
-                    while len(trail) > 1:
-                        os.close(trail.pop())
-                todo.extend(reversed([part for part in destination.split("/") if part]))
-        return trail.pop()
+                    while len(opened) > 1:
+                        os.close(opened.pop())
+                remaining.extend(reversed([part for part in destination.split("/") if part]))
+        return opened.pop()
     finally:
-        for descriptor in trail:
+        for descriptor in opened:
             os.close(descriptor)
 
 
-def _enter(directory: int, segment: str, create: ParentDirectory | None) -> int:
+def _open_directory(parent: int, segment: str, create: ParentDirectory | None) -> int:
     try:
-        return os.open(segment, _DIRECTORY, dir_fd=directory)
+        return os.open(segment, _DIRECTORY, dir_fd=parent)
     except FileNotFoundError:
         if create is None:
             raise
-        # closed to others until it has its owner, and never left to the umask: the service that reads it is another user
-        os.mkdir(segment, 0o700, dir_fd=directory)
-        made = os.open(segment, _DIRECTORY, dir_fd=directory)
+        # 0700 until it has its owner. Its mode does not depend on the umask, because another user's service reads in it.
+        os.mkdir(segment, 0o700, dir_fd=parent)
+        descriptor = os.open(segment, _DIRECTORY, dir_fd=parent)
         if (create.uid, create.gid) != (-1, -1):
-            os.fchown(made, create.uid, create.gid)
-        os.fchmod(made, create.mode)
-        os.fsync(directory)
-        return made
+            os.fchown(descriptor, create.uid, create.gid)
+        os.fchmod(descriptor, create.mode)
+        os.fsync(parent)
+        return descriptor
 
 
-def _trusted_link(directory: int, segment: str, target: str, links: int) -> str:
-    found = os.stat(segment, dir_fd=directory, follow_symlinks=False)
-    if not stat.S_ISLNK(found.st_mode):
+def _read_trusted_link(directory: int, segment: str, target: str, links: int) -> str:
+    status = os.stat(segment, dir_fd=directory, follow_symlinks=False)
+    if not stat.S_ISLNK(status.st_mode):
         raise ApplyError(f"target {target}: {segment} on its path is not a directory", hint="nothing was replaced")
-    if found.st_uid not in (0, os.geteuid()):
+    if status.st_uid not in (0, os.geteuid()):
         raise ApplyError(
-            f"target {target}: {segment} on its path is a symlink that belongs to uid {found.st_uid}",
+            f"target {target}: {segment} on its path is a symlink that belongs to uid {status.st_uid}",
             hint="nothing was replaced; only links of root are followed",
         )
     if links > _LINKS_MAX:
@@ -122,27 +125,25 @@ def _trusted_link(directory: int, segment: str, target: str, links: int) -> str:
 
 
 def read_target(paths: Paths, target: str) -> TargetFile | None:
-    """The target as it stands; None where there is no file. A symlink counts as no file: it will be replaced.
+    """Read a target. Returns None if there is no file, or a symlink, which a write replaces.
 
-    Raises ApplyError where it cannot be read or is no regular file.
+    Raises ApplyError if it cannot be read, is not a regular file, or is larger than READ_MAX_BYTES.
     """
     try:
-        with slot(paths, target) as place:
+        with slot(paths, target) as location:
             try:
-                descriptor = os.open(
-                    place.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place.directory
-                )
+                descriptor = os.open(location.name, _READ_ONLY, dir_fd=location.directory)
             except OSError as error:
                 if error.errno == errno.ELOOP:
                     return None
                 raise
             with open(descriptor, "rb") as file:
-                found = os.fstat(descriptor)
-                if not stat.S_ISREG(found.st_mode):
+                status = os.fstat(descriptor)
+                if not stat.S_ISREG(status.st_mode):
                     raise ApplyError(f"target {target} is not a regular file", hint="nothing was replaced; move it away")
-                if found.st_size > READ_MAX_BYTES:
+                if status.st_size > READ_MAX_BYTES:
                     raise ApplyError(f"target {target} is larger than {READ_MAX_BYTES} bytes; parbake did not write it")
-                return TargetFile(file.read(), stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
+                return TargetFile(file.read(), stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -150,16 +151,16 @@ def read_target(paths: Paths, target: str) -> TargetFile | None:
 
 
 def owner_id(paths: Paths, name: str) -> int:
-    """A uid by name or number. Below --root, DIR/etc/passwd is asked where it exists. Raises ApplyError."""
-    return _id(paths, name, "passwd", "user", lambda n: pwd.getpwnam(n).pw_uid)
+    """Return a uid by name or number. Below --root, DIR/etc/passwd is read if it exists. Raises ApplyError."""
+    return _resolve_id(paths, name, "passwd", "user", lambda user: pwd.getpwnam(user).pw_uid)
 
 
 def group_id(paths: Paths, name: str) -> int:
-    """A gid by name or number. Below --root, DIR/etc/group is asked where it exists. Raises ApplyError."""
-    return _id(paths, name, "group", "group", lambda n: grp.getgrnam(n).gr_gid)
+    """Return a gid by name or number. Below --root, DIR/etc/group is read if it exists. Raises ApplyError."""
+    return _resolve_id(paths, name, "group", "group", lambda group: grp.getgrnam(group).gr_gid)
 
 
-def _id(paths: Paths, name: str, file: str, what: str, ask: object) -> int:
+def _resolve_id(paths: Paths, name: str, file: str, kind: str, query: Callable[[str], int]) -> int:
     if name.isdigit():
         return int(name)
     table = paths.host(f"/etc/{file}")
@@ -169,32 +170,35 @@ def _id(paths: Paths, name: str, file: str, what: str, ask: object) -> int:
             if fields[0] == name and len(fields) > 2:
                 return int(fields[2])
     try:
-        return int(ask(name))  # type: ignore[operator]
+        return query(name)
     except KeyError:
         raise ApplyError(
-            f'there is no {what} "{name}" on this instance',
+            f'there is no {kind} "{name}" on this instance',
             hint="nothing was replaced; create it in the image, or correct the template's owner or group",
         ) from None
 
 
 def fsync_directory(descriptor: int) -> None:
-    """Make renames in a directory durable."""
+    """Make renames in a directory durable. Raises OSError."""
     os.fsync(descriptor)
 
 
 def write_atomic(
-    path: Path, content: bytes, mode: int, *, sync: bool = True, made: Callable[[int], None] | None = None
+    path: Path, content: bytes, mode: int, *, sync: bool = True, on_created: Callable[[int], None] | None = None
 ) -> None:
-    """Write a file of parbake's own (state, status), whole or not at all. `made` is given its descriptor before it has its
-    mode. With `sync` it is durable before this returns. Raises OSError."""
+    """Write a file of parbake (state, status), whole or not at all.
+
+    `on_created` is called with the descriptor while the mode is still 0600. With `sync` the file is durable at the return.
+    Raises OSError.
+    """
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with open(descriptor, "wb") as file:
             file.write(content)
-            if made is not None:
-                made(descriptor)
+            if on_created is not None:
+                on_created(descriptor)
             os.fchmod(descriptor, mode)
             file.flush()
             if sync:
@@ -208,7 +212,7 @@ def write_atomic(
 
 
 def sync_directory(path: Path) -> None:
-    """Make what was renamed or removed in a directory durable. Raises OSError."""
+    """Make renames and removals in a directory durable. Raises OSError."""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(directory)
@@ -224,22 +228,22 @@ def own_ids() -> tuple[int, int]:
     return os.geteuid(), os.getegid()
 
 
-def is_mount(place: TargetLocation) -> bool:
-    """Whether a target is a mount point of its own, such as a file that a container's runtime binds. False without /proc."""
+def is_mount(location: TargetLocation) -> bool:
+    """Return whether a target is a mount point, such as a file that a container runtime binds. False without /proc."""
     try:
-        path = os.path.join(os.readlink(f"/proc/self/fd/{place.directory}"), place.name)
+        path = os.path.join(os.readlink(f"/proc/self/fd/{location.directory}"), location.name)
         lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
     except OSError:
         return False
-    wanted = path.replace("\\", "\\134").replace(" ", "\\040").replace("\t", "\\011").replace("\n", "\\012")
-    return wanted.encode("utf-8", "surrogateescape") in (line.split(b" ")[4] for line in lines)
+    escaped = path.replace("\\", "\\134").replace(" ", "\\040").replace("\t", "\\011").replace("\n", "\\012")
+    return escaped.encode("utf-8", "surrogateescape") in (line.split(b" ")[4] for line in lines)  # proc_pid_mountinfo(5)
 
 
-def is_immutable(place: TargetLocation) -> bool:
-    """Whether a target has the attribute that chattr(1) calls immutable or append-only; ioctl_iflags(2)."""
+def is_immutable(location: TargetLocation) -> bool:
+    """Return whether a target has the attribute immutable or append-only of chattr(1), by ioctl_iflags(2)."""
     flags = array("l", [0])
     try:
-        descriptor = os.open(place.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place.directory)
+        descriptor = os.open(location.name, _READ_ONLY, dir_fd=location.directory)
     except OSError:
         return False
     try:

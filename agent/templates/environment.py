@@ -1,4 +1,4 @@
-"""The sandboxed Jinja2 that templates run in, and the store of templates compiled by `parbake bake`."""
+"""The sandboxed Jinja2 environment of the templates, and the bytecode that `parbake bake` compiles."""
 
 from __future__ import annotations
 
@@ -18,28 +18,27 @@ from agent.paths import Paths
 from agent.settings.models import TemplateSyntax
 from agent.system.safe_files import write_atomic
 from agent.templates.filters import FILTERS
-from agent.templates.tracked_context import Missing, View
+from agent.templates.tracked_context import TABLE_METHODS, Missing, View
 
-_CLOCK = ("now", "today", "utcnow", "fromtimestamp", "astimezone")
-_METHODS = ("items", "keys", "values", "get")
+_CLOCK_ATTRIBUTES = ("now", "today", "utcnow", "fromtimestamp", "astimezone")
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """Strict, without globals that hold data, without HTML escaping, without `random`."""
+    """A strict environment without globals that hold data, without HTML escaping and without `random`."""
 
-    def __init__(self, loader: BaseLoader, cache: BytecodeCache | None, flavour: TemplateSyntax) -> None:
+    def __init__(self, loader: BaseLoader, cache: BytecodeCache | None, syntax: TemplateSyntax) -> None:
         super().__init__(
             loader=loader,
             bytecode_cache=cache,
             undefined=Missing,
-            trim_blocks=flavour.trim_blocks,
-            lstrip_blocks=flavour.lstrip_blocks,
-            variable_start_string=flavour.variable_start,
-            variable_end_string=flavour.variable_end,
-            block_start_string=flavour.block_start,
-            block_end_string=flavour.block_end,
-            comment_start_string=flavour.comment_start,
-            comment_end_string=flavour.comment_end,
+            trim_blocks=syntax.trim_blocks,
+            lstrip_blocks=syntax.lstrip_blocks,
+            variable_start_string=syntax.variable_start,
+            variable_end_string=syntax.variable_end,
+            block_start_string=syntax.block_start,
+            block_end_string=syntax.block_end,
+            comment_start_string=syntax.comment_start,
+            comment_end_string=syntax.comment_end,
             keep_trailing_newline=True,
             autoescape=False,
             auto_reload=False,
@@ -56,46 +55,52 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.filters.update(FILTERS)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Nor the clock and the time zone of the machine, which are no inputs of a render."""
-        if isinstance(obj, date) and (attr in _CLOCK or (attr == "timestamp" and getattr(obj, "tzinfo", None) is None)):
+        """Forbid, beyond Jinja2's own rules, the clock and the time zone of the machine: they are not inputs of a render."""
+        if isinstance(obj, date) and (
+            attr in _CLOCK_ATTRIBUTES or (attr == "timestamp" and getattr(obj, "tzinfo", None) is None)
+        ):
             return False
         return super().is_safe_attribute(obj, attr, value)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
+        """Return `obj.attribute`: a key of a table, unless the name is one of a table's methods."""
         if isinstance(obj, View):
-            return getattr(obj, attribute) if attribute in _METHODS else obj.member(attribute)
+            return getattr(obj, attribute) if attribute in TABLE_METHODS else obj.member(attribute)
         if isinstance(obj, Missing):
-            return obj.below(attribute)
+            return obj.child(attribute)
         return super().getattr(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
+        """Return `obj[argument]`: always a key of a table."""
         if isinstance(obj, View):
             return obj.member(argument)
         if isinstance(obj, Missing):
-            return obj.below(str(argument))
+            return obj.child(str(argument))
         return super().getitem(obj, argument)
 
 
 def _printable(value: Any) -> Any:
+    """Return the value of an expression for printing. Raises UndefinedError if its text would differ between machines."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
     if isinstance(value, (Iterator, MappingView, Cycler, Namespace)):
         raise UndefinedError(f"an expression gives a {type(value).__name__}, which cannot be printed; use `| list` or `| join`")
     if value is None or (callable(value) and not isinstance(value, Missing)):
-        what = "nothing (null)" if value is None else f"a function ({getattr(value, '__name__', value)})"
-        raise UndefinedError(f"an expression gives {what}, which cannot be printed; a key named like a method needs [...]")
+        kind = "nothing (null)" if value is None else f"a function ({getattr(value, '__name__', value)})"
+        raise UndefinedError(f"an expression gives {kind}, which cannot be printed; a key named like a method needs [...]")
     return value
 
 
 class TemplateFiles(BaseLoader):
-    """Templates by name below the template directory, and by absolute path where the settings name one; nothing else."""
+    """Loads templates below the template directory, and the absolute paths that the settings name; no other file."""
 
-    def __init__(self, paths: Paths, absolute: frozenset[str]) -> None:
+    def __init__(self, paths: Paths, absolute_sources: frozenset[str]) -> None:
         self._paths = paths
-        self._absolute = absolute
+        self._absolute_sources = absolute_sources
 
     def get_source(self, environment: Environment, template: str) -> tuple[str, str, Callable[[], bool]]:
-        if template in self._absolute:
+        """Return the text, the path and an "is current" function. Raises TemplateNotFound with the reason."""
+        if template in self._absolute_sources:
             path = self._paths.host(template)
         elif template.startswith("/") or ".." in template.split("/"):
             raise TemplateNotFound(template, f"{template} is outside the template directory")
@@ -106,30 +111,36 @@ class TemplateFiles(BaseLoader):
         except FileNotFoundError:
             raise TemplateNotFound(template, f"{self._paths.shown(path)} does not exist") from None
         except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else "its name or its text is not UTF-8"
-            raise TemplateNotFound(template, f"{self._paths.shown(path)} cannot be read: {why}") from None
+            reason = error.strerror if isinstance(error, OSError) else "its name or its text is not UTF-8"
+            raise TemplateNotFound(template, f"{self._paths.shown(path)} cannot be read: {reason}") from None
 
 
-class Compiled(BytecodeCache):
-    """The bytecode that `parbake bake` left. Keyed by the template's text, so a changed template is never run as it was."""
+class CompiledTemplates(BytecodeCache):
+    """The bytecode that `parbake bake` compiled. Jinja2 ignores it if the template's text has changed since.
 
-    def __init__(self, directory: Path, flavour: str, *, writable: bool = False) -> None:
+    Only a `writable` store keeps what Jinja2 compiles; `written` lists the files.
+    """
+
+    def __init__(self, directory: Path, syntax: TemplateSyntax, *, writable: bool = False) -> None:
         self._directory = directory
-        self._flavour = flavour
+        self._syntax = " ".join(map(str, syntax))
         self._writable = writable
         self.written: list[Path] = []
 
     def get_cache_key(self, name: str, filename: str | None = None) -> str:
-        return hashlib.sha256(f"{name}|{self._flavour}".encode()).hexdigest()[:32]
+        """Return the file name of a template in one syntax, without its suffix."""
+        return hashlib.sha256(f"{name}|{self._syntax}".encode()).hexdigest()[:32]
 
     def load_bytecode(self, bucket: Bucket) -> None:
+        """Load a template's bytecode. Without a usable file Jinja2 compiles the template."""
         try:
             with open(self._directory / f"{bucket.key}.jinja", "rb") as file:
                 bucket.load_bytecode(file)
         except (OSError, ValueError, EOFError, TypeError):
-            bucket.reset()  # not baked, or damaged: compile it now
+            bucket.reset()
 
     def dump_bytecode(self, bucket: Bucket) -> None:
+        """Write a template's bytecode, if the store is writable."""
         if not self._writable:
             return
         path = self._directory / f"{bucket.key}.jinja"

@@ -1,10 +1,12 @@
-"""The filters that templates have beyond Jinja2's own, with Ansible's names and meanings. Pure functions."""
+"""The filters of templates beyond Jinja2's own, with Ansible's names and meanings. Pure functions.
+
+https://docs.ansible.com/ansible/latest/collections/ansible/builtin/#filter-plugins
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import ipaddress
 import json
 import posixpath
 import re
@@ -17,70 +19,90 @@ from jinja2 import Undefined
 from jinja2.exceptions import FilterArgumentError, UndefinedError
 
 from agent.formats import toml_writer
-from agent.templates.tracked_context import MissingLenient, plain
+from agent.templates.ip_filters import ipaddr, ipv4, ipv6, ipwrap
+from agent.templates.tracked_context import MissingLenient, defined, plain
 
 _HASHES = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512")
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(plain(_defined(value)), ensure_ascii=False, sort_keys=True, indent=indent)
+    """Return a value as JSON, with its keys sorted."""
+    return json.dumps(plain(defined(value)), ensure_ascii=False, sort_keys=True, indent=indent)
 
 
 def to_nice_json(value: Any, indent: int = 4) -> str:
+    """Return a value as JSON in several lines."""
     return to_json(value, indent)
 
 
 def from_json(value: str) -> Any:
-    return json.loads(_defined(value))
+    """Return the value of a JSON text.
+
+    This is Python's decoder and not `strict_json`, as in Ansible: a template may read NaN, and the last of two equal keys.
+    """
+    return json.loads(defined(value))
 
 
 def to_yaml(value: Any, default_flow_style: bool = False, indent: int = 2) -> str:
+    """Return a value as YAML, with its keys sorted."""
     import yaml
 
     dumped: str = yaml.safe_dump(
-        plain(_defined(value)), sort_keys=True, allow_unicode=True, default_flow_style=default_flow_style, indent=indent
+        plain(defined(value)), sort_keys=True, allow_unicode=True, default_flow_style=default_flow_style, indent=indent
     )
     return dumped
 
 
 def from_yaml(value: str) -> Any:
+    """Return the value of a YAML text.
+
+    This is PyYAML's safe loader and not `strict_yaml`, as in Ansible: a template may read dates, and the last of two equal
+    keys.
+    """
     import yaml
 
-    return yaml.safe_load(_defined(value))
+    return yaml.safe_load(defined(value))
 
 
 def to_toml(value: Any) -> str:
-    return toml_writer.dumps(plain(_defined(value)))
+    """Return a table as TOML 1.0."""
+    return toml_writer.dumps(plain(defined(value)))
 
 
 def b64encode(value: str | bytes, encoding: str = "utf-8") -> str:
+    """Return a text, in `encoding`, or bytes as base64."""
     return base64.b64encode(_bytes(value, encoding)).decode("ascii")
 
 
 def b64decode(value: str, encoding: str = "utf-8") -> str:
+    """Return the text of base64. Blanks and line ends in it are ignored."""
     return base64.b64decode("".join(str(value).split()), validate=True).decode(encoding, "surrogateescape")
 
 
 def hash_(value: str | bytes, algorithm: str = "sha1") -> str:
+    """Return the hexadecimal digest of a text or bytes."""
     if algorithm not in _HASHES:
         raise FilterArgumentError(f'hash "{algorithm}" is not known; known: {", ".join(_HASHES)}')
     return hashlib.new(algorithm, _bytes(value, "utf-8"), usedforsecurity=False).hexdigest()
 
 
 def quote(value: Any) -> str:
-    return shlex.quote(str(_defined(value)))
+    """Return a value quoted for a POSIX shell."""
+    return shlex.quote(str(defined(value)))
 
 
 def regex_replace(
     value: Any, pattern: str = "", replacement: str = "", ignorecase: bool = False, multiline: bool = False, count: int = 0
 ) -> str:
+    """Return a text with every match of `pattern` replaced, or the first `count` of them."""
     flags = (re.IGNORECASE if ignorecase else 0) | (re.MULTILINE if multiline else 0)
-    return re.sub(pattern, replacement, str(_defined(value)), count=count, flags=flags)
+    return re.sub(pattern, replacement, str(defined(value)), count=count, flags=flags)
 
 
 def regex_search(value: Any, pattern: str, *groups: str, ignorecase: bool = False, multiline: bool = False) -> Any:
+    """Return the first match of `pattern`, "" without a match, or a list of groups such as "\\1" and "\\g<name>"."""
     flags = (re.IGNORECASE if ignorecase else 0) | (re.MULTILINE if multiline else 0)
-    match = re.search(pattern, str(_defined(value)), flags)
+    match = re.search(pattern, str(defined(value)), flags)
     if match is None:
         return ""
     if not groups:
@@ -89,122 +111,62 @@ def regex_search(value: Any, pattern: str, *groups: str, ignorecase: bool = Fals
 
 
 def combine(*tables: Any, recursive: bool = False) -> dict[str, Any]:
-    """Tables, or lists of them, overlaid in order."""
+    """Return tables, or lists of tables, overlaid in order; tables in them too, with `recursive`."""
     result: dict[str, Any] = {}
     for table in tables:
-        found = plain(_defined(table))
-        for key, item in combine(*found, recursive=recursive).items() if isinstance(found, list) else found.items():
-            deeper = recursive and isinstance(item, dict) and isinstance(result.get(key), dict)
-            result[key] = combine(result[key], item, recursive=True) if deeper else item
+        overlay = plain(defined(table))
+        if isinstance(overlay, list):
+            overlay = combine(*overlay, recursive=recursive)
+        for key, item in overlay.items():
+            both_tables = isinstance(item, dict) and isinstance(result.get(key), dict)
+            result[key] = combine(result[key], item, recursive=True) if recursive and both_tables else item
     return result
 
 
 def dict2items(value: Any, key_name: str = "key", value_name: str = "value") -> list[dict[str, Any]]:
-    return [{key_name: key, value_name: item} for key, item in plain(_defined(value)).items()]
+    """Return a table as a list of {key, value} tables."""
+    return [{key_name: key, value_name: item} for key, item in plain(defined(value)).items()]
 
 
 def items2dict(value: Iterable[Mapping[str, Any]], key_name: str = "key", value_name: str = "value") -> dict[str, Any]:
+    """Return a list of {key, value} tables as one table."""
     return {item[key_name]: item[value_name] for item in plain(value)}
 
 
 def bool_(value: Any) -> bool:
+    """Return whether a value is true, or is a text such as "yes"."""
     if isinstance(value, str):
         return value.strip().lower() in ("true", "yes", "on", "1", "y", "t")
-    return bool(_defined(value))
+    return bool(defined(value))
 
 
 def mandatory(value: Any, msg: str | None = None) -> Any:
+    """Return a value. Raises UndefinedError with `msg`, or with the key's name, if it is absent."""
     if isinstance(value, Undefined):
         if msg is None or isinstance(value, MissingLenient):
-            return str(value)  # fails with the key's name
+            return defined(value)
         raise UndefinedError(msg)
     return value
 
 
 def basename(value: Any) -> str:
-    return posixpath.basename(str(_defined(value)))
+    """Return the last part of a path."""
+    return posixpath.basename(str(defined(value)))
 
 
 def dirname(value: Any) -> str:
-    return posixpath.dirname(str(_defined(value)))
+    """Return a path without its last part."""
+    return posixpath.dirname(str(defined(value)))
 
 
 def to_datetime(value: str, format: str = "%Y-%m-%d %H:%M:%S") -> datetime:
-    return datetime.strptime(_defined(value), format)
-
-
-_NETWORK: dict[str, Callable[[Any], Any]] = {
-    "address": lambda i: str(i.ip),
-    "network": lambda i: str(i.network.network_address),
-    "netmask": lambda i: str(i.network.netmask),
-    "prefix": lambda i: i.network.prefixlen,
-    "broadcast": lambda i: str(i.network.broadcast_address),
-    "subnet": lambda i: str(i.network),
-    "cidr": lambda i: i.with_prefixlen,
-    "host": lambda i: i.with_prefixlen,
-    "version": lambda i: i.version,
-    "size": lambda i: i.network.num_addresses,
-    "bool": lambda i: True,
-    "revdns": lambda i: i.ip.reverse_pointer + ".",
-    "ipv4": lambda i: str(i.ip) if i.version == 4 else False,
-    "ipv6": lambda i: str(i.ip) if i.version == 6 else False,
-}
-_AS_GIVEN: dict[str, Callable[[Any], bool]] = {"private": lambda i: i.is_private, "public": lambda i: i.is_global}
-
-
-def _wrapped(text: str, version: int) -> str:
-    address, slash, prefix = text.partition("/")
-    return f"[{address}]{slash}{prefix}" if version == 6 else text
-
-
-def ipaddr(value: Any, query: str | int = "", *, version: int | None = None) -> Any:
-    """The address, or the part of it that `query` asks for; False where the value is no address. A list is filtered."""
-    value = _defined(value)
-    if isinstance(value, (list, tuple)):
-        return [found for found in (ipaddr(item, query, version=version) for item in value) if found is not False]
-    try:
-        interface = ipaddress.ip_interface(str(value))
-    except ValueError:
-        return False
-    if version is not None and interface.version != version:
-        return False
-    if query == "" or (isinstance(query, str) and query in _AS_GIVEN):
-        return str(value) if query == "" or _AS_GIVEN[query](interface) else False
-    if query == "wrap":
-        return _wrapped(str(value), interface.version)
-    if isinstance(query, int) or re.fullmatch(r"-?\d+", str(query)):
-        return f"{interface.network[int(query)]}/{interface.network.prefixlen}"
-    if query not in _NETWORK:
-        raise FilterArgumentError(
-            f'ipaddr query "{query}" is not known; known: {", ".join((*_NETWORK, *_AS_GIVEN, "wrap"))}, or a number'
-        )
-    return _NETWORK[str(query)](interface)
-
-
-def ipv4(value: Any, query: str | int = "") -> Any:
-    return ipaddr(value, query, version=4)
-
-
-def ipv6(value: Any, query: str | int = "") -> Any:
-    return ipaddr(value, query, version=6)
-
-
-def ipwrap(value: Any) -> Any:
-    value = _defined(value)
-    if isinstance(value, (list, tuple)):
-        return [ipwrap(item) for item in value]
-    wrapped = ipaddr(value, "wrap")
-    return wrapped if wrapped is not False else value
+    """Return the time that a text in `format` gives."""
+    return datetime.strptime(defined(value), format)
 
 
 def _bytes(value: str | bytes, encoding: str) -> bytes:
-    value = _defined(value)
+    value = defined(value)
     return value if isinstance(value, bytes) else str(value).encode(encoding, "surrogateescape")
-
-
-def _defined(value: Any) -> Any:
-    """Fails with the key's name where it is absent."""
-    return str(value) if isinstance(value, Undefined) else value
 
 
 FILTERS: dict[str, Callable[..., Any]] = {

@@ -8,7 +8,7 @@ import secrets
 import time
 from typing import Any
 
-from tests.servers.fakehttp import Asked, FakeHttp, Told
+from tests.servers.fakehttp import Answer, FakeHttp, Request
 
 
 class SecretManagerFake(FakeHttp):
@@ -21,15 +21,15 @@ class SecretManagerFake(FakeHttp):
         self.secrets: dict[str, list[bytes]] = {}
         self.disabled: set[str] = set()
 
-    def answer(self, asked: Asked) -> Told:
-        if asked.headers.get("authorization") != f"Bearer {self.token}":
+    def answer(self, request: Request) -> Answer:
+        if request.headers.get("authorization") != f"Bearer {self.token}":
             return 401, {"error": {"code": 401, "status": "UNAUTHENTICATED"}}
         top = "/v1/projects/site/secrets"
-        if asked.method != "GET" or not asked.path.startswith(top):
+        if request.method != "GET" or not request.path.startswith(top):
             return 403, {"error": {"code": 403, "status": "PERMISSION_DENIED"}}
-        if asked.path == top:
-            return 200, self._list(asked.query)
-        name, _, action = asked.path.removeprefix(f"{top}/").partition("/")
+        if request.path == top:
+            return 200, self._list(request.query)
+        name, _, action = request.path.removeprefix(f"{top}/").partition("/")
         if action != "versions/latest:access" or not self.secrets.get(name):
             return 404, {"error": {"code": 404, "status": "NOT_FOUND"}}
         if name in self.disabled:
@@ -68,13 +68,13 @@ class KeyVaultFake(FakeHttp):
         assert all(char.isascii() and (char.isalnum() or char == "-") for char in name), "not a name of Key Vault"
         self.secrets[name] = (value, int(time.time()) - age_seconds)
 
-    def answer(self, asked: Asked) -> Told:
-        if asked.headers.get("authorization") != f"Bearer {self.token}":
+    def answer(self, request: Request) -> Answer:
+        if request.headers.get("authorization") != f"Bearer {self.token}":
             return 401, {"error": {"code": "Unauthorized"}}
-        if asked.query.get("api-version") != "7.4" or asked.method != "GET":
+        if request.query.get("api-version") != "7.4" or request.method != "GET":
             return 400, {"error": {"code": "BadParameter"}}
-        if asked.path == "/secrets":
-            names, start = sorted(self.secrets), int(asked.query.get("$skiptoken", "0"))
+        if request.path == "/secrets":
+            names, start = sorted(self.secrets), int(request.query.get("$skiptoken", "0"))
             page = names[start : start + self.page]
             more = (
                 f"{self.base}/secrets?api-version=7.4&$skiptoken={start + self.page}"
@@ -82,7 +82,7 @@ class KeyVaultFake(FakeHttp):
                 else None
             )
             return 200, {"value": [self._entry(name) for name in page], "nextLink": more}
-        name = asked.path.removeprefix("/secrets/")
+        name = request.path.removeprefix("/secrets/")
         if name not in self.secrets:
             return 404, {"error": {"code": "SecretNotFound"}}
         if name in self.disabled:
@@ -103,19 +103,19 @@ class AppConfigFake(FakeHttp):
         self.profiles: dict[str, bytes] = {}
         self._tokens: dict[str, tuple[str, bytes | None]] = {}
 
-    def answer(self, asked: Asked) -> Told:
-        if "AWS4-HMAC-SHA256" not in asked.headers.get("authorization", ""):
+    def answer(self, request: Request) -> Answer:
+        if "AWS4-HMAC-SHA256" not in request.headers.get("authorization", ""):
             return 403, {"message": "Missing Authentication Token", "__type": "MissingAuthenticationTokenException"}
-        if asked.path == "/configurationsessions" and asked.method == "POST":
-            body = asked.json()
+        if request.path == "/configurationsessions" and request.method == "POST":
+            body = request.json()
             named = (body["ApplicationIdentifier"], body["EnvironmentIdentifier"])
             profile = body["ConfigurationProfileIdentifier"]
             if named != ("site", "dev") or profile not in self.profiles:
                 return 404, {"__type": "ResourceNotFoundException", "Message": "no such profile"}
             return 201, {"InitialConfigurationToken": self._token(profile, None)}
-        if asked.path != "/configuration" or asked.method != "GET":
+        if request.path != "/configuration" or request.method != "GET":
             return 404, {"__type": "ResourceNotFoundException"}
-        profile, known = self._tokens.pop(asked.query.get("configuration_token", ""), ("", None))
+        profile, known = self._tokens.pop(request.query.get("configuration_token", ""), ("", None))
         if not profile:
             return 400, {"__type": "BadRequestException", "Message": "the token was used"}
         if profile not in self.profiles:
@@ -129,8 +129,8 @@ class AppConfigFake(FakeHttp):
         self._tokens[token] = (profile, known)
         return token
 
-    def headers(self, asked: Asked) -> dict[str, str]:
-        if asked.path != "/configuration":
+    def headers(self, request: Request) -> dict[str, str]:
+        if request.path != "/configuration":
             return {}
         return {"Next-Poll-Configuration-Token": self.next, "Next-Poll-Interval-In-Seconds": "60"}
 
@@ -144,31 +144,31 @@ class MetadataTokens(FakeHttp):
         self.azure = "eyJ.token"
         self.aws = True
 
-    def answer(self, asked: Asked) -> Told:
-        google = asked.headers.get("metadata-flavor") == "Google"
-        azure = asked.headers.get("metadata") == "true"
+    def answer(self, request: Request) -> Answer:
+        google = request.headers.get("metadata-flavor") == "Google"
+        azure = request.headers.get("metadata") == "true"
         account = "/computeMetadata/v1/instance/service-accounts/default/"
-        if asked.path == account + "token" and google:
+        if request.path == account + "token" and google:
             return 200, {"access_token": self.google, "expires_in": 3599, "token_type": "Bearer"}
-        if asked.path == account + "identity" and google and asked.query.get("format") == "full":
-            return 200, f"jwt-for-{asked.query['audience']}".encode()
-        if asked.path == "/metadata/identity/oauth2/token" and azure and asked.query["api-version"] == "2018-02-01":
+        if request.path == account + "identity" and google and request.query.get("format") == "full":
+            return 200, f"jwt-for-{request.query['audience']}".encode()
+        if request.path == "/metadata/identity/oauth2/token" and azure and request.query["api-version"] == "2018-02-01":
             if not self.azure:
                 return 400, {"error": "invalid_request", "error_description": "Identity not found"}
-            return 200, {"access_token": self.azure, "expires_in": "3599", "resource": asked.query["resource"]}
-        if asked.path == "/metadata/instance/compute" and azure:
+            return 200, {"access_token": self.azure, "expires_in": "3599", "resource": request.query["resource"]}
+        if request.path == "/metadata/instance/compute" and azure:
             return 200, {"subscriptionId": "sub", "resourceGroupName": "group", "name": "vm1", "vmScaleSetName": ""}
-        return self._aws(asked)
+        return self._aws(request)
 
-    def _aws(self, asked: Asked) -> Told:
-        if asked.path == "/latest/api/token" and asked.method == "PUT":
+    def _aws(self, request: Request) -> Answer:
+        if request.path == "/latest/api/token" and request.method == "PUT":
             return 200, b"imds-token"
-        if asked.headers.get("x-aws-ec2-metadata-token") != "imds-token":
+        if request.headers.get("x-aws-ec2-metadata-token") != "imds-token":
             return 401, b""
         roles = "/latest/meta-data/iam/security-credentials/"
-        if asked.path == roles and self.aws:
+        if request.path == roles and self.aws:
             return 200, b"web-role"
-        if asked.path == roles + "web-role":
+        if request.path == roles + "web-role":
             return 200, {
                 "Code": "Success",
                 "AccessKeyId": "ASIAEXAMPLE",

@@ -1,4 +1,4 @@
-"""The ground of the strict fakes: HTTP/1.1 on loopback, one function an endpoint, every request on record."""
+"""The base of the fake HTTP services: HTTP/1.1 on loopback, with a record of all requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.servers.processes import free_port
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Request:
     """One request. Header names are lower case; `path` is decoded, `query` has the last value of each name."""
 
     method: str
@@ -31,27 +31,27 @@ class Asked:
         return json.loads(self.body)
 
 
-Told = tuple[int, Any]
-"""(status, JSON value, or bytes as they are)"""
+Answer = tuple[int, Any]
+"""The status, and a JSON value or the bytes of the body."""
 
 
 class FakeHttp:
-    """`with Subclass() as fake:`; a subclass overrides `answer`. `stop` and `start` keep port and state."""
+    """Used as `with Subclass() as fake:`; a subclass overrides `answer`. The port and the state outlive `stop` and `start`."""
 
     def __init__(self) -> None:
         self.port = free_port()
-        self.asked: list[Asked] = []
+        self.requests: list[Request] = []
         self._server: _Server | None = None
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def answer(self, asked: Asked) -> Told:
+    def answer(self, request: Request) -> Answer:
         raise NotImplementedError
 
-    def headers(self, asked: Asked) -> dict[str, str]:
-        """Headers of the answer just given, besides the usual ones."""
+    def headers(self, request: Request) -> dict[str, str]:
+        """Return further headers for the answer to a request."""
         return {}
 
     def __enter__(self) -> Any:
@@ -62,14 +62,14 @@ class FakeHttp:
         self.stop()
 
     def start(self) -> None:
-        self._server = _Server(("127.0.0.1", self.port), _requests(self))
+        self._server = _Server(("127.0.0.1", self.port), _handler_of(self))
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop(self) -> None:
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
-            self._server.cut()
+            self._server.close_connections()
             self._server = None
 
 
@@ -78,24 +78,24 @@ class _Server(ThreadingHTTPServer):
     allow_reuse_address = True
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        wire, address = super().get_request()
-        self.__dict__.setdefault("wires", []).append(wire)
-        return wire, address
+        connection, address = super().get_request()
+        self.__dict__.setdefault("connections", []).append(connection)
+        return connection, address
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that a test's network cut off is no error of the fake; any other has its traceback on standard error."""
+        """Ignore connections that a test broke. Other errors print their traceback on standard error."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
-    def cut(self) -> None:
-        """End the connections that are kept alive, as the end of a real process does."""
-        for wire in self.__dict__.get("wires", []):
+    def close_connections(self) -> None:
+        """End persistent connections, as the end of a server process does."""
+        for connection in self.__dict__.get("connections", []):
             with contextlib.suppress(OSError):
-                wire.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)
 
 
-def _requests(fake: FakeHttp) -> Callable[..., BaseHTTPRequestHandler]:
-    class Requests(BaseHTTPRequestHandler):
+def _handler_of(fake: FakeHttp) -> Callable[..., BaseHTTPRequestHandler]:
+    class RecordingHandler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
 
@@ -107,14 +107,14 @@ def _requests(fake: FakeHttp) -> Callable[..., BaseHTTPRequestHandler]:
             body = self.rfile.read(length)
             if len(body) < length:
                 raise ConnectionResetError("the request broke off")
-            asked = Asked(self.command, unquote(parts.path), query, headers, body)
-            fake.asked.append(asked)
-            status, value = fake.answer(asked)
+            request = Request(self.command, unquote(parts.path), query, headers, body)
+            fake.requests.append(request)
+            status, value = fake.answer(request)
             body = value if isinstance(value, bytes) else json.dumps(value).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
-            for name, text in fake.headers(asked).items():
+            for name, text in fake.headers(request).items():
                 self.send_header(name, text)
             self.end_headers()
             self.wfile.write(body)
@@ -124,4 +124,4 @@ def _requests(fake: FakeHttp) -> Callable[..., BaseHTTPRequestHandler]:
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
-    return Requests
+    return RecordingHandler

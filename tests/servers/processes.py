@@ -1,4 +1,4 @@
-"""A server process that a test owns: started, watched and ended by its pid, and by nothing wider."""
+"""Server processes of tests: each is started, watched and ended by its pid."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from pathlib import Path
 
 
 class ServerError(RuntimeError):
-    """A test's server did not start, did not answer in time, or refused what it was told."""
+    """The server of a test did not start, did not answer in time, or refused a request."""
 
 
-def wait_until(check: Callable[[], bool], timeout_seconds: float, what: str, interval_seconds: float = 0.05) -> None:
-    """Poll `check` until it is true; raises ServerError naming `what` after `timeout_seconds`."""
+def wait_until(check: Callable[[], bool], timeout_seconds: float, awaited: str, interval_seconds: float = 0.05) -> None:
+    """Poll `check` until it returns true. Raises ServerError, which names `awaited`, after `timeout_seconds`."""
     deadline = time.monotonic() + timeout_seconds
     while not check():
         if time.monotonic() > deadline:
-            raise ServerError(f"waited {timeout_seconds:g} s in vain: {what}")
+            raise ServerError(f"waited {timeout_seconds:g} s in vain: {awaited}")
         time.sleep(interval_seconds)
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """A TCP port of `address` that nobody listened on a moment ago, and that this process has not given out before.
+    """Return a TCP port of `address` that is not in use, and that this function has not returned before.
 
-    Below the range that the kernel takes for outgoing connections, so that none of those has it when it is needed.
+    The port is below the range of outgoing connections, so that the kernel does not give it to one of these.
     """
     while True:
         port = random.randrange(10_000, 32_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((address, port))
-            if port not in _given:
-                _given.add(port)
+            if port not in _returned:
+                _returned.add(port)
                 return port
 
 
-_given: set[int] = set()
+_returned: set[int] = set()
 
 
 class Child:
-    """One process started from `argv`, its output in the file `log`. It dies with the test run.
+    """One process of `argv` with its output in the file `log`. It ends with the test run.
 
-    `prefix` is put before `argv` and must exec it, as `ip netns exec NAME` does, so that the pid is the server's own.
+    `prefix` is put before `argv` and must exec it, as `ip netns exec NAME` does, so that the pid is that of the server.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Child:
     ) -> None:
         self.argv = tuple(argv)
         self.log = log
-        # A test run that is killed outright runs no cleanup; the kernel then ends its servers.
+        # A test run that is killed cannot clean up. The kernel ends its servers then.
         guard = ("setpriv", "--pdeathsig", "KILL", "--")
         with log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -79,7 +79,7 @@ class Child:
         return self._process.poll() is None
 
     def stop(self, timeout_seconds: float = 5.0) -> None:
-        """SIGTERM, then SIGKILL after `timeout_seconds`. A process that has ended is left alone."""
+        """Send SIGTERM, and SIGKILL after `timeout_seconds`. Does nothing if the process has ended."""
         if not self.alive:
             return
         self._process.terminate()
@@ -89,18 +89,18 @@ class Child:
             self.kill()
 
     def kill(self) -> None:
-        """SIGKILL, and the corpse reaped."""
+        """Send SIGKILL and wait for the end."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         self._process.wait(10)
 
     def pause(self) -> None:
-        """SIGSTOP, waited for in every thread: the port still accepts, nothing is answered any more."""
+        """Send SIGSTOP and wait until all threads are stopped. The port still accepts connections, and nothing answers."""
         self._process.send_signal(signal.SIGSTOP)
         wait_until(lambda: set(self._thread_states()) == {"T"}, 5.0, f"all threads of {self.pid} to stop")
 
     def resume(self) -> None:
-        """SIGCONT after `pause`."""
+        """Send SIGCONT, after `pause`."""
         self._process.send_signal(signal.SIGCONT)
 
     def _thread_states(self) -> list[str]:
@@ -111,18 +111,18 @@ class Child:
         return states
 
     def log_tail(self, lines: int = 20) -> str:
-        """The last `lines` of what the process printed."""
+        """Return the last `lines` of the output."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
-    def wait_ready(self, check: Callable[[], bool], timeout_seconds: float, what: str) -> None:
-        """Poll `check`; raises ServerError with the process's own output when it ends or does not get ready."""
+    def wait_ready(self, check: Callable[[], bool], timeout_seconds: float, awaited: str) -> None:
+        """Poll `check`. Raises ServerError with the output of the process if it ends or is not ready in time."""
 
         def ready() -> bool:
             if not self.alive:
-                raise ServerError(f"{what}: {self.argv[0]} ended with {self.returncode}:\n{self.log_tail()}")
+                raise ServerError(f"{awaited}: {self.argv[0]} ended with {self.returncode}:\n{self.log_tail()}")
             return check()
 
         try:
-            wait_until(ready, timeout_seconds, what)
+            wait_until(ready, timeout_seconds, awaited)
         except ServerError as error:
             raise ServerError(f"{error}\n{self.log_tail()}") from None

@@ -11,10 +11,10 @@ import secrets
 import time
 from typing import Any
 
-from tests.servers.fakehttp import Asked, FakeHttp, Told
+from tests.servers.fakehttp import Answer, FakeHttp, Request
 
-DENIED: Told = (403, {"errors": ["permission denied"]})
-ABSENT: Told = (404, {"errors": []})
+DENIED: Answer = (403, {"errors": ["permission denied"]})
+ABSENT: Answer = (404, {"errors": []})
 
 
 class VaultFake(FakeHttp):
@@ -31,19 +31,19 @@ class VaultFake(FakeHttp):
         self.longest_seconds = 7200.0
         self.leases: dict[str, tuple[float, float]] = {}
 
-    def answer(self, asked: Asked) -> Told:
-        if not asked.path.startswith("/v1/") or asked.headers.get("x-vault-request") != "true":
+    def answer(self, request: Request) -> Answer:
+        if not request.path.startswith("/v1/") or request.headers.get("x-vault-request") != "true":
             return 400, {"errors": ["not a request of the API"]}
-        path = asked.path.removeprefix("/v1/")
+        path = request.path.removeprefix("/v1/")
         if path.startswith("auth/") and path.endswith("/login"):
-            return self._login(asked, path.removesuffix("/login"))
-        if self.tokens.get(asked.headers.get("x-vault-token", ""), 0.0) < time.monotonic():
+            return self._login(request, path.removesuffix("/login"))
+        if self.tokens.get(request.headers.get("x-vault-token", ""), 0.0) < time.monotonic():
             return DENIED
-        if path == "auth/token/renew-self" and asked.method == "PUT":
-            return self._token(asked.headers["x-vault-token"])
-        if path == "sys/leases/renew" and asked.method == "PUT":
-            return self._renew(asked.json())
-        if asked.method != "GET":
+        if path == "auth/token/renew-self" and request.method == "PUT":
+            return self._token(request.headers["x-vault-token"])
+        if path == "sys/leases/renew" and request.method == "PUT":
+            return self._renew(request.json())
+        if request.method != "GET":
             return 405, {"errors": ["unsupported operation"]}
         if path.startswith("sys/internal/ui/mounts/"):
             if path != "sys/internal/ui/mounts/secret":
@@ -53,7 +53,7 @@ class VaultFake(FakeHttp):
             return self._credentials()
         return self._read(path)
 
-    def _read(self, path: str) -> Told:
+    def _read(self, path: str) -> Answer:
         start = "secret/data/" if self.version == 2 else "secret/"
         versions = self.kv.get(path.removeprefix(start)) if path.startswith(start) else None
         if not versions:
@@ -64,10 +64,10 @@ class VaultFake(FakeHttp):
         metadata = {"version": len(versions), "destroyed": False, "deletion_time": "" if current is not None else "2024"}
         return 200 if current is not None else 404, {"data": {"data": current, "metadata": metadata}}
 
-    def _login(self, asked: Asked, mount: str) -> Told:
+    def _login(self, request: Request, mount: str) -> Answer:
         wanted = self.logins.get(mount)
-        body = asked.json()
-        if wanted is None or asked.method not in ("PUT", "POST"):
+        body = request.json()
+        if wanted is None or request.method not in ("PUT", "POST"):
             return DENIED
         if mount == "auth/aws":
             headers = json.loads(base64.b64decode(body["iam_request_headers"]))
@@ -78,12 +78,12 @@ class VaultFake(FakeHttp):
         token = f"hvs.{secrets.token_hex(8)}"
         return self._token(token)
 
-    def _token(self, token: str) -> Told:
+    def _token(self, token: str) -> Answer:
         self.tokens[token] = time.monotonic() + self.token_seconds
         auth = {"client_token": token, "lease_duration": self.token_seconds, "renewable": True}
         return 200, {"auth": auth}
 
-    def _credentials(self) -> Told:
+    def _credentials(self) -> Answer:
         lease = f"database/creds/web/{secrets.token_hex(8)}"
         now = time.monotonic()
         self.leases[lease] = (now, now + self.lease_seconds)
@@ -95,7 +95,7 @@ class VaultFake(FakeHttp):
             "data": {"username": f"v-web-{number}", "password": f"p-{number}"},
         }
 
-    def _renew(self, body: Any) -> Told:
+    def _renew(self, body: Any) -> Answer:
         born, ends = self.leases.get(body["lease_id"], (0.0, 0.0))
         now = time.monotonic()
         if ends < now:

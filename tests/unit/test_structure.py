@@ -21,7 +21,7 @@ BANNED = {"manager", "helper", "utils", "util", "data", "info", "handler"}
 THEIR_NAMES = ("DataError", "Handler", "SecretsManager", "SecretManager", "secretsmanager", "secret_manager")
 """What a cloud calls its own service is no choice of ours; DataError is EX_DATAERR of sysexits.h,
 Handler a class of logging's or watchdog's."""
-PRIVATE_ERRORS = {"WatchUnavailable", "TooLong", "TransportFailure", "DeliveryAborted", "FactRejected"}
+PRIVATE_ERRORS = {"IllegalTransition", "WatchUnavailable", "TooLong", "TransportFailure", "DeliveryAborted", "FactRejected"}
 """Exceptions outside agent.errors, each caught in the family that raises it."""
 
 FLOORS: tuple[frozenset[str], ...] = (
@@ -234,8 +234,8 @@ def test_every_error_has_an_exit_code_of_the_interface(error: type[errors.Parbak
 
 EXIT_CODES = {
     "UsageError": 64, "SettingsError": 78, "DataError": 65, "MergeError": 65, "ContractError": 65, "RenderError": 65,
-    "CheckError": 65, "SourceError": 69, "SourceMissing": 69, "DiscoveryError": 69, "ApplyError": 74, "UnitError": 74,
-    "StateError": 74, "BusyError": 75,
+    "CheckError": 65, "SourceError": 69, "SourceMissing": 69, "DiscoveryError": 69, "ApplyError": 74, "StateError": 74,
+    "BusyError": 75, "SourceUnreachable": 69, "RolledBack": 74, "SinkError": 74, "SinkUnavailable": 74,
 }  # fmt: skip
 
 
@@ -268,5 +268,5 @@ def test_every_error_says_what_and_what_next() -> None:
     error = errors.SettingsError("the settings are invalid", ["one", "two"], hint="mend them")
     assert str(error) == "the settings are invalid\n  - one\n  - two"
     assert error.hint == "mend them"
-    assert errors.SourceUnreachable("x", retry_after_seconds=3.0).retryable
-    assert not errors.SourceDenied("x").retryable
+    assert errors.SourceUnreachable("x", retry_after_seconds=3.0).retry_after_seconds == 3.0
+    assert errors.SinkUnavailable("x").retry_after_seconds is None

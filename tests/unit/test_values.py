@@ -1,4 +1,4 @@
-"""The small pure things: secrets, key paths, durations, placeholders, TOML text."""
+"""The small values: secrets, states, key paths, durations, placeholders, TOML text."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from agent.model import ChangeKind, SourceState, UnitAction, UnitOutcome
 from agent.secret import MASK, Secret
 from agent.settings import interpolation, schema
 from agent.settings.schema import Problems
+from agent.settings.source_lines import Location
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def test_a_secret_redacts_itself(value: Any) -> None:
 
 
 def test_a_secret_does_not_leak_through_json_or_iteration() -> None:
-    """Without a default JSON refuses it, and it cannot be taken apart."""
+    """Without a default JSON refuses it, and it cannot be iterated over."""
     with pytest.raises(TypeError):
         json.dumps(Secret("hunter2"))
     with pytest.raises(TypeError):
@@ -84,7 +85,7 @@ def test_a_rotated_secret_counts_as_changed(one: Any, two: Any) -> None:
 
 @given(st.lists(st.text(st.characters(exclude_characters='"'), max_size=4), min_size=1, max_size=4).map(tuple))
 def test_key_paths_are_written_and_read(path: tuple[str, ...]) -> None:
-    """INTERFACE 4: keys are written with dots; a segment with a dot in it is quoted, and reads back as it was."""
+    """INTERFACE section 4: keys are written with dots. A segment that contains a dot is quoted, and is read back unchanged."""
     assert segments(dotted(path)) == path
 
 
@@ -95,7 +96,7 @@ def test_key_paths_are_written_and_read(path: tuple[str, ...]) -> None:
      ("1e3", None)],
 )  # fmt: skip
 def test_durations(text: object, expected: float | None) -> None:
-    """INTERFACE 3: a bad duration is an error, never a guess."""
+    """INTERFACE section 3: a bad duration is an error, never a guess."""
     assert schema.seconds(text) == expected
 
 
@@ -104,7 +105,7 @@ def test_durations(text: object, expected: float | None) -> None:
     [("512KiB", 524288), ("10MiB", 10485760), (5, 5), ("1kB", 1000), ("-1", None), (True, None), ("x", None)],
 )
 def test_sizes(text: object, expected: int | None) -> None:
-    """A size is bytes, with the binary and the decimal suffixes kept apart."""
+    """A size is in bytes; binary and decimal suffixes differ."""
     assert schema.size(text) == expected
 
 
@@ -123,14 +124,14 @@ class Options:
     )
 )
 def test_a_table_is_read_or_every_problem_named(table: dict[str, Any]) -> None:
-    """HOUSE-STYLE: a table gives its record, or a problem for each key that is wrong, and never an exception."""
+    """A table becomes its record, or a problem for each wrong key, and never an exception."""
     problems = Problems()
-    found = schema.read(Options, table, "[x]", problems)
-    assert (found is None) == bool(problems.found)
+    found = schema.read(Options, table, Location("x"), problems)
+    assert (found is None) == bool(problems.messages)
     if "paht" in table:
-        assert any('unknown key "paht"; did you mean "path"?' in text for text in problems.found)
+        assert any('unknown key "paht"; did you mean "path"?' in text for text in problems.messages)
     if "path" not in table:
-        assert any('"path" is missing' in text for text in problems.found)
+        assert any('"path" is missing' in text for text in problems.messages)
 
 
 SPACES: dict[str, dict[str, Any]] = {
@@ -140,7 +141,7 @@ SPACES: dict[str, dict[str, Any]] = {
 
 
 def test_placeholders() -> None:
-    """INTERFACE 3: layers and labels name facts and build config; an absent fact is an error, never a hole in a path."""
+    """INTERFACE section 3: layers and labels name facts and build config; an absent fact is an error, never an empty string."""
     assert interpolation.fill("env/{{ facts.environment }}/{{build.component}}", SPACES) == "env/dev/web"
     assert interpolation.fill("{{ facts.tags.role }}", SPACES) == "edge"
     for absent in ("{{ facts.region }}", "{{ facts.tags.nope }}", "{{ facts.tags }}", "{{ build.x }}"):
@@ -154,8 +155,8 @@ def test_placeholders() -> None:
 @pytest.mark.parametrize(
     "text", ["{{ fact.x }}", "{{ config.x }}", "{{ facts.x | upper }}", "{{ facts. }}", "{{ facts.x", "{% if %}"]
 )
-def test_what_is_no_placeholder(text: str) -> None:
-    """A placeholder is a lookup and no template: anything else is refused when the settings are read."""
+def test_an_expression_is_not_a_placeholder(text: str) -> None:
+    """A placeholder is a lookup and not a template: other expressions are refused when the settings are read."""
     assert list(interpolation.problems(text))
 
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from agent.errors import SinkDenied, SinkUnavailable
-from agent.net.sockets import Wire, why
+from agent.net.sockets import AbortableSockets, describe_network_error
 from agent.net.tls import TlsOptions
 from agent.settings.schema import Seconds, setting
 from agent.shipping import ACCEPTED, SendResult, SinkContext
@@ -153,7 +153,7 @@ class Stream:
 
     def _connect(self) -> None:
         context = self._tls.ssl_context(self._context.paths, SinkUnavailable, SinkDenied) if self.scheme == "tls" else None
-        made = Wire().dial(self._host, self._port, self._seconds())
+        made = AbortableSockets().connect(self._host, self._port, self._seconds())
         try:
             made.settimeout(self._seconds())
             if context is not None:
@@ -245,7 +245,7 @@ def _meaning(error: OSError) -> tuple[str, str | None]:
     if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
         alert = str(error.reason).rpartition("ALERT_")[2].lower().replace("_", " ")
         return f"it ends TLS: {alert}", "see its log, and whether cert_file and key_file are what it asks for"
-    return why(error) or (str(error.args[0]) if error.args else "it hung up", None)
+    return describe_network_error(error) or (str(error.args[0]) if error.args else "it hung up", None)
 
 
 def check_stream_url(url: str, schemes: Sequence[str]) -> None:

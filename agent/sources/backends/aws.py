@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from agent.errors import SourceDenied, SourceInvalid, SourceUnreachable
 from agent.net.aws_session import ClientOptions, is_denied, new_session
 from agent.net.http_client import TlsFiles, check_url
-from agent.net.sockets import why
+from agent.net.sockets import describe_network_error
 from agent.settings.schema import setting
 from agent.settings.urls import check_metadata_url
 from agent.sources import SourceContext, optional
@@ -114,7 +114,7 @@ class Aws:
             raise SourceDenied(f"{peer}: there are no credentials", hint="give the instance a role") from None
         except (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, OSError) as error:
             self._drop()
-            reason, hint = why(error) or (type(error).__name__, None)
+            reason, hint = describe_network_error(error) or (type(error).__name__, None)
             raise SourceUnreachable(f"{peer}: {reason}", hint=hint) from None
         except KeyError as error:
             # An answer that broke off in its headers has no body; botocore takes it for an empty result.

@@ -19,7 +19,7 @@ from redis.retry import Retry
 
 from agent.errors import SourceDenied, SourceInvalid, SourceUnreachable
 from agent.net.http_client import MAX_BODY_BYTES
-from agent.net.sockets import why
+from agent.net.sockets import describe_network_error
 from agent.secret import Secret
 from agent.sources import SourceContext
 
@@ -135,7 +135,7 @@ def translated_errors(peer: str, drop: Callable[[], None]) -> Iterator[None]:
             raise SourceDenied(f"{peer}: it wants a password", hint="check password_file") from None
         late = isinstance(error, exceptions.TimeoutError)
         otherwise = "no answer in time" if late else "the connection broke off, or is not Redis's"
-        reason, hint = why(error) or (otherwise, None)
+        reason, hint = describe_network_error(error) or (otherwise, None)
         raise SourceUnreachable(f"{peer}: {reason}", hint=hint) from None
     except exceptions.ResponseError as error:
         code = str(error).split(" ", 1)[0]

@@ -22,9 +22,11 @@ from agent.errors import ParbakeError
 from agent.model import UnitOutcome, UnitResult, UnitStep
 from agent.system.units import UnitState
 
-OPERATIONS = ("open", "stat", "rename", "replace", "link", "unlink", "fsync", "fchmod", "fchown", "mkdir", "chmod", "write")
+OPERATIONS = (
+    "open", "stat", "rename", "replace", "link", "unlink", "fsync", "fchmod", "fchown", "mkdir", "chmod", "pwrite", "write",
+)  # fmt: skip
 NEEDS_SPACE = frozenset(("create", "mkdir", "link", "write"))
-CHANGES = NEEDS_SPACE | frozenset(("rename", "replace", "unlink", "fsync", "fchmod", "fchown", "chmod"))
+CHANGES = NEEDS_SPACE | frozenset(("rename", "replace", "unlink", "fsync", "fchmod", "fchown", "chmod", "pwrite"))
 EVERY = CHANGES | frozenset(("open", "stat"))
 KILLED = 99
 _REAL_OPEN = builtins.open

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +19,17 @@ from pathlib import Path
 import pytest
 
 from agent.cli.output import FAMILIES
-from agent.convergence import converge, rollback
-from agent.convergence.context import World
+from agent.convergence.context import Runtime, new_memory
+from agent.convergence.rollback import roll_back_to
 from agent.paths import Paths
 from agent.settings import loader
+from agent.sources.registry import SourceRegistry
 from agent.state.generations import Generations
-from agent.state.store import State
-from agent.status import report
+from agent.state.store import StateStore
 from agent.templates import renderer as render
 from tests.conftest import Image
 from tests.integration.convergence.injection import CHANGES, NEEDS_SPACE, Fault, Outcome, Services, in_child
-from tests.unit.convergence.worlds import ScriptedPrograms
+from tests.unit.convergence.worlds import ScriptedPrograms, World
 
 SETTINGS = """
 [units]
@@ -67,15 +68,10 @@ class Scene:
     def world(self) -> World:
         paths = Paths(self.image.root)
         loaded = loader.load(paths, FAMILIES)
-        return World(
-            paths,
-            loaded,
-            State(paths, "plain"),
-            self.services,
-            run=ScriptedPrograms(),
-            pause=lambda seconds: None,
-            report=report.new_report(loaded),
-        )
+        stop = threading.Event()
+        state = StateStore(paths, "plain", loaded.state.generations, stop)
+        runtime = Runtime(paths, loaded, state, self.services, ScriptedPrograms(), stop, lambda seconds: None)
+        return World(runtime, new_memory(loaded), SourceRegistry(paths, stop))
 
     def say(self, value: str, sound: str = "", other: str | None = None) -> None:
         """`sound` is what the first group says, and the other one where it says nothing else."""
@@ -84,13 +80,13 @@ class Scene:
 
     def converge(self, fault: Fault | None = None) -> Outcome:
         world = self.world()
-        return in_child(lambda: converge.converge(world, cause="test"), fault or Fault())
+        return in_child(world.converge, fault or Fault())
 
     def roll_back(self, fault: Fault | None = None) -> Outcome:
         world = self.world()
 
         def work() -> int:
-            rollback.roll_back(world, None)
+            roll_back_to(world.runtime, world.memory, None)
             return 0
 
         return in_child(work, fault or Fault())

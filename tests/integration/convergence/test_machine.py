@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from agent.convergence import recovery
+from agent.convergence.hold import release_hold
 from tests.conftest import Image
 from tests.integration.convergence.injection import CHANGES, NEEDS_SPACE, Fault, Outcome, Services
 from tests.integration.convergence.test_crash import NOTHING, SETTINGS, UNITS, Scene, expected
@@ -85,7 +85,7 @@ class Instance(RuleBasedStateMachine):
 
     @rule()
     def resume(self) -> None:
-        self.scene.world().state.remove(recovery.HOLD)
+        release_hold(self.scene.world().runtime.state.records)
 
     @rule()
     def converge(self) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from agent.paths import Paths
 from agent.settings import plugins
 from agent.settings.schema import Problems, read
+from agent.settings.source_lines import Location
 from agent.shipping import Batch, Column, Sink, SinkContext
 from agent.shipping.dead_letter import DeadLetters
 from agent.shipping.delivery import Delivery
@@ -53,8 +54,8 @@ def make(kind: str, options: Mapping[str, Any], root: Path, stop: Stop | None = 
     """The sink as the settings would make it. Raises AssertionError for options that it does not have."""
     cls = plugins.load(SINKS, kind, "type")
     problems = Problems()
-    found = read(cls.options_class, dict(options), kind, problems)
-    assert not problems.found, problems.found
+    found = read(cls.options_class, dict(options), Location(kind), problems)
+    assert not problems.messages, problems.messages
     made: Sink = cls(found, SinkContext(kind, Paths(root), stop or Stop(), "parbake-mark0123"))
     return made
 

@@ -46,7 +46,7 @@ def test_google_asks_the_metadata_service_once_and_reads_every_page(metadata: Me
         source = GcpSecretManagerSource(options, CONTEXT)
         assert source.fetch(["common"]).layers[0].tree == {f"k{number}": f"v{number}" for number in range(6)}
         source.fetch(["common"])
-        assert len(metadata.asked) == 1
+        assert len(metadata.requests) == 1
         source.close()
 
 
@@ -73,12 +73,12 @@ def test_azure_reads_only_what_the_list_says_has_changed(metadata: MetadataToken
         source = AzureKeyvaultSource(options, CONTEXT)
         first = source.fetch(["common"])
         assert first.layers[0].tree == {f"k{number}": f"v{number}" for number in range(5)}
-        before = len(store.asked)
+        before = len(store.requests)
         assert source.fetch(["common"]) == first
-        assert len(store.asked) - before == 3
+        assert len(store.requests) - before == 3
         store.put("cfg--common--k0", "new")
         assert source.fetch(["common"]).layers[0].tree != first.layers[0].tree
-        assert len(metadata.asked) == 1
+        assert len(metadata.requests) == 1
         source.close()
 
 
@@ -92,7 +92,7 @@ def test_azure_sends_its_token_to_no_other_host(metadata: MetadataTokens) -> Non
         source = AzureKeyvaultSource(options, CONTEXT)
         with pytest.raises(SourceInvalid, match="another host"):
             source.fetch([""])
-        assert not other.asked
+        assert not other.requests
         source.close()
 
 
@@ -142,7 +142,7 @@ def test_the_role_of_the_instance_is_asked_through_the_guarded_client(
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("no_proxy", f"127.0.0.1:{on.port}")
     assert on.open(imds_url=metadata.url).fetch(["common"]).layers[0].tree == {"a": "1"}
-    assert {asked.path.split("/")[2] for asked in metadata.asked} == {"api", "meta-data"}
+    assert {request.path.split("/")[2] for request in metadata.requests} == {"api", "meta-data"}
     metadata.aws = False
     with pytest.raises(SourceDenied, match="no credentials"):
         on.open(imds_url=metadata.url).fetch(["common"])
@@ -166,5 +166,5 @@ def test_appconfig_asks_with_the_token_of_the_answer_before(on: AppConfigBench) 
     source = on.open()
     for _ in range(3):
         assert source.fetch(["web"]).layers[0].tree == {"a": "1"}
-    assert sum(asked.path == "/configurationsessions" for asked in on.server.asked) == 1
-    assert sum(asked.path == "/configuration" for asked in on.server.asked) == 3
+    assert sum(request.path == "/configurationsessions" for request in on.server.requests) == 1
+    assert sum(request.path == "/configuration" for request in on.server.requests) == 3

@@ -77,9 +77,9 @@ def test_three_layers_and_two_sources(web: Image, capsys: pytest.CaptureFixture[
     ("key", "words"),
     [
         ("nmae", 'did you mean "name"?'),
-        ("spare", "is declared, is not required, and is in no layer"),
+        ("spare", "is declared and not required, and no layer has it"),
         ("name.first", "name is a value, with nothing below it"),
-        ("something.else", "is in no layer and not declared"),
+        ("something.else", "no layer has something.else, and it is not declared"),
     ],
 )
 def test_what_is_not_there(web: Image, capsys: pytest.CaptureFixture[str], key: str, words: str) -> None:
@@ -87,7 +87,7 @@ def test_what_is_not_there(web: Image, capsys: pytest.CaptureFixture[str], key: 
     code, out, err = said(web, capsys, "explain", key)
     assert (code, out) == (64, "")
     assert words in err
-    assert "looked in site: common, env/dev, instance; team: all" in err
+    assert "searched: site: common, env/dev, instance; team: all" in err
 
 
 def test_a_last_good_value_says_that_it_is_one(web: Image, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,10 +50,10 @@ def test_a_lease_is_renewed_and_replaced_before_it_ends(image: Image) -> None:
         finally:
             process.kill()
             process.communicate()
-        renewals = [asked for asked in vault.asked if asked.path == "/v1/sys/leases/renew"]
+        renewals = [request for request in vault.requests if request.path == "/v1/sys/leases/renew"]
         assert renewals
         (_, ended), (born, _) = list(vault.leases.values())[:2]
         assert born < ended
-        assert len([asked for asked in vault.asked if asked.path == "/v1/database/creds/web"]) == 2
+        assert len([request for request in vault.requests if request.path == "/v1/database/creds/web"]) == 2
         state = [path for path in image.path("/var/lib/parbake").rglob("*") if path.is_file()]
         assert not [path for path in state if b"p-1" in path.read_bytes()]

@@ -17,7 +17,7 @@ from agent.sources.backends.vault import VaultSource
 from agent.sources.backends.vault_auth import VaultOptions
 from agent.sources.watcher import Watcher
 from tests.servers.cloudfakes import MetadataTokens
-from tests.servers.fakehttp import Asked, Told
+from tests.servers.fakehttp import Answer, Request
 from tests.servers.vaultfake import DENIED, VaultFake
 
 
@@ -32,14 +32,14 @@ class Policed(VaultFake):
         self.kv["site/other"] = [{"name": "y"}]
         self.logins["auth/approle"] = {"role_id": "r"}
 
-    def answer(self, asked: Asked) -> Told:
-        path = asked.path.removeprefix("/v1/")
+    def answer(self, request: Request) -> Answer:
+        path = request.path.removeprefix("/v1/")
         self.lease_seconds = self.lasting.get(path, self.lease_seconds)
-        told = super().answer(asked)
+        told = super().answer(request)
         return DENIED if path in self.denied and told[0] != 403 else told
 
     def paths(self, part: str) -> list[str]:
-        return [asked.path for asked in self.asked if part in asked.path]
+        return [request.path for request in self.requests if part in request.path]
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_each_method_logs_in_once_and_again_when_its_token_is_refused(
     source = open_vault(vault, auth=method, imds_url=metadata.url, **given)
     for _ in range(3):
         assert source.fetch(["common"]).layers[0].tree == {"db": {"password": "x"}}
-    logins = [asked for asked in vault.asked if asked.path.endswith("/login")]
+    logins = [request for request in vault.requests if request.path.endswith("/login")]
     assert len(logins) == 1
     vault.tokens.clear()
     assert source.fetch(["common"]).layers[0].tree == {"db": {"password": "x"}}
@@ -133,7 +133,7 @@ def test_a_login_that_is_refused_is_denied_and_not_hammered(vault: VaultFake, tm
     with pytest.raises(SourceDenied) as caught:
         source.fetch(["common"])
     assert "wrong" not in str(caught.value)
-    assert len(vault.asked) == 1
+    assert len(vault.requests) == 1
     path.write_text("right")
     assert source.fetch(["common"]).layers[0].tree is not None
     source.close()
@@ -163,7 +163,7 @@ def test_a_dynamic_secret_is_asked_for_once_and_renewed(vault: VaultFake, tmp_pa
     assert {user(source) for _ in range(3)} == {"v-web-1"}
     seen = source.fetch(["common"])
     assert not source.watch(seen, 2.2)
-    renewals = [asked for asked in vault.asked if asked.path == "/v1/sys/leases/renew"]
+    renewals = [request for request in vault.requests if request.path == "/v1/sys/leases/renew"]
     assert 1 <= len(renewals) <= 3
     assert user(source) == "v-web-1"
     source.close()
@@ -191,7 +191,7 @@ def test_a_token_is_renewed_and_its_leases_go_with_it_when_it_cannot_be(vault: V
     assert user(source) == "v-web-1"
     time.sleep(1.1)
     assert user(source) == "v-web-1"
-    assert any(asked.path == "/v1/auth/token/renew-self" for asked in vault.asked)
+    assert any(request.path == "/v1/auth/token/renew-self" for request in vault.requests)
     vault.tokens.clear()
     assert user(source) == "v-web-2"
     source.close()
@@ -332,13 +332,13 @@ def test_a_poll_without_news_is_one_request_a_layer(policed: Policed) -> None:
     layers = ["common", "other"]
     watcher = Watcher("vault", source, 0.5, told.append)
     watcher.on_converged(source.fetch(layers), layers)
-    policed.asked.clear()
+    policed.requests.clear()
     time.sleep(3.2)
     watcher.stop()
     source.close()
     polls = len(policed.paths("/site/common"))
     assert 4 <= polls <= 7
-    assert len(policed.asked) == 2 * polls
+    assert len(policed.requests) == 2 * polls
     assert told == []
     assert len(policed.leases) == 1
 

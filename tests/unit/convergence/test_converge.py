@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.convergence import converge, journal, quarantine, recovery, rollback
-from agent.convergence.context import World
+from agent.convergence import hold, journal, quarantine, recovery, rollback
 from agent.errors import ApplyError, ContractError, ParbakeError, RolledBack, SourceMissing
 from agent.model import UnitStep
 from agent.system.process import ProcessResult
 from agent.system.units import UnitState
 from tests.conftest import Image
-from tests.unit.convergence.worlds import DOWN, STOPPED, UP, ScriptedPrograms, ScriptedUnits, world_of
+from tests.unit.convergence.worlds import DOWN, STOPPED, UP, ScriptedPrograms, ScriptedUnits, World, world_of
 
 
 def template(name: str, unit: str = "app.service", action: str = "reload", more: str = "") -> str:
@@ -36,9 +35,13 @@ def one_template(image: Image, more: str = "", settings: str = "") -> None:
 def code_of(world: World, *, before_ready: bool = False) -> int:
     """As the command line has it: the exit code, also of an error."""
     try:
-        return converge.converge(world, cause="test", before_ready=before_ready)
+        return world.converge(before_ready=before_ready)
     except ParbakeError as error:
         return error.exit_code
+
+
+def roll_back(world: World, number: int | None) -> None:
+    rollback.roll_back_to(world.runtime, world.memory, number)
 
 
 def test_a_hundred_templates_of_which_half_share_a_unit(image: Image) -> None:
@@ -75,8 +78,8 @@ def test_a_thousand_templates_and_one_changed_key(image: Image) -> None:
     assert code_of(world) == 0
     image.site("common", "".join(f'{name} = "{"two" if name == "t0500" else "one"}"\n' for name in names))
     assert code_of(world) == 0
-    assert world.last is not None
-    assert world.last.rendered == 1
+    assert world.memory.planned is not None
+    assert world.memory.planned.rendered == 1
     assert image.read("/etc/app/t0500") == "two\n"
 
 
@@ -99,7 +102,7 @@ def test_a_unit_that_goes_down_takes_its_generation_with_it(image: Image) -> Non
     image.site("common", 'v = "bad"\n')
     world = world_of(image, units)
     with pytest.raises(RolledBack, match="keys that changed: v"):
-        converge.converge(world, cause="test")
+        world.converge()
     assert image.read("/etc/app/a") == "one\n"
     assert units.states["app.service"] == UP
     assert units.acted == [("app.service", "reload"), ("app.service", "reload"), ("app.service", "restart")]
@@ -170,7 +173,7 @@ def test_a_generation_without_a_group_can_be_gone_back_to(image: Image) -> None:
     image.site("common", 'a = "good"\nb = "four"\n')
     assert code_of(world_of(image, units)) == 0
     for number, b in ((2, "two"), (3, "three")):
-        rollback.roll_back(world_of(image, units), number)
+        roll_back(world_of(image, units), number)
         assert (image.read("/etc/app/a"), image.read("/etc/app/b")) == ("one\n", f"{b}\n")
 
 
@@ -202,15 +205,15 @@ def test_what_was_rejected_is_tried_again_when_asked(image: Image) -> None:
     image.site("common", 'a = "bad"\nb = "bad"\n')
     assert code_of(world_of(image, units)) == 74
     assert units.stopped == ["one.service", "two.service"]
-    assert quarantine.try_again(world_of(image, units).state)
+    assert quarantine.allow_retry(world_of(image, units).runtime.state.records)
     assert code_of(world_of(image, units)) == 74, "it is no better than before"
     assert units.states == {"one.service": STOPPED, "two.service": STOPPED}
     units.outcome = lambda step: UP
     acted = len(units.acted)
-    assert quarantine.try_again(world_of(image, units).state)
+    assert quarantine.allow_retry(world_of(image, units).runtime.state.records)
     assert code_of(world_of(image, units)) == 0
     assert units.acted[acted:] == [("one.service", "restart"), ("two.service", "restart")]
-    assert not quarantine.try_again(world_of(image, units).state)
+    assert not quarantine.allow_retry(world_of(image, units).runtime.state.records)
     image.site("common", 'a = "one"\nb = "one"\n')
     assert code_of(world_of(image, units)) == 0
     units.outcome = lambda step: DOWN if image.read("/etc/app/a") == "two\n" else UP
@@ -218,7 +221,7 @@ def test_what_was_rejected_is_tried_again_when_asked(image: Image) -> None:
     assert code_of(world_of(image, units)) == 74
     units.outcome = lambda step: UP
     assert code_of(world_of(image, units)) == 74
-    quarantine.try_again(world_of(image, units).state)
+    quarantine.allow_retry(world_of(image, units).runtime.state.records)
     assert code_of(world_of(image, units)) == 0
     assert image.read("/etc/app/a") == "two\n"
 
@@ -258,9 +261,6 @@ def test_a_unit_that_dies_while_it_settles(image: Image) -> None:
     """Issue 5: a unit must stay active for `settle_active`, so one that dies a second later is not believed."""
     one_template(image, settings='[units]\nsettle_active = "2s"\n')
     units = ScriptedUnits()
-    world = world_of(image, units)
-    assert code_of(world) == 0
-    image.site("common", 'v = "two"\n')
     waits: list[float] = []
 
     def dies_later(seconds: float) -> None:
@@ -268,7 +268,10 @@ def test_a_unit_that_dies_while_it_settles(image: Image) -> None:
         if sum(waits) > 1 and image.read("/etc/app/a") == "two\n":
             units.states["app.service"] = DOWN
 
-    world.pause = dies_later
+    world = world_of(image, units, sleep=dies_later)
+    assert code_of(world) == 0
+    image.site("common", 'v = "two"\n')
+    waits.clear()
     assert code_of(world) == 74
     assert image.read("/etc/app/a") == "one\n"
 
@@ -277,13 +280,15 @@ def test_a_unit_that_systemd_restarts_is_not_up(image: Image) -> None:
     """A service that crashes and is restarted by systemd is active at every look, and still not up."""
     one_template(image, settings='[units]\nsettle_active = "1s"\n')
     units = ScriptedUnits()
-    world = world_of(image, units)
+    restarts = iter(range(100))
+
+    def restarted(seconds: float) -> None:
+        if image.read("/etc/app/a") == "two\n":
+            units.states["app.service"] = UnitState("loaded", "active", "running", restarts=next(restarts))
+
+    world = world_of(image, units, sleep=restarted)
     assert code_of(world) == 0
     image.site("common", 'v = "two"\n')
-    restarts = iter(range(100))
-    world.pause = lambda seconds: units.states.update(
-        {"app.service": UnitState("loaded", "active", "running", restarts=next(restarts))}
-    )
     assert code_of(world) == 74
     assert "was restarted by systemd" in str(world.generations.all()[-1].error)
 
@@ -321,7 +326,7 @@ def test_verify_decides(image: Image) -> None:
     image.site("common", 'v = "two"\npw = "hunter2-secret"\n')
     broken.append(True)
     with pytest.raises(RolledBack) as failed:
-        converge.converge(world, cause="test")
+        world.converge()
     assert "hunter2" not in str(failed.value)
     assert image.read("/etc/app/a") == "one\n"
 
@@ -376,7 +381,7 @@ def test_a_broken_contract_stops_everything(image: Image) -> None:
     """Promise 2: a broken contract stops the whole convergence."""
     one_template(image, settings="[keys.w]\nrequired = true\n")
     with pytest.raises(ContractError):
-        converge.converge(world_of(image), cause="test")
+        world_of(image).converge()
     assert not image.path("/etc/app/a").exists()
 
 
@@ -405,7 +410,7 @@ def test_no_source_and_nothing_remembered(image: Image) -> None:
     one_template(image)
     image.path("/site/common.toml").unlink()
     with pytest.raises(SourceMissing) as failed:
-        converge.converge(world_of(image), cause="test")
+        world_of(image).converge()
     assert failed.value.exit_code == 69
     assert not image.path("/etc/app/a").exists()
 
@@ -417,10 +422,10 @@ def test_before_ready_stopped_units_are_left_to_systemd(image: Image) -> None:
     world = world_of(image, units)
     assert code_of(world, before_ready=True) == 0
     assert units.acted == []
-    assert journal.load(world.state) is not None, "it is not confirmed yet"
+    assert journal.load(world.runtime.state.records) is not None, "it is not confirmed yet"
     units.states["app.service"] = UP
-    recovery.confirm_started(world)
-    assert journal.load(world.state) is None
+    recovery.confirm_started(world.runtime, world.memory)
+    assert journal.load(world.runtime.state.records) is None
     assert [u.result for u in world.report.units] == ["ok"]
     assert image.leftovers() == []
 
@@ -437,7 +442,7 @@ def test_a_unit_that_does_not_start_after_ready_is_rolled_back(image: Image) -> 
     assert image.read("/etc/app/a") == "two\n"
     units.states["app.service"] = DOWN
     with pytest.raises(RolledBack):
-        recovery.confirm_started(world)
+        recovery.confirm_started(world.runtime, world.memory)
     assert image.read("/etc/app/a") == "one\n"
     assert units.acted[-1] == ("app.service", "restart")
 
@@ -450,14 +455,14 @@ def test_rollback_holds_until_resume(image: Image) -> None:
         image.site("common", f'v = "{value}"\n')
         assert code_of(world_of(image, units)) == 0
     world = world_of(image, units)
-    rollback.roll_back(world, 1)
+    roll_back(world, 1)
     assert image.read("/etc/app/a") == "one\n"
     assert image.status()["hold"] == 1
     image.site("common", 'v = "four"\n')
     held = world_of(image, units)
     assert code_of(held) == 0
     assert (held.report.state, image.read("/etc/app/a")) == ("rolled-back", "one\n")
-    held.state.remove(recovery.HOLD)
+    hold.release_hold(held.runtime.state.records)
     assert code_of(world_of(image, units)) == 0
     assert image.read("/etc/app/a") == "four\n"
     assert len(units.acted) == 5
@@ -472,9 +477,9 @@ def test_a_rollback_that_fails_is_not_held(image: Image) -> None:
         assert code_of(world_of(image, units)) == 0
     units.outcome = lambda step: DOWN if image.read("/etc/app/a") == "one\n" else UP
     with pytest.raises(ApplyError):
-        rollback.roll_back(world_of(image, units), 1)
+        roll_back(world_of(image, units), 1)
     assert image.read("/etc/app/a") == "two\n"
-    assert world_of(image, units).state.load(recovery.HOLD) == {}
+    assert hold.held_generation(world_of(image, units).runtime.state.records) is None
 
 
 def test_generations_are_kept_to_a_number(image: Image) -> None:
@@ -513,7 +518,7 @@ def test_a_step_is_journaled_before_and_after(image: Image) -> None:
         return UP
 
     with pytest.raises(Killed):
-        converge.converge(world_of(image, ScriptedUnits(outcome=die)), cause="test")
+        world_of(image, ScriptedUnits(outcome=die)).converge()
     units = ScriptedUnits()
     assert code_of(world_of(image, units)) == 0
     assert units.acted == [("two.service", "reload")]

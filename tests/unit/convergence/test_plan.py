@@ -24,7 +24,7 @@ def rendering(content: bytes, *, secret: bool = False) -> Rendering:
 
 def change(content: bytes, old: TargetFile | None, *, secret: bool = False, **template: Any) -> Change:
     stated = Template(**{"name": "app", "source": "app.j2", "target": "/etc/app.conf", **template})
-    return plan.change(stated, rendering(content, secret=secret), old, None, None)
+    return plan.plan_change(stated, rendering(content, secret=secret), old, None, None)
 
 
 def config(**secrets: Any) -> RunConfig:
@@ -39,7 +39,7 @@ def test_kinds() -> None:
     assert change(b"one\n", None).kind == "create"
     assert change(b"two\n", OLD).kind == "content"
     assert change(b"one\n", OLD, mode=0o600).kind == "attributes"
-    assert plan.change(TEMPLATE, rendering(b"one\n"), OLD, 5, None).kind == "attributes"
+    assert plan.plan_change(TEMPLATE, rendering(b"one\n"), OLD, 5, None).kind == "attributes"
     assert change(b"one\n", OLD).kind == "unchanged"
     assert not change(b"one\n", OLD).pending
 
@@ -55,8 +55,8 @@ def test_modes_and_owners() -> None:
 
 @pytest.mark.parametrize("mode", [0o644, 0o604, 0o601])
 def test_a_secret_is_never_world_readable(mode: int) -> None:
-    """Promise 5: a template that reads a secret and a mode that lets everybody use its target are refused."""
-    with pytest.raises(RenderError, match="lets everybody use"):
+    """Promise 5: a template that reads a secret and a mode that lets every user read its target are refused."""
+    with pytest.raises(RenderError, match="lets every user read"):
         change(b"x", None, secret=True, mode=mode)
 
 
@@ -75,7 +75,7 @@ def test_one_strongest_action_a_unit(wishes: list[tuple[str, str, bool]]) -> Non
                 str(index), f"/{index}", ChangeKind.CONTENT if changed else ChangeKind.UNCHANGED, "", 0o644, 0, 0, False, b""
             )
         )
-    steps = {step.unit: step for step in plan.units(templates, changes)}
+    steps = {step.unit: step for step in plan.unit_steps(templates, changes)}
     for unit in "abc":
         asked = [a for u, a, changed in wishes if u == unit and changed and a != "none"]
         if asked:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from agent.convergence import executor, journal, recovery, rollback, staging
-from agent.convergence.context import World
+from agent.convergence import executor, journal, recovery, staging
+from agent.convergence.phases import Phase
 from agent.errors import RolledBack, StateError
+from agent.state.records import Records
 from agent.system.process import ProcessResult
 from tests.conftest import Image
-from tests.unit.convergence.test_converge import code_of
-from tests.unit.convergence.worlds import DOWN, STOPPED, UP, ScriptedPrograms, ScriptedUnits, world_of
+from tests.unit.convergence.test_converge import code_of, roll_back
+from tests.unit.convergence.worlds import DOWN, STOPPED, UP, ScriptedPrograms, ScriptedUnits, World, world_of
 
 PAIR = """
 [units]
@@ -34,6 +36,10 @@ target = "/srv/b"
 
 class Killed(BaseException):
     pass
+
+
+def confirm_started(world: World) -> bool:
+    return recovery.confirm_started(world.runtime, world.memory)
 
 
 @pytest.fixture
@@ -80,7 +86,8 @@ def test_old_files_go_only_once_none_is_needed(pair: Image, monkeypatch: pytest.
     confirming = []
 
     def second(place: object, name: str) -> bool:
-        if name.endswith("parbake-old") and pair.path("/var/lib/parbake/transaction.done").exists():
+        record = pair.path("/var/lib/parbake/transaction")
+        if name.endswith("parbake-old") and record.exists() and '"confirmed' in record.read_text():
             confirming.append(name)
         return len(confirming) == 2
 
@@ -105,7 +112,7 @@ def test_what_waits_for_ready_is_not_forgotten_for_the_next_change(pair: Image, 
     assert targets(pair) == ("two 1" if refused else "two 2", "two")
     units.states["app.service"] = DOWN
     with pytest.raises(RolledBack):
-        recovery.confirm_started(world_of(pair, units))
+        confirm_started(world_of(pair, units))
     assert targets(pair) == ("one 1", "one")
     assert units.states["app.service"] == UP
     assert [g.state for g in world.generations.all()] == ["applied", *["rejected"] * (1 if refused else 2)]
@@ -156,13 +163,12 @@ def test_what_a_resumed_verify_prints_is_withheld_where_its_secrets_are_unknown(
 ) -> None:
     """Promise 5: a daemon that knows an earlier secret finishes what `parbake once` was killed in with a later one."""
     pair.write("/etc/parbake/conf.d/keys.toml", "[keys.v]\nsecret = true\n")
-    daemon = world_of(pair)
+    programs = ScriptedPrograms()
+    daemon = world_of(pair, run=programs)
     assert code_of(daemon) == 0
     pair.site("common", 'v = "a-later-secret"\nx = 1\n')
-    stopped_in(monkeypatch, executor, "finish", lambda *_: True, lambda: code_of(world_of(pair)))
-    daemon.run = ScriptedPrograms(
-        lambda argv: ProcessResult(1, "denied: a-later-secret") if argv[0] == "verify" else ProcessResult(0, "")
-    )
+    stopped_in(monkeypatch, executor, "verify_and_confirm", lambda *_: True, lambda: code_of(world_of(pair)))
+    programs.answer = lambda argv: ProcessResult(1, "denied: a-later-secret") if argv[0] == "verify" else ProcessResult(0, "")
     code_of(daemon)
     rejected = pair.read("/var/lib/parbake/rejected")
     assert "withheld" in rejected
@@ -174,16 +180,15 @@ def test_a_stop_is_no_judgement(pair: Image, program: str) -> None:
     """SIGTERM while a service warms up, or its job runs: what was cut short is neither confirmed nor taken back, and the
     next start goes on with it."""
     units = ScriptedUnits(lambda step: UP)
-    world = world_of(pair, units)
-    asked: list[str] = []
-    world.stopping = lambda: bool(asked)
+    programs = ScriptedPrograms()
+    world = world_of(pair, units, programs)
 
     def stop() -> ProcessResult:
-        asked.append("SIGTERM")
+        world.runtime.stop.set()
         return ProcessResult(None, "killed")
 
     if program == "verify":
-        world.run = ScriptedPrograms(lambda argv: stop() if argv[0] == "verify" else ProcessResult(0, ""))
+        programs.answer = lambda argv: stop() if argv[0] == "verify" else ProcessResult(0, "")
     else:
         units.outcome = lambda step: stop().output
     assert code_of(world) == 0
@@ -245,7 +250,7 @@ def test_a_check_of_the_group_runs_whichever_of_its_files_changed(image: Image) 
     image.site("common", 'cert = "2"\ncfg = "3"\n')
     assert code_of(world_of(image)) == 0
     programs = ScriptedPrograms()
-    rollback.roll_back(world_of(image, run=programs), None)
+    roll_back(world_of(image, run=programs), None)
     assert programs.ran == [("check", str(image.path("/etc/app/.cfg.parbake-new")), str(image.path("/etc/app/cert")))]
 
 
@@ -261,13 +266,20 @@ def test_a_damaged_record_counts_as_none(pair: Image) -> None:
 def test_the_journal_keeps_what_it_is_given(pair: Image, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a start reads back is what was written, to the last field."""
     written = []
-    save = journal.save
+    save, enter = journal.save, journal.enter
 
-    def keeps(state: object, record: journal.Transaction) -> None:
-        save(state, record)  # type: ignore[arg-type]
-        assert journal.load(state) == record  # type: ignore[arg-type]
+    def keeps(records: Records, record: journal.Transaction) -> None:
+        save(records, record)
+        assert journal.load(records) == record
         written.append(record)
 
+    def enters(records: Records, record: journal.Transaction, phase: Phase, **changes: Any) -> journal.Transaction:
+        entered = enter(records, record, phase, **changes)
+        assert journal.load(records) == entered
+        written.append(entered)
+        return entered
+
     monkeypatch.setattr(journal, "save", keeps)
+    monkeypatch.setattr(journal, "enter", enters)
     assert code_of(world_of(pair)) == 0
     assert len(written) >= 3

@@ -36,7 +36,7 @@ def put(image: Image, content: bytes = b"new\n", target: str = TARGET) -> None:
     try:
         staging.commit(paths, renames)
     except ApplyError:
-        staging.put_back(paths, renames)
+        staging.restore_targets(paths, renames)
         raise
     staging.discard(paths, [target], backups=True)
 
@@ -105,7 +105,7 @@ def test_a_symlink_comes_back(image: Image) -> None:
     renames = staging.stage(paths, [change(image, b"new\n")])
     staging.commit(paths, renames)
     assert image.read(TARGET) == "new\n"
-    staging.put_back(paths, renames)
+    staging.restore_targets(paths, renames)
     assert os.readlink(link) == "nowhere"
     assert image.leftovers() == []
 
@@ -115,7 +115,7 @@ def test_a_created_target_goes_again(image: Image) -> None:
     paths = Paths(image.root)
     renames = staging.stage(paths, [change(image, b"new\n")])
     staging.commit(paths, renames)
-    assert staging.put_back(paths, renames) == [TARGET]
+    assert staging.restore_targets(paths, renames) == [TARGET]
     assert not image.path(TARGET).exists()
 
 
@@ -344,7 +344,7 @@ def test_two_targets_and_the_second_fails(image: Image) -> None:
     with pytest.raises(ApplyError):
         staging.commit(paths, renames)
     image.path("/etc/two").rmdir()
-    staging.put_back(paths, renames)
+    staging.restore_targets(paths, renames)
     assert image.read("/etc/one") == "old\n"
     assert image.leftovers() == []
 

@@ -1,17 +1,21 @@
-"""Convergences in this process: a world with units, programs and time that a test scripts."""
+"""Convergences in this process: with units, programs and time that a test scripts."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from agent.cli.output import FAMILIES
-from agent.convergence.context import World
+from agent.convergence.context import Memory, Runtime, new_memory
+from agent.convergence.converge import converge
 from agent.model import UnitOutcome, UnitResult, UnitStep
 from agent.paths import Paths
 from agent.settings import loader
-from agent.state.store import State
-from agent.status import report
+from agent.sources.registry import SourceRegistry
+from agent.state.generations import Generations
+from agent.state.store import StateStore
+from agent.status.report import Report
 from agent.system.process import ProcessResult
 from agent.system.units import UnitState
 from tests.conftest import Image
@@ -68,16 +72,37 @@ class ScriptedPrograms:
         return self.answer(argv)
 
 
-def world_of(image: Image, units: ScriptedUnits | None = None, run: ScriptedPrograms | None = None) -> World:
+@dataclass
+class World:
+    """A process that converges on an image: what it works with, and what it remembers."""
+
+    runtime: Runtime
+    memory: Memory
+    sources: SourceRegistry
+
+    @property
+    def report(self) -> Report:
+        return self.memory.report
+
+    @property
+    def generations(self) -> Generations:
+        return self.runtime.state.generations
+
+    def converge(self, *, before_ready: bool = False, resume: bool = False) -> int:
+        """Converge once. Raises ParbakeError."""
+        return converge(self.runtime, self.memory, self.sources, cause="test", before_ready=before_ready, resume=resume)
+
+
+def world_of(
+    image: Image,
+    units: ScriptedUnits | None = None,
+    run: ScriptedPrograms | None = None,
+    sleep: Callable[[float], None] = lambda seconds: None,
+) -> World:
     """A world on an image, as a process that has just started sees it."""
     paths = Paths(image.root)
     loaded = loader.load(paths, FAMILIES)
-    return World(
-        paths,
-        loaded,
-        State(paths, loaded.state.cache),
-        units or ScriptedUnits(),
-        run=run or ScriptedPrograms(),
-        pause=lambda seconds: None,
-        report=report.new_report(loaded),
-    )
+    stop = threading.Event()
+    state = StateStore(paths, loaded.state.cache, loaded.state.generations, stop)
+    runtime = Runtime(paths, loaded, state, units or ScriptedUnits(), run or ScriptedPrograms(), stop, sleep)
+    return World(runtime, new_memory(loaded), SourceRegistry(paths, stop))

@@ -1,4 +1,4 @@
-"""Masking: every form, any place, any number of secrets, and nothing else touched."""
+"""Masking: every encoding, at any position, of any number of secrets, and nothing else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.masking.mask_file import read_mask_file, write_mask_file
-from agent.masking.masker import COMMON, Masker, forms
+from agent.masking.masker import COMMON, Masker, encodings
 from agent.secret import MASK, Secret
 from agent.templates import filters
 
@@ -53,7 +53,7 @@ def _carriers(secret: str) -> list[str]:
 
 @pytest.mark.parametrize("carrier", _carriers(SECRET))
 @pytest.mark.parametrize("crowd", [0, 200])
-def test_a_secret_is_masked_in_each_of_its_forms(carrier: str, crowd: int) -> None:
+def test_a_secret_is_masked_in_each_of_its_encodings(carrier: str, crowd: int) -> None:
     """A secret is found plain, in base64 at each alignment, URL-encoded, JSON-escaped, in hex; alone or among many."""
     masker = Masker([SECRET, *(f"other-secret-{os.urandom(9).hex()}" for _ in range(crowd))])
     masked = masker.mask(f"before {carrier} after")
@@ -64,8 +64,8 @@ def test_a_secret_is_masked_in_each_of_its_forms(carrier: str, crowd: int) -> No
 
 
 @given(st.lists(texts, min_size=1, max_size=40), st.text(max_size=30), st.text(max_size=30), st.integers(0))
-def test_no_secret_survives_wherever_it_stands(secrets: list[str], before: str, after: str, pick: int) -> None:
-    """Whatever stands around a secret, and however many others there are, it is gone from the masked text."""
+def test_no_secret_survives_at_any_position(secrets: list[str], before: str, after: str, pick: int) -> None:
+    """A masked text does not contain a secret, with any text around it and any number of other secrets."""
     secret = secrets[pick % len(secrets)]
     if secret.strip().lower() in COMMON or not len(secret.strip()) >= 4:
         return
@@ -76,16 +76,16 @@ def test_no_secret_survives_wherever_it_stands(secrets: list[str], before: str, 
 
 
 @given(st.lists(st.binary(max_size=40).filter(lambda text: b"needle" not in text), max_size=30))
-def test_a_batch_without_secrets_is_returned_as_it_is(batch: list[bytes]) -> None:
-    """Masking a batch in one pass changes no byte of texts that hold no secret."""
+def test_a_batch_without_secrets_is_returned_unchanged(batch: list[bytes]) -> None:
+    """Masking a batch in one pass changes no byte of texts without a secret."""
     assert list(Masker(["needle-in-a-haystack-0815"]).mask_all(batch)) == batch
 
 
 @pytest.mark.parametrize("length", [10, 11, 14, 15, 22, 23, 30, 31, 39, 70])
 @pytest.mark.parametrize("count", [1, 60])
 def test_a_batch_masks_the_same_as_one_by_one(length: int, count: int) -> None:
-    """One pass over many lines finds what a look at each line finds, at every alignment and at a line's end, however many
-    words of a text the secrets' lengths allow it to leave out."""
+    """One pass over many lines finds the same secrets as separate passes, at every alignment and at the end of a line, for
+    every step that the lengths of the secrets allow."""
     secrets = [f"Zq{number:04}kJ8x".ljust(length, "w") for number in range(count)]
     masker = Masker(secrets)
     for at in range(80):
@@ -98,7 +98,7 @@ def test_a_batch_masks_the_same_as_one_by_one(length: int, count: int) -> None:
 
 
 def test_overlapping_secrets_leave_nothing_between_them() -> None:
-    """Two secrets that overlap in a text are both gone."""
+    """Two secrets that overlap in a text are both masked."""
     assert Masker(["abcdefgh", "efghijkl"]).mask("abcdefghijkl") == MASK
 
 
@@ -109,44 +109,44 @@ def test_short_texts_are_masked_as_words_only() -> None:
 
 
 def test_the_lines_of_a_key_are_masked_one_by_one() -> None:
-    """A private key logged line by line is masked, its frame stays."""
+    """A private key that is logged line by line is masked; its header and footer stay."""
     body = [base64.b64encode(os.urandom(48)).decode() for _ in range(4)]
     masker = Masker(["\n".join(["-----BEGIN PRIVATE KEY-----", *body, "-----END PRIVATE KEY-----"])])
     assert [masker.mask(line) for line in body] == [MASK] * 4
     assert masker.mask("-----BEGIN PRIVATE KEY-----") == "-----BEGIN PRIVATE KEY-----"
 
 
-def test_the_head_of_a_secret_at_a_cut_is_masked() -> None:
-    """A line that was cut in the middle of a secret does not give its first half away."""
+def test_the_beginning_of_a_secret_at_a_cut_is_masked() -> None:
+    """A line that was cut in the middle of a secret does not reveal its first half."""
     masker = Masker(["correct-horse-battery-staple"])
     assert masker.mask_cut(b"login with correct-horse-ba") == b"login with " + MASK.encode()
 
 
 @pytest.mark.parametrize("pattern", [r"token=(\w+)", r"^.*token=(\w+)$", r"(?<=token=)\w+", r"(?i)TOKEN=(\w+)"])
 def test_added_patterns_are_masked_in_batches_too(pattern: str) -> None:
-    """A pattern from the settings masks its groups, or all it matches, whatever it looks around for."""
+    """A pattern of the settings masks its groups, or its whole match, also if it looks at the text around it."""
     batch = [b"clean", b"a token=abc123", b"clean"]
     assert Masker([], [pattern]).mask_all(batch) == [b"clean", b"a token=" + MASK.encode(), b"clean"]
 
 
 def test_the_cost_hardly_grows_with_the_number_of_secrets() -> None:
-    """Five hundred secrets cost a pass less than six times what twenty cost; one by one it would be 25 times."""
+    """A pass with 500 secrets costs less than six times as much as with 20. Searched one by one it would be 25 times."""
     text = b"GET /index.html 200 served by backend web1 in 12 ms for user alice\0" * 4000
 
     def seconds(count: int) -> float:
         masker = Masker([os.urandom(12).hex() for _ in range(count)])
-        tries = []
+        runs = []
         for _ in range(7):
             start = time.process_time()
             masker.mask(text)
-            tries.append(time.process_time() - start)
-        return min(tries)
+            runs.append(time.process_time() - start)
+        return min(runs)
 
     assert seconds(500) < 6 * seconds(20)
 
 
 def test_the_mask_file_is_unreadable_for_others(tmp_path: Path) -> None:
-    """The file that tells the shipper what to mask is never world-readable, and not rewritten for nothing."""
+    """The mask file is never world-readable, and not written again without a change."""
     path = tmp_path / "mask"
     assert read_mask_file(path) is None
     assert write_mask_file(path, ["b", "a"], group="no-such-group")
@@ -162,7 +162,7 @@ TABLE = {"user": "admin-of-all", "pins": [1234, 77, 0.25], "deep": {"phrase": 'i
 
 @pytest.mark.parametrize("render", [filters.to_json, filters.to_nice_json, filters.to_yaml, filters.to_toml, str])
 def test_a_secret_table_is_masked_however_a_template_writes_it(render: Callable[[object], str]) -> None:
-    """Of a secret list or table, no part survives in JSON, YAML, TOML or Python's own words, and the whole not in base64."""
+    """No part of a secret list or table survives in JSON, YAML, TOML or as Python's repr, nor the whole in base64."""
     shown = render(TABLE)
     masker = Masker(Secret(TABLE).texts())
     for text in (shown, *shown.splitlines()):
@@ -175,7 +175,7 @@ def test_a_secret_table_is_masked_however_a_template_writes_it(render: Callable[
 
 @pytest.mark.parametrize("value", [BLOB, [BLOB], {"a": {"b": BLOB}}], ids=["alone", "list", "table"])
 def test_secret_bytes_are_masked_raw_and_encoded(value: object) -> None:
-    """Bytes that are no text are found as they are, in base64 of both alphabets, in hex, and as what a viewer makes of them."""
+    """Bytes that are not text are found raw, in base64 of both alphabets, in hex, and with replacement characters."""
     masker = Masker(Secret(value).texts())
     for carrier in (
         BLOB,
@@ -191,19 +191,19 @@ def test_secret_bytes_are_masked_raw_and_encoded(value: object) -> None:
 
 @pytest.mark.parametrize("secret", ["\ud800\ud800", "\udcff\udcfe", "\x00\x01\x02\x03"], ids=["half", "bytes", "control"])  # noqa: PT014 - ruff sees them alike
 def test_odd_characters_stop_no_masker_and_mask_nothing_else(secret: str) -> None:
-    """Half characters, bytes and control characters as a secret: no error, and ordinary text stays as it is."""
+    """Surrogates and control characters as a secret cause no error, and ordinary text is unchanged."""
     assert Masker([secret]).mask("what???? is \x00 \ud800 that?") == Masker(["zzzz"]).mask("what???? is \x00 \ud800 that?")
     assert Masker([secret]).mask(f"a {secret} b") == f"a {MASK} b"
 
 
 @pytest.mark.parametrize("content", ["{}", "[1]", "", "\x00"])
 def test_a_damaged_mask_file_is_an_error_and_not_an_empty_list(tmp_path: Path, content: str) -> None:
-    """A mask file that cannot be understood must not read as "nothing is secret"."""
+    """A mask file that cannot be parsed must not mean that there are no secrets."""
     (tmp_path / "mask").write_text(content)
     with pytest.raises(ValueError):
         read_mask_file(tmp_path / "mask")
 
 
-def test_forms_are_long_enough_to_be_told_apart() -> None:
-    """No form is so short that it would mask other words."""
-    assert all(len(form) >= 4 for form in forms("abcd"))
+def test_encodings_are_long_enough_to_be_distinct() -> None:
+    """No encoding is so short that it would mask other words."""
+    assert all(len(encoding) >= 4 for encoding in encodings("abcd"))

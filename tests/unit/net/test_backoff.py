@@ -1,4 +1,4 @@
-"""Delays between tries: how long they may be, and when a call is tried again."""
+"""Delays between attempts: how long they are, and when a call is retried."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agent.net.backoff import Backoff, jittered, retry, retry_after_seconds
 
 
 class Busy(Exception):
-    """A failure that passes; `after` is what the peer asked for."""
+    """A temporary failure; `after` is the delay that the peer asked for."""
 
     def __init__(self, after: float | None = None) -> None:
         super().__init__("busy")
@@ -22,7 +22,7 @@ class Busy(Exception):
 
 
 class Calls:
-    """A call that fails so many times, and the sleeps between its tries."""
+    """A call that fails `failures` times, and a record of the sleeps between attempts."""
 
     def __init__(self, failures: int, error: Exception | None = None) -> None:
         self.left, self.made, self.error = failures, 0, error or Busy()
@@ -57,8 +57,8 @@ def test_jitter_stays_within_its_share(seconds: float) -> None:
     assert seconds * 0.899 <= jittered(seconds) <= seconds * 1.101
 
 
-def test_a_call_that_passes_in_the_end_is_tried_again() -> None:
-    """The value comes through, and each try after a failure waits."""
+def test_a_call_is_retried_until_it_succeeds() -> None:
+    """The result is returned, and there is a sleep before each retry."""
     calls = Calls(2)
     assert retry(calls, Backoff(0.1, 1.0), retryable=is_busy, sleep=calls.slept.append) == "done"
     assert calls.made == 3 and len(calls.slept) == 2
@@ -73,15 +73,15 @@ def test_attempts_count_the_first_call() -> None:
 
 
 def test_another_error_is_raised_at_once() -> None:
-    """What no waiting cures is not tried again, at the first call and at a later one."""
+    """An error that is not retryable is raised, at the first call and at a later one."""
     calls = Calls(1, KeyError("x"))
     with pytest.raises(KeyError):
         retry(calls, Backoff(0.1, 1.0), retryable=is_busy, sleep=calls.slept.append)
     assert (calls.made, calls.slept) == (1, [])
 
 
-def test_the_peer_s_wish_is_the_least_delay() -> None:
-    """Retry-After is kept, and where it is past the deadline there is no further try."""
+def test_retry_after_is_the_least_delay() -> None:
+    """Retry-After is honoured, and if it is past the deadline there is no retry."""
     calls = Calls(1, Busy(3.0))
     retry(calls, Backoff(0.1, 0.2), retryable=is_busy, sleep=calls.slept.append, retry_after=lambda error: error.after)  # type: ignore[attr-defined]
     assert calls.slept == [3.0]
@@ -98,8 +98,8 @@ def test_the_peer_s_wish_is_the_least_delay() -> None:
     assert calls.made == 1
 
 
-def test_a_stop_is_heard() -> None:
-    """No try begins once parbake is to stop."""
+def test_a_stop_ends_the_retries() -> None:
+    """No attempt begins once parbake stops."""
     calls = Calls(9)
     with pytest.raises(Busy):
         retry(calls, Backoff(0.1, 0.2), retryable=is_busy, sleep=calls.slept.append, stopped=lambda: calls.made >= 2)
@@ -107,10 +107,13 @@ def test_a_stop_is_heard() -> None:
 
 
 def test_tenacity_comes_in_with_the_first_failure() -> None:
-    """HOUSE-STYLE: a call that succeeds at once costs no import."""
+    """A call that succeeds at once, or has one attempt, costs no import."""
     code = (
         "import sys; from agent.net.backoff import Backoff, retry\n"
-        "retry(lambda: 1, Backoff(1, 2), retryable=lambda error: True); assert 'tenacity' not in sys.modules"
+        "retry(lambda: 1, Backoff(1, 2), retryable=lambda error: True)\n"
+        "try: retry(lambda: 1 / 0, Backoff(1, 2), retryable=lambda error: True, attempts=1)\n"
+        "except ZeroDivisionError: pass\n"
+        "assert 'tenacity' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -120,7 +123,7 @@ def test_tenacity_comes_in_with_the_first_failure() -> None:
     [("120", 120.0), (" 7 ", 7.0), ("", None), ("soon", None), ("-5", None), ("9" * 5000, 1e9), ("1.5", None), ("²", None)],
 )
 def test_retry_after(text: str, seconds: float | None) -> None:
-    """RFC 9110, 10.2.3: whole seconds; what is neither a number nor a date is no wish."""
+    """RFC 9110, 10.2.3: whole seconds; a value that is neither a number nor a date is ignored."""
     assert retry_after_seconds(text) == seconds
 
 

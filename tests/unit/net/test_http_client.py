@@ -1,4 +1,4 @@
-"""The HTTP client keeps to its deadline, its size, its families and its silence about secrets."""
+"""The HTTP client: deadlines, sizes, retries, error families, and no secret in a message."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ PASSWORD = "hunter2-in-the-url"
 
 @pytest.fixture
 def server() -> Iterator[Scripted]:
-    made = Scripted()
-    yield made
-    made.close()
+    started = Scripted()
+    yield started
+    started.close()
 
 
 @pytest.fixture
 def client() -> Iterator[Client]:
-    made = Client()
-    yield made
-    made.close()
+    opened = Client()
+    yield opened
+    opened.close()
 
 
 def drip(head: bytes) -> object:
@@ -48,13 +48,13 @@ def drip(head: bytes) -> object:
     return play
 
 
-@pytest.mark.parametrize("where", ["headers", "body", "body without a length"])
-def test_a_server_that_drips_does_not_hold_a_request_past_its_deadline(server: Scripted, client: Client, where: str) -> None:
-    """A byte every 100 ms renews every socket time-out, and yet the request ends when it was promised to, and what came until
-    then is no answer."""
+@pytest.mark.parametrize("part", ["headers", "body", "body without a length"])
+def test_a_server_that_drips_does_not_hold_a_request_past_its_deadline(server: Scripted, client: Client, part: str) -> None:
+    """A byte every 100 ms renews every socket time-out. The request still ends by its deadline, and the part that arrived is
+    no reply."""
     head = b"HTTP/1.1 200 OK\r\nX-Filler: " + b"a" * 200
-    if where != "headers":
-        length = b"Content-Length: 1000\r\n" if where == "body" else b""
+    if part != "headers":
+        length = b"Content-Length: 1000\r\n" if part == "body" else b""
 
         def play(wire: socket.socket) -> None:
             wire.recv(65536)
@@ -73,8 +73,11 @@ def test_a_server_that_drips_does_not_hold_a_request_past_its_deadline(server: S
 def test_close_ends_a_long_poll_in_another_thread(server: Scripted, client: Client) -> None:
     """A blocked long poll returns soon after close(), so that a stop does not wait for it."""
 
+    waiting = threading.Event()
+
     def silent(wire: socket.socket) -> None:
         wire.recv(65536)
+        waiting.set()
         server.stopping.wait(20)
 
     server.plays = [silent]
@@ -88,7 +91,7 @@ def test_close_ends_a_long_poll_in_another_thread(server: Scripted, client: Clie
 
     thread = threading.Thread(target=poll)
     thread.start()
-    time.sleep(0.2)
+    assert waiting.wait(10)
     client.close()
     thread.join(2)
     assert not thread.is_alive()
@@ -103,8 +106,8 @@ def test_connections_are_reused(server: Scripted, client: Client) -> None:
     assert server.connections == 1
 
 
-def test_a_server_in_trouble_is_asked_again_and_retry_after_is_honoured(server: Scripted, client: Client) -> None:
-    """503 with Retry-After: 1 is asked again, not sooner than a second later."""
+def test_a_busy_server_is_retried_and_retry_after_is_honoured(server: Scripted, client: Client) -> None:
+    """503 with Retry-After: 1 is retried, not sooner than a second later."""
     server.plays = [server.answering(answer(b"", "503 Busy", "Retry-After: 1"), answer(b"7"))]
     begun = time.monotonic()
     assert client.request("GET", server.url, timeout_seconds=5).body == b"7"
@@ -112,7 +115,7 @@ def test_a_server_in_trouble_is_asked_again_and_retry_after_is_honoured(server: 
 
 
 def test_a_retry_after_beyond_the_deadline_is_not_waited_for(server: Scripted, client: Client) -> None:
-    """The error comes at once and says how long the server wants to be left alone."""
+    """The error is raised at once, with the delay that the server asks for."""
     server.plays = [server.answering(answer(b"", "429 Slow down", "Retry-After: 60"))]
     begun = time.monotonic()
     with pytest.raises(SourceUnreachable) as caught:
@@ -121,7 +124,7 @@ def test_a_retry_after_beyond_the_deadline_is_not_waited_for(server: Scripted, c
     assert caught.value.retry_after_seconds == 60
 
 
-def test_a_denied_request_is_not_hammered(server: Scripted, client: Client) -> None:
+def test_a_denied_request_is_not_retried(server: Scripted, client: Client) -> None:
     """403 is one request, not three."""
     server.plays = [server.answering(answer(b"", "403 Forbidden"))]
     with pytest.raises(SourceDenied):
@@ -130,7 +133,7 @@ def test_a_denied_request_is_not_hammered(server: Scripted, client: Client) -> N
 
 
 def test_a_post_is_not_sent_twice_unless_asked(server: Scripted, client: Client) -> None:
-    """What may not be repeated is not, and what may be is."""
+    """A request that may not be repeated is sent once; one that may be repeated is retried."""
     server.plays = [server.answering(answer(b"", "500 Oops"))]
     with pytest.raises(SourceUnreachable):
         client.request("POST", server.url, body=b"x")
@@ -151,7 +154,7 @@ def test_errors_are_of_the_callers_family(server: Scripted) -> None:
 
 
 def test_no_message_holds_credentials(client: Client, server: Scripted) -> None:
-    """Neither the user information nor the query of a URL is in an error, whatever the library's text says."""
+    """Neither the user information nor the query of a URL is in an error, although the text of the library has them."""
     server.close()
     url = f"http://user:{PASSWORD}@127.0.0.1:{server.port}/v1?token={PASSWORD}"
     with pytest.raises(SourceUnreachable) as caught:
@@ -160,7 +163,7 @@ def test_no_message_holds_credentials(client: Client, server: Scripted) -> None:
     assert shown(url) == f"http://127.0.0.1:{server.port}/v1"
 
 
-def test_an_answer_without_an_end_is_refused(server: Scripted, client: Client) -> None:
+def test_an_endless_answer_is_refused(server: Scripted, client: Client) -> None:
     """A body over the limit is an error, whether it announces its length or not."""
     server.plays = [server.answering(answer(b"x" * 2000))]
     with pytest.raises(SourceInvalid, match="more than 1000 bytes"):
@@ -192,14 +195,14 @@ def test_a_compressed_bomb_is_refused(server: Scripted, client: Client) -> None:
         (answer(b"  <html>", "200 OK", "Content-Type: application/json"), "web page"),
         (answer(b'{"a": "\xe9"}'), "not UTF-8"),
         (answer('{"a": 1}'.encode("utf-16")), "not UTF-8"),
-        (answer(b'{"a": 1'), "no valid JSON: line 1"),
+        (answer(b'{"a": 1'), "invalid JSON: line 1"),
         (answer(b'{"a": 1, "a": 2}'), "twice"),
         (answer(b'{"a": NaN}'), "NaN"),
-        (answer(b"[" * 100_000), "no valid JSON"),
+        (answer(b"[" * 100_000), "invalid JSON"),
     ],
 )
 def test_rubbish_is_no_json(server: Scripted, client: Client, reply: bytes, message: str) -> None:
-    """What is no whole JSON answer is refused with a message that names the URL and what is wrong."""
+    """An answer that is not whole JSON is refused with a message that names the URL and the problem."""
 
     def play(wire: socket.socket) -> None:
         server.read_request(wire)
@@ -212,7 +215,7 @@ def test_rubbish_is_no_json(server: Scripted, client: Client, reply: bytes, mess
 
 
 def test_an_answer_that_breaks_off_is_no_answer(server: Scripted, client: Client) -> None:
-    """Half of a body is an error even where the half is valid JSON of its own."""
+    """Half of a body is an error, also if the half is valid JSON."""
 
     def play(wire: socket.socket) -> None:
         server.read_request(wire)
@@ -225,7 +228,7 @@ def test_an_answer_that_breaks_off_is_no_answer(server: Scripted, client: Client
 
 
 def test_a_redirect_to_another_host_gets_no_credentials(server: Scripted) -> None:
-    """A token goes to the host it was meant for, and to no other that this one names."""
+    """A token goes to the configured host, and not to a host that this one redirects to."""
     other = Scripted()
     other.plays = [other.answering(answer(b"here"))]
     server.plays = [server.answering(answer(b"", "302 Found", f"Location: {other.url}/x"))]
@@ -237,18 +240,18 @@ def test_a_redirect_to_another_host_gets_no_credentials(server: Scripted) -> Non
     other.close()
 
 
-def test_a_guarded_client_follows_no_redirect_and_uses_no_proxy(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A metadata service is spoken to directly or not at all."""
+def test_a_direct_client_follows_no_redirect_and_uses_no_proxy(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests to a metadata service use no proxy and follow no redirect."""
     proxy = Scripted()
     proxy.plays = [proxy.answering(answer(b"from the proxy"))]
     monkeypatch.setenv("http_proxy", proxy.url)
     server.plays = [server.answering(answer(b"direct"), answer(b"", "302 Found", "Location: /elsewhere"))]
-    guarded, open_client = Client(direct=True), Client()
-    assert guarded.request("GET", server.url).body == b"direct"
-    assert guarded.request("GET", server.url, expect=(302,)).status == 302
-    assert open_client.request("GET", server.url).body == b"from the proxy"
-    guarded.close()
-    open_client.close()
+    direct, proxied = Client(direct=True), Client()
+    assert direct.request("GET", server.url).body == b"direct"
+    assert direct.request("GET", server.url, expect=(302,)).status == 302
+    assert proxied.request("GET", server.url).body == b"from the proxy"
+    direct.close()
+    proxied.close()
     proxy.close()
 
 
@@ -270,7 +273,7 @@ def test_a_token_with_a_line_end_inside_is_refused_before_it_is_sent(server: Scr
 
 
 def test_a_request_body_can_be_compressed(server: Scripted, client: Client) -> None:
-    """What sinks send compressed says so and unpacks to what was given."""
+    """A compressed body has its Content-Encoding, and decompresses to the original."""
     server.plays = [server.answering(answer())]
     client.request("POST", server.url, body=b"line\n" * 100, gzip_body=True)
     head, _, body = server.requests[0].partition(b"\r\n\r\n")
@@ -299,7 +302,7 @@ def test_a_unix_socket_is_an_address(tmp_path: Path) -> None:
 
 
 def test_a_stream_gives_lines_as_they_come_and_ends_quietly(server: Scripted, client: Client) -> None:
-    """A watch sees an event while the answer goes on, and silence until its time-out is no error."""
+    """A watch sees an event while the answer is open, and silence until its time-out is no error."""
 
     def play(wire: socket.socket) -> None:
         server.read_request(wire)
@@ -315,7 +318,7 @@ def test_a_stream_gives_lines_as_they_come_and_ends_quietly(server: Scripted, cl
 
 
 def test_a_name_that_does_not_resolve_says_so(client: Client) -> None:
-    """The message names the trouble, not the library's exception."""
+    """The message names the cause, not the exception of the library."""
     with pytest.raises(SourceUnreachable, match="does not resolve"):
         client.request("GET", "http://store.invalid/", timeout_seconds=5, attempts=1)
 
@@ -343,7 +346,7 @@ def test_the_client_costs_no_import_before_its_first_request() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def test_a_port_that_nobody_listens_on_is_said_to_be_so(client: Client) -> None:
-    """The plainest cause is told, and not what a library made of it: nothing has answered, so no answer has broken off."""
+def test_a_closed_port_is_reported_as_such(client: Client) -> None:
+    """The most specific cause is reported, not an exception that wraps it: no answer can have broken off."""
     with pytest.raises(SourceUnreachable, match="connection refused"):
         client.request("GET", f"http://127.0.0.1:{free_port()}/", timeout_seconds=2)

@@ -1,4 +1,4 @@
-"""The merged tree under the contract."""
+"""The contract: conversion, required keys, secrets and defaults of the merged tree."""
 
 from __future__ import annotations
 
@@ -57,28 +57,28 @@ BAD: list[tuple[str, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "found", "expected"), GOOD)
-def test_conversion(kind: Any, found: Any, expected: Any) -> None:
-    """INTERFACE 4: values from stores that only hold strings are converted by the contract's type."""
-    value = lookup(applied({"k": found}, k=Key(type=kind)).tree, ("k",))
+@pytest.mark.parametrize(("kind", "given", "expected"), GOOD)
+def test_conversion(kind: Any, given: Any, expected: Any) -> None:
+    """INTERFACE section 4: values from stores that only hold strings are converted by the contract's type."""
+    value = lookup(applied({"k": given}, k=Key(type=kind)).tree, ("k",))
     assert value == expected
     assert type(value) is type(expected)
 
 
-@pytest.mark.parametrize(("kind", "found"), BAD)
-def test_what_does_not_fit_is_named_and_never_shown(kind: Any, found: Any) -> None:
-    """INTERFACE 8.5: a problem names the key, the type and the place, and not the value, which may be a secret."""
+@pytest.mark.parametrize(("kind", "given"), BAD)
+def test_what_does_not_fit_is_named_and_never_shown(kind: Any, given: Any) -> None:
+    """INTERFACE section 8.5: a problem names the key, the type and the origin, and not the value, which may be a secret."""
     with pytest.raises(ContractError) as failed:
-        applied({"k": found}, k=Key(type=kind, secret=kind != "table"))
+        applied({"k": given}, k=Key(type=kind, secret=kind != "table"))
     (problem,) = failed.value.problems
     assert problem.startswith("k: found ")
     assert "source site, layer common" in problem
-    if isinstance(found, str):
-        assert found not in problem
+    if isinstance(given, str):
+        assert given not in problem
 
 
 def test_every_problem_in_one_run() -> None:
-    """INTERFACE 3: all errors at once, so that one repair round is enough."""
+    """INTERFACE section 3: all errors at once, so that one repair round is enough."""
     with pytest.raises(ContractError) as failed:
         applied(
             {"port": "x", "db": {"user": 5}, "passwrd": "hunter2"},
@@ -97,43 +97,43 @@ def test_every_problem_in_one_run() -> None:
 
 
 def test_defaults() -> None:
-    """INTERFACE 3: a default stands where no layer has the key, with the contract as its origin; a value beats it."""
-    found = applied({"b": 2}, a=Key(default="x"), b=Key(type="integer", default=1), c__d=Key(type="bytes", default="AA=="))
-    assert found.tree == {"a": "x", "b": 2, "c": {"d": b"\0"}}
-    assert found.origins[("a",)].source == "contract"
-    assert found.origins[("b",)].source == "site"
+    """INTERFACE section 3: a default is used if no layer has the key, with the contract as its origin; a value overrides it."""
+    config = applied({"b": 2}, a=Key(default="x"), b=Key(type="integer", default=1), c__d=Key(type="bytes", default="AA=="))
+    assert config.tree == {"a": "x", "b": 2, "c": {"d": b"\0"}}
+    assert config.origins[("a",)].source == "contract"
+    assert config.origins[("b",)].source == "site"
 
 
 def test_a_secret_is_wrapped_wherever_it_comes_from() -> None:
-    """INTERFACE 8.5: value, default or part of a table that is text in the store: a secret key is a Secret."""
-    found = applied(
+    """INTERFACE section 8.5: a secret key is a Secret: a value, a default, or a part of a table that is text in the store."""
+    config = applied(
         {"a": "one", "t": '{"in": "two", "open": "three"}'},
         a=Key(secret=True),
         b=Key(secret=True, default="four"),
         t=Key(type="table"),
         t__in=Key(secret=True, required=True),
     )
-    assert found.secrets == {("a",), ("b",), ("t", "in")}
-    assert lookup(found.tree, ("t", "open")) == "three"
-    assert sorted(found.secret_texts()) == ["four", "one", "two"]
+    assert config.secrets == {("a",), ("b",), ("t", "in")}
+    assert lookup(config.tree, ("t", "open")) == "three"
+    assert sorted(config.secret_texts()) == ["four", "one", "two"]
 
 
 def test_a_value_where_the_contract_has_a_table() -> None:
-    """A store that has `db` as a value, where `db.password` is declared, is a broken contract and no crash."""
+    """A store with a value at `db`, while `db.password` is declared, breaks the contract and causes no crash."""
     for key in (Key(), Key(required=True), Key(default="x")):
         with pytest.raises(ContractError, match=r"db\.password: db is a value, expected a table, from source site"):
             applied({"db": "oops"}, db__password=key)
 
 
 def test_undeclared_keys_stay_as_they_are() -> None:
-    """INTERFACE 4: undeclared keys stay strings."""
+    """INTERFACE section 4: undeclared keys stay strings."""
     assert applied({"x": "5", "y": {"z": "true"}}).tree == {"x": "5", "y": {"z": "true"}}
 
 
 def test_parts_of_secret_lists_are_secret_texts() -> None:
-    """INTERFACE 8.5: what a template prints of a secret list is its parts, so each part is masked."""
-    found = applied({"tokens": ["first-token", {"deep": "second-token"}]}, tokens=Key(type="list", secret=True))
-    assert {"first-token", "second-token"} <= set(found.secret_texts())
+    """INTERFACE section 8.5: a template prints the parts of a secret list, so each part is masked."""
+    config = applied({"tokens": ["first-token", {"deep": "second-token"}]}, tokens=Key(type="list", secret=True))
+    assert {"first-token", "second-token"} <= set(config.secret_texts())
     raw = applied({"key": "/wD+"}, key=Key(type="bytes", secret=True))
     assert "/wD+" in raw.secret_texts()
 
@@ -144,12 +144,12 @@ def test_parts_of_secret_lists_are_secret_texts() -> None:
     st.booleans(),
 )
 def test_applies_or_refuses(tree: dict[str, Any], kind: Any, secret: bool) -> None:
-    """Whatever a store holds, the contract gives a config of the declared type or a ContractError, and nothing else."""
+    """For any content of a store the contract gives a value of the declared type, or a ContractError."""
     try:
-        found = applied(tree, a=Key(type=kind, secret=secret and kind != "table"))
+        config = applied(tree, a=Key(type=kind, secret=secret and kind != "table"))
     except ContractError:
         return
-    value = found.tree.get("a")
+    value = config.tree.get("a")
     if value is not None:
         bare = value.reveal() if isinstance(value, Secret) else value
         types: dict[str, Any] = {"string": str, "integer": int, "number": (int, float), "boolean": bool}

@@ -26,8 +26,8 @@ def problems(image: Image) -> list[str]:
     return list(failed.value.problems)
 
 
-def found(image: Image, text: str) -> str:
-    """The one problem of a component with `text`."""
+def problem_of(image: Image, text: str) -> str:
+    """Return the one problem of a component with `text`, from its line on."""
     image.write("/etc/parbake/parbake.toml", f'[component]\nname = "web"\n{text}')
     (problem,) = problems(image)
     return problem.removeprefix(f"{image.root}/etc/parbake/parbake.toml")
@@ -75,7 +75,7 @@ labels = 5
 
 
 def test_ten_mistakes_ten_findings(image: Image) -> None:
-    """Issue 2: settings with ten different mistakes give ten findings in one run, and exit 78."""
+    """Settings with ten different mistakes give ten findings in one run, and exit 78."""
     image.write("/etc/parbake/parbake.toml", TEN)
     image.template("app.j2", "")
     texts = "\n".join(problems(image))
@@ -84,7 +84,7 @@ def test_ten_mistakes_ten_findings(image: Image) -> None:
         6: 'found "soon", expected a duration',
         10: 'found "text", expected one of: string',
         18: 'there is no backend "consull"; did you mean "consul"?',
-        20: 'target "etc/relative" must be an absolute path',
+        22: 'target "etc/relative" must be an absolute path',
         27: 'expected an octal mode in quotes such as "0640"',
         35: "labels",
         37: 'unknown table "templat"; did you mean "template"?',
@@ -122,8 +122,8 @@ def test_ten_mistakes_ten_findings(image: Image) -> None:
     ],
 )
 def test_a_mistake_is_named_with_its_line(image: Image, text: str, line: int | None, words: str) -> None:
-    """INTERFACE 3: the file, the line or table, what was found, what was expected, and the closest correct name."""
-    problem = found(image, text)
+    """INTERFACE section 3: the file, the line or table, what was found, what was expected, and the closest correct name."""
+    problem = problem_of(image, text)
     if "unknown key" in words and line == 3:  # a bare key after [component] is one of [component]
         assert 'unknown key "watch"' in problem
         return
@@ -132,8 +132,8 @@ def test_a_mistake_is_named_with_its_line(image: Image, text: str, line: int | N
         assert problem.startswith(f":{line}: "), problem
 
 
-def test_what_is_no_toml(image: Image) -> None:
-    """A file that is no TOML, not UTF-8 or not there is named, and the other files are still checked."""
+def test_a_file_that_cannot_be_read(image: Image) -> None:
+    """A file that is not TOML, not UTF-8 or missing is named, and the other files are still checked."""
     image.write("/etc/parbake/conf.d/a.toml", "[component\n")
     image.write("/etc/parbake/conf.d/b.toml", b"\xff\xfe")
     image.write("/etc/parbake/conf.d/c.toml", "[nonsense]\n")
@@ -145,7 +145,7 @@ def test_what_is_no_toml(image: Image) -> None:
 
 
 def test_run_time_files_may_set_four_tables(image: Image) -> None:
-    """INTERFACE 2: /run/parbake/conf.d may set facts, sources, sinks and the log; any other table is refused."""
+    """INTERFACE section 2: /run/parbake/conf.d may set facts, sources, sinks and the log; any other table is refused."""
     image.settings()
     image.write(
         "/run/parbake/conf.d/ci.toml",
@@ -162,7 +162,7 @@ def test_run_time_files_may_set_four_tables(image: Image) -> None:
 
 
 def test_later_files_win_key_by_key(image: Image) -> None:
-    """INTERFACE 2: vendor, then main, then conf.d by name, then run time: a later key wins, a later item of a name replaces."""
+    """INTERFACE section 2: vendor, main, conf.d by name, run time: a later key wins, a later item replaces one of its name."""
     image.write("/usr/lib/parbake/conf.d/vendor.toml", '[units]\ntimeout = "1s"\nretries = 9\n[facts]\na = "vendor"\n')
     image.settings('[units]\ntimeout = "2s"\n')
     image.write("/etc/parbake/conf.d/20.toml", '[units]\ntimeout = "20s"\n')
@@ -174,7 +174,7 @@ def test_later_files_win_key_by_key(image: Image) -> None:
 
 
 def test_defaults_are_those_of_the_interface(image: Image) -> None:
-    """INTERFACE 3: names and defaults are a promise."""
+    """INTERFACE section 3: names and defaults are a promise."""
     image.template("haproxy.cfg.j2", "")
     image.write(
         "/etc/parbake/parbake.toml",
@@ -190,11 +190,21 @@ def test_defaults_are_those_of_the_interface(image: Image) -> None:
     assert (template.trim_blocks, template.lstrip_blocks) == (True, False)
     assert (loaded.watch.settle, loaded.watch.settle_max, loaded.watch.splay) == (0.2, 5.0, 0.0)
     assert (loaded.state.generations, loaded.units.settle_active) == (10, 2.0)
+    assert loaded.ship.mask_for == 7 * 86400.0
     assert segments("db.password") in loaded.keys
 
 
 def test_two_templates_of_one_target(image: Image) -> None:
-    """Two templates cannot have one target: which one won would be chance."""
+    """Two templates cannot have one target: either could overwrite the other."""
     image.template("a.j2", "")
     image.settings("".join(f'[[template]]\nname = "{name}"\nsource = "a.j2"\ntarget = "/etc/a"\n' for name in "xy"))
     assert any('has the same target as "x"' in text for text in problems(image))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected_seconds"), [('"0s"', 0.0), ("0", 0.0), ('"12h"', 43200.0), ('"365d"', 31_536_000.0)]
+)
+def test_mask_for(image: Image, text: str, expected_seconds: float) -> None:
+    """[ship] mask_for is a duration of no time to a year."""
+    image.settings(f"[ship]\nmask_for = {text}\n")
+    assert load(image).ship.mask_for == expected_seconds

@@ -13,6 +13,7 @@ from agent.paths import Paths
 from agent.settings.interpolation import fill_options
 from agent.settings.models import DRAIN_MAX_SECONDS, Journal, Ship
 from agent.settings.schema import Problems, read
+from agent.settings.source_lines import Location
 from agent.shipping import Batch, SinkContext
 from agent.shipping.lazy_sink import LazySink
 from agent.shipping.shutdown import Stop
@@ -162,9 +163,9 @@ def test_the_unit_waits_longer_than_the_settings_let_the_shipper_drain() -> None
     seconds = next(int(line.partition("=")[2]) for line in unit.splitlines() if line.startswith("TimeoutStopSec="))
     assert seconds >= DRAIN_MAX_SECONDS + 10
     problems = Problems()
-    assert read(Ship, {"drain": "75s"}, "[ship]", problems) is not None
-    read(Ship, {"drain": "76s"}, "[ship]", problems)
-    assert "drain must be 75s at most" in str(problems.found)
+    assert read(Ship, {"drain": "75s"}, Location("ship"), problems) is not None
+    read(Ship, {"drain": "76s"}, Location("ship"), problems)
+    assert "drain must be 75s at most" in str(problems.messages)
 
 
 def test_a_path_that_is_none() -> None:

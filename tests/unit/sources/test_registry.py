@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from agent.convergence.context import Unopened, World, open_source
-from agent.convergence.converge import converge
 from agent.errors import DiscoveryError
 from agent.model import Facts
+from agent.sources import Source
 from tests.conftest import Image
-from tests.unit.convergence.worlds import world_of
+from tests.unit.convergence.worlds import World, world_of
 
 CONSUL = """
 [[source]]
@@ -26,9 +25,13 @@ def world(image: Image, text: str = CONSUL) -> World:
     return world_of(image)
 
 
+def opened_by(world: World, **facts: str) -> Source[object]:
+    runtime = world.runtime
+    return world.sources.open(runtime.settings.sources[0], Facts(facts), runtime.build)
+
+
 def failure(world: World, **facts: str) -> DiscoveryError:
-    source = open_source(world, world.settings.sources[0], Facts(facts))
-    assert isinstance(source, Unopened)
+    source = opened_by(world, **facts)
     with pytest.raises(DiscoveryError) as refused:
         source.fetch(["common"])
     return refused.value
@@ -51,10 +54,10 @@ def test_a_fact_is_vetted_before_an_option_is_made_of_it(value: str, image: Imag
 def test_a_fact_that_does_not_fit_leaves_the_open_source_for_when_it_does(image: Image) -> None:
     """After a wrong tag and its correction it is the same source object, with its caches."""
     there = world(image)
-    opened = open_source(there, there.settings.sources[0], Facts({"store": "10.0.0.9"}))
+    opened = opened_by(there, store="10.0.0.9")
     failure(there, store="a b:c")
-    assert open_source(there, there.settings.sources[0], Facts({"store": "10.0.0.9"})) is opened
-    there.close()
+    assert opened_by(there, store="10.0.0.9") is opened
+    there.sources.close()
 
 
 def test_an_instance_goes_on_without_a_source_whose_option_does_not_fit(image: Image) -> None:
@@ -63,7 +66,7 @@ def test_an_instance_goes_on_without_a_source_whose_option_does_not_fit(image: I
     image.write("/etc/parbake/conf.d/store.toml", '[facts]\nstore = "a b:c"\n')
     image.site("common", 'a = "1"\n')
     there = world_of(image)
-    assert converge(there, cause="test") == 0
+    assert there.converge() == 0
     (report,) = [report for report in there.report.sources if report.name == "far"]
     assert report.state == "absent"
     assert "facts.store" in str(report.error)

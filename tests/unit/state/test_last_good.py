@@ -14,7 +14,7 @@ from agent.secret import Secret
 from agent.settings.models import Source as SourceSettings
 from agent.sources import pull
 from agent.state.last_good import LastGood
-from agent.state.store import State
+from agent.state.store import StateStore
 
 LAYERS = ("common", "env/prod")
 SECRETS = {"db": {"password": "x"}}
@@ -24,7 +24,7 @@ class Sealer:
     """Seals as long as it can."""
 
     def __init__(self) -> None:
-        self.can, self.away = True, False
+        self.can, self.unavailable = True, False
 
     def seal(self, content: bytes) -> bytes | None:
         return b"sealed:" + content[::-1] if self.can else None
@@ -50,8 +50,8 @@ def snapshot(revision: str, prod: dict[str, Any] | None = SECRETS) -> Snapshot:
     return Snapshot((Layer("common", {"a": revision}), Layer("env/prod", prod)), revision)
 
 
-def state_of(tmp_path: Path, sealer: Sealer, cache: str = "encrypted") -> State:
-    state = State(Paths(tmp_path), cache)
+def state_of(tmp_path: Path, sealer: Sealer, cache: str = "encrypted") -> StateStore:
+    state = StateStore(Paths(tmp_path), cache)
     state.last_good._sealer = sealer  # type: ignore[assignment]
     state.prepare()
     return state
@@ -61,7 +61,7 @@ def names(tmp_path: Path) -> set[str]:
     return {path.name for path in Paths(tmp_path).state.glob("last-good*")}
 
 
-def save(state: State, revision: str, **options: Any) -> str | None:
+def save(state: StateStore, revision: str, **options: Any) -> str | None:
     options = {"secret": True, **options}
     return state.last_good.save({"site": snapshot(revision)}, {"site": f"then {revision}"}, **options)
 
@@ -77,7 +77,7 @@ def test_a_layer_that_vanishes_is_not_believed_after_sealing_failed(tmp_path: Pa
     state = state_of(tmp_path, sealer)
     assert save(state, "1") is None
     sealer.can = False
-    assert "an earlier copy stays" in str(save(state, "2"))
+    assert "the earlier copy is kept" in str(save(state, "2"))
     found = pulled(state.last_good.load())
     assert found.implausible == {"site"}
     assert not found.missing

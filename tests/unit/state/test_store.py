@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from agent.errors import SourceDenied, SourceInvalid, SourceUnreachable, StateError
 from agent.model import Facts, Layer, RunConfig, Snapshot
 from agent.paths import Paths
+from agent.runconfig.digest import digest
 from agent.secret import Secret
 from agent.settings.models import Source as SourceSettings
 from agent.sources import pull
 from agent.sources.pull import Pulled
 from agent.state.last_good import LastGood
-from agent.state.store import State
+from agent.state.store import StateStore
 
 FACTS = Facts({"environment": "dev"})
 LAYERS = ("common", "env/{{ facts.environment }}")
@@ -129,8 +130,8 @@ def paths(tmp_path: Path) -> Paths:
     return Paths(tmp_path)
 
 
-def state_of(paths: Paths, cache: str = "plain") -> State:
-    state = State(paths, cache)
+def state_of(paths: Paths, cache: str = "plain") -> StateStore:
+    state = StateStore(paths, cache)
     state.prepare()
     return state
 
@@ -156,7 +157,17 @@ def test_how_it_is_kept(paths: Paths, cache: str) -> None:
     assert bool(state_of(paths, cache).last_good.load().snapshots) is (cache == "plain")
 
 
-RECORDS = ["last-good.json", "last-good.index", "transaction", "transaction.undo", "rejected", "hold", "instance", "digest.key"]
+RECORDS = [
+    "last-good.json",
+    "last-good.index",
+    "transaction",
+    "mask-history.index",
+    "mask-history.json",
+    "rejected",
+    "hold",
+    "instance",
+    "digest.key",
+]
 DAMAGE = [b"", b"{", b"[]", b"null", b'{"sources": 5}', b'{"site": 5}', b"\xff\xfe", b'{"site": {"layers": [{}]}}', b"0" * 100]
 
 
@@ -172,10 +183,10 @@ def test_damaged_state_is_set_aside(paths: Paths, name: str, content: bytes) -> 
     found = state_of(paths)
     good = found.last_good.load()
     assert dict(good.snapshots) in ({}, {"site": GOOD})
-    assert journal.load(found) is None
+    assert journal.load(found.records) is None
     for record in ("rejected", "hold", "instance"):
-        assert isinstance(found.load(record), dict)
-    found.digest(RunConfig({}, {}), {}, {})
+        assert isinstance(found.records.load(record), dict)
+    digest(RunConfig({}, {}), {}, {}, found.records.digest_key())
     found.last_good.save({"site": GOOD}, {"site": "then"}, secret=False)
     assert dict(state_of(paths).last_good.load().snapshots) == {"site": GOOD}
 
@@ -188,11 +199,11 @@ def test_digests_tell_secrets_apart_and_give_none_away(one: str, two: str) -> No
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         here, there = state_of(Paths(Path(first))), state_of(Paths(Path(second)))
 
-        def digest(state: State, value: str) -> str:
-            return state.digest(RunConfig({"pw": Secret(value)}, {}), {}, {})
+        def digest_of(state: StateStore, value: str) -> str:
+            return digest(RunConfig({"pw": Secret(value)}, {}), {}, {}, state.records.digest_key())
 
-        assert (digest(here, one) == digest(here, two)) is (one == two)
-        assert digest(here, one) != digest(there, one)
+        assert (digest_of(here, one) == digest_of(here, two)) is (one == two)
+        assert digest_of(here, one) != digest_of(there, one)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a link in place of the lock is root's to refuse")

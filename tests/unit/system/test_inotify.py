@@ -1,4 +1,4 @@
-"""Directories that are watched: what is told, and what a failed start leaves behind."""
+"""Watches of directories: which changes are events, and directories that cannot be watched."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from agent.system.inotify import DirectoryObserver, FileEvent, WatchUnavailable
 
 
 def next_of(events: queue.SimpleQueue[FileEvent], name: str) -> FileEvent:
-    """The next event of a file, within 20 s."""
+    """Return the next event of a file, within 20 s."""
     while True:
         event = events.get(timeout=20)
         if event.path.endswith(name):
             return event
 
 
-def test_changes_are_told_and_reads_are_not(tmp_path: Path) -> None:
-    """A file that is made, moved and removed is an event each time; opening and reading one is none."""
+def test_changes_are_events_and_reads_are_not(tmp_path: Path) -> None:
+    """Creating and moving a file are events; opening and reading it are not."""
     events: queue.SimpleQueue[FileEvent] = queue.SimpleQueue()
     observer = DirectoryObserver({str(tmp_path): False}, events.put)
     try:
@@ -34,8 +34,8 @@ def test_changes_are_told_and_reads_are_not(tmp_path: Path) -> None:
         observer.close()
 
 
-def test_a_directory_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    """One that cannot be watched fails the whole, with the reason; with a callback it fails alone."""
+def test_a_missing_directory_is_an_error(tmp_path: Path) -> None:
+    """It fails all watches, with the reason; with a callback it fails alone."""
     with pytest.raises(WatchUnavailable, match="No such file"):
         DirectoryObserver({str(tmp_path): False, str(tmp_path / "no"): False}, lambda event: None)
     failed: list[str] = []

@@ -1,4 +1,4 @@
-"""Templates: strict, sandboxed, the same everywhere, and with every read recorded."""
+"""Rendering: strict, sandboxed, equal on every machine, and with every read recorded."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def refusal(image: Image, source: str) -> str:
 
 
 def test_namespaces(image: Image) -> None:
-    """INTERFACE 4: build, config and facts, written with dots or brackets."""
+    """INTERFACE section 4: build, config and facts, written with dots or brackets."""
     source = '{{ build.component }} {{ build.version }} {{ config["a-b"] }} {{ config.db.user }} {{ facts.tags.role }}'
     assert text(image, source) == "web 2 dashed app edge"
     assert text(image, '{{ config["items"] }}') == "a key named like a method"
 
 
 def test_whitespace_follows_ansible(image: Image) -> None:
-    """INTERFACE 4: trim_blocks on, lstrip_blocks off, the trailing newline kept; both can be set per template."""
+    """INTERFACE section 4: trim_blocks on, lstrip_blocks off, the trailing newline kept; both can be set per template."""
     source = "a\n  {% if true %}\nb\n{% endif %}\n"
     assert text(image, source) == "a\n  b\n"
     assert text(image, source, lstrip_blocks=True) == "a\nb\n"
@@ -71,7 +71,7 @@ def test_whitespace_follows_ansible(image: Image) -> None:
 
 
 def test_delimiters_are_each_templates_own(image: Image) -> None:
-    """A target whose own format uses braces is written as it is, with other delimiters for that one template."""
+    """A target whose format uses braces is rendered with other delimiters, set for its template alone."""
     source = "[% if true %]\n{{ $labels.instance }} is [[ config.name ]]{# theirs #}[# ours #].\n[% endif %]\n"
     own: dict[str, Any] = {
         "variable_delimiters": ("[[", "]]"),
@@ -82,8 +82,8 @@ def test_delimiters_are_each_templates_own(image: Image) -> None:
     assert text(image, "{{ config.name }} [[ ]]\n") == "x [[ ]]\n"
 
 
-def test_delimiters_that_cannot_be_told_apart_are_refused() -> None:
-    """Two kinds of delimiters that begin alike, or half a pair, are a problem of the settings and no template's error."""
+def test_ambiguous_delimiters_are_refused() -> None:
+    """Two kinds of delimiters that begin alike, or half a pair, are an error of the settings, before any render."""
     wrongs: list[dict[str, Any]] = [
         {"variable_delimiters": ("{%", "%}")},
         {"block_delimiters": ("{%",)},
@@ -95,7 +95,7 @@ def test_delimiters_that_cannot_be_told_apart_are_refused() -> None:
 
 
 def test_no_escaping_anywhere(image: Image) -> None:
-    """INTERFACE 4: no HTML escaping anywhere; tojson too gives plain JSON."""
+    """INTERFACE section 4: no HTML escaping anywhere; tojson too gives plain JSON."""
     assert text(image, "{{ config.html }}") == CONFIG["html"]
     assert text(image, "{{ config.html | tojson }}") == "\"<a href='x'>&</a>\""
 
@@ -110,23 +110,23 @@ def test_no_escaping_anywhere(image: Image) -> None:
     ],
 )  # fmt: skip
 def test_an_undefined_name_is_an_error(image: Image, source: str) -> None:
-    """INTERFACE 4: strict: an undefined name is an error, never an empty string."""
+    """INTERFACE section 4: an undefined name is an error, never an empty string."""
     assert "nope" in refusal(image, source) or "mandatory" in source
 
 
 def test_every_missing_key_is_named(image: Image) -> None:
-    """Issue 5: status names what waits and for which keys: all of them, from one run, with the template and a hint."""
-    said = refusal(image, "{{ config.one }}\n{% for x in config.two.deep %}{% endfor %}{{ facts.three }}{{ config['a.b'] }}")
+    """The error of one render names the template and all missing keys, with a hint."""
+    message = refusal(image, "{{ config.one }}\n{% for x in config.two.deep %}{% endfor %}{{ facts.three }}{{ config['a.b'] }}")
     for name in ("config.one", "config.two.deep", "facts.three", 'config."a.b"'):
-        assert f"{name} is not set" in said
-    assert "template t" in said
+        assert f"{name} is not set" in message
+    assert "template t" in message
 
 
 def test_default_and_defined(image: Image) -> None:
     """`default` and `is defined` work at any depth, and count as a read of the whole key."""
-    found = rendering(image, "{{ config.a.b.c | default('d') }}{{ config.q.r is defined }}{{ config.name is defined }}")
-    assert found.content == b"dFalseTrue"
-    assert {("a", "b", "c"), ("q", "r")} <= found.reads
+    result = rendering(image, "{{ config.a.b.c | default('d') }}{{ config.q.r is defined }}{{ config.name is defined }}")
+    assert result.content == b"dFalseTrue"
+    assert {("a", "b", "c"), ("q", "r")} <= result.reads
 
 
 @pytest.mark.parametrize(
@@ -145,12 +145,12 @@ def test_default_and_defined(image: Image) -> None:
     ],
 )  # fmt: skip
 def test_the_sandbox(image: Image, source: str) -> None:
-    """INTERFACE 4: no attribute beginning with an underscore, no file outside, no time, no random, no changed inputs."""
+    """INTERFACE section 4: no attribute with an underscore first, no file outside, no time, no random, no changed inputs."""
     refusal(image, source)
 
 
 def test_the_inputs_cannot_be_changed(image: Image) -> None:
-    """A render depends on its inputs alone, and leaves them as they were."""
+    """A render does not change its inputs."""
     before = repr(CONFIG)
     changes = ("{% do config.clear() %}", "{{ config.update({}) }}", "{% set config.x = 1 %}", "{{ config.db.hosts.sort() }}")
     for source in changes:
@@ -161,13 +161,13 @@ def test_the_inputs_cannot_be_changed(image: Image) -> None:
 
 
 def test_includes_from_the_template_directory(image: Image) -> None:
-    """Templates share parts that lie below the template directory."""
+    """Templates share parts below the template directory."""
     image.template("parts/head.j2", "head {{ config.name }}\n")
     assert text(image, "{% include 'parts/head.j2' %}body\n") == "head x\nbody\n"
 
 
 def test_mappings_are_sorted(image: Image) -> None:
-    """INTERFACE 4: a mapping from a store iterates in sorted order."""
+    """INTERFACE section 4: a mapping from a store iterates in sorted order."""
     assert text(image, "{% for k in config.zones %}{{ k }}{% endfor %}") == "abc"
     assert text(image, "{{ config.zones | to_json }}") == '{"a": 1, "b": 2, "c": {"y": 2, "z": 1}}'
     assert text(image, "{{ config.zones | list | join }} {{ config.zones.keys() | list | length }}") == "abc 3"
@@ -181,13 +181,13 @@ def test_what_cannot_be_printed(image: Image) -> None:
 
 
 def test_bytes(image: Image) -> None:
-    """A key of type bytes comes out as the very bytes, through base64 too."""
+    """A key of type bytes is rendered as the same bytes, after base64 too."""
     assert rendering(image, "{{ config.key }}").content == b"\0\xff"
     assert text(image, "{{ config.key | b64encode }}") == "AP8="
 
 
 def test_syntax_errors_have_a_line(image: Image) -> None:
-    """HOUSE-STYLE: an error says what failed and where: the template and the line, of an included one too."""
+    """An error names the template and the line, those of an included template too."""
     assert "t.j2 line 3" in refusal(image, "a\nb\n{% if %}\n")
     image.template("part.j2", "\n\n{{ oops\n")
     assert "template t: part.j2 line 3" in refusal(image, "{% include 'part.j2' %}")
@@ -195,16 +195,16 @@ def test_syntax_errors_have_a_line(image: Image) -> None:
 
 
 def test_an_error_never_quotes_a_secret(image: Image) -> None:
-    """Promise 5: a filter that chokes on a secret does not say on what."""
+    """INTERFACE section 8.5: the error of a filter that fails on a secret does not hold the secret."""
     assert "withheld" in refusal(image, "{{ config.db.password | from_json }}")
     assert "withheld" in refusal(image, "{{ 1 + config.db.password }}")
 
 
 def test_reads_are_recorded_exactly(image: Image) -> None:
-    """Issue 5: tracked reads, not guesses: what a template read decides whether it renders again."""
-    found = rendering(image, "{{ config.port }}{% if config.yes %}{{ config.db.user }}{% else %}{{ config.name }}{% endif %}")
-    assert found.reads == {("port",), ("yes",), ("db", "user")}
-    assert not found.secret
+    """The keys that a template read, and no others, decide whether it is rendered again."""
+    result = rendering(image, "{{ config.port }}{% if config.yes %}{{ config.db.user }}{% else %}{{ config.name }}{% endif %}")
+    assert result.reads == {("port",), ("yes",), ("db", "user")}
+    assert not result.secret
     assert rendering(image, "{{ facts.environment }}").facts == {"environment"}
     reveal_all = "{% for k, v in config.db.items() %}{% endfor %}"
     for reveals in ("{{ config.db.password | length }}", "{{ config.db | to_json }}", reveal_all):
@@ -233,8 +233,8 @@ SOURCES = (
 
 
 @given(st.sampled_from(SOURCES), TREES, TREES)
-def test_what_still_holds_need_not_be_rendered_again(source: str, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Issue 5: whenever the recorded reads say that a rendering holds, rendering again gives the very same bytes."""
+def test_unchanged_inputs_give_the_same_bytes(source: str, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """If the recorded reads are unchanged, rendering again gives the same bytes."""
     import tempfile
     from pathlib import Path
 
@@ -280,12 +280,12 @@ FILTERS: list[tuple[str, str]] = [
 
 @pytest.mark.parametrize(("source", "expected"), FILTERS)
 def test_filters(image: Image, source: str, expected: str) -> None:
-    """INTERFACE 4: the filters beyond Jinja2's own, with Ansible's names and meanings."""
+    """INTERFACE section 4: the filters beyond Jinja2's own, with Ansible's names and meanings."""
     assert text(image, source) == expected
 
 
 def test_compiled_templates_are_used_and_never_trusted_blindly(image: Image) -> None:
-    """Issue 2: templates are compiled at bake; a damaged or outdated one is compiled anew, never run as it was."""
+    """Templates are compiled at bake; a damaged or outdated file is compiled again, never run."""
     image.template("t.j2", "one {{ config.name }}\n")
     stated = Template(name="t", source="t.j2", target="/t")
     paths, component = Paths(image.root), Component(name="web")

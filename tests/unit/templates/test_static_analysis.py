@@ -1,4 +1,4 @@
-"""The keys of a template, found without rendering it."""
+"""The keys that a template reads, from its syntax tree."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def read(image: Image, source: str) -> set[str]:
     ],
 )
 def test_what_is_read(image: Image, source: str, expected: set[str]) -> None:
-    """`check` knows each key that a template names, aliases and all."""
+    """`check` finds each key that a template names, through aliases too."""
     assert read(image, source) == expected
 
 
 def test_included_templates_are_read_too(image: Image) -> None:
-    """Keys of includes, imports and parents count; one that may be absent may be."""
+    """The keys of includes, imports and parents count. An optional include may be absent."""
     image.template("one", "{{ config.one }}{% include 'two' %}")
     image.template("two", "{{ config.two }}{% include 'one' %}")
     assert read(image, "{% include 'one' %}") == {"one", "two"}
@@ -54,7 +54,7 @@ def test_included_templates_are_read_too(image: Image) -> None:
     ("name", "words"), [("absent", "does not exist"), ("broken", "line 2"), (".", "cannot be read"), ("../up", "outside")]
 )
 def test_an_include_that_is_no_template(image: Image, name: str, words: str) -> None:
-    """An image build fails on it, rather than the instance."""
+    """An image build fails if an included template is missing or broken; an instance never sees it."""
     image.template("broken", "\n{% if %}")
     with pytest.raises(RenderError, match=words):
         read(image, f"{{% include '{name}' %}}")

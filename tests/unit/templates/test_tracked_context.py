@@ -1,4 +1,4 @@
-"""What a render depends on: its inputs alone, and exactly those that were recorded."""
+"""The inputs of a render: nothing else influences it, and each one that it read is recorded."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def test_nothing_of_the_machine_or_the_moment(image: Image, source: str) -> None
 
 
 def test_an_aware_time_has_a_timestamp(image: Image) -> None:
-    """A time that says its zone is the same moment on every machine."""
-    found = render(image, '{{ ("2020-01-01 00:00 +0100" | to_datetime("%Y-%m-%d %H:%M %z")).timestamp() | int }}', {})
-    assert found.content == b"1577833200"
+    """A time with a zone is the same moment on every machine."""
+    result = render(image, '{{ ("2020-01-01 00:00 +0100" | to_datetime("%Y-%m-%d %H:%M %z")).timestamp() | int }}', {})
+    assert result.content == b"1577833200"
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_bytes_within_text_stay_bytes(image: Image, source: str, content: bytes)
     + ["{{ config.absent + 1 }}", "{{ config.absent > 1 }}", "{{ 2 * config.absent }}", "{{ config.absent % 2 }}"],
 )
 def test_every_use_of_an_absent_key_names_it(image: Image, source: str) -> None:
-    """Whatever is done with it, the error says which key is missing, and on which line of whatever file."""
+    """Every use of a missing key is an error with the key and its line, in a file of any name."""
     with pytest.raises(RenderError) as caught:
         render(image, f"one\n{source}", TREE, name="no-extension")
     assert "config.absent is not set" in str(caught.value)
@@ -108,7 +108,7 @@ def test_every_use_of_an_absent_key_names_it(image: Image, source: str) -> None:
 
 
 def test_arithmetic_does_not_hide_later_keys(image: Image) -> None:
-    """All missing keys are named in one run, also behind one that is calculated with."""
+    """All missing keys are named in one run, also those after a calculation with a missing key."""
     with pytest.raises(RenderError) as caught:
         render(image, "{{ config.a + 1 }}{% if config.b < 2 %}{% endif %}{{ config.c | to_json }}{{ config.d }}", {})
     assert [f"config.{name} is not set" for name in "abcd"] == list(caught.value.problems)
@@ -132,7 +132,7 @@ def test_arithmetic_does_not_hide_later_keys(image: Image) -> None:
     ],
 )
 def test_filters_as_in_ansible(image: Image, source: str, expected: str) -> None:
-    """A template that was written for Ansible gives what it gave there."""
+    """A template that was written for Ansible renders as it does in Ansible."""
     assert render(image, source, {}).content.decode() == expected
 
 
@@ -175,10 +175,10 @@ def outcome(image: Image, source: str, tree: dict[str, Any], facts: dict[str, An
 
 @given(st.sampled_from(SOURCES), TREES, TREES, FACTS, FACTS)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_rendering_that_holds_would_be_made_the_same(
+def test_unchanged_inputs_give_the_same_rendering(
     image: Image, source: str, old: dict[str, Any], new: dict[str, Any], old_facts: dict[str, Any], new_facts: dict[str, Any]
 ) -> None:
-    """A template is left alone only where rendering it again gives the same bytes."""
+    """A template is not rendered again only if rendering it again would give the same bytes."""
     before = outcome(image, source, old, old_facts)
     if before and inputs_unchanged(before, RunConfig(old, {}), RunConfig(new, {}), Facts(old_facts), Facts(new_facts)):
         after = outcome(image, source, new, new_facts)
@@ -187,7 +187,7 @@ def test_a_rendering_that_holds_would_be_made_the_same(
 
 
 def test_numbers_that_python_thinks_equal_are_not_the_same() -> None:
-    """1, 1.0 and true differ in a file; so they do in a list, in a table, and in a secret."""
+    """1, 1.0 and true differ in a file, so they differ here, in a list, a table and a secret too."""
     for one, two in ((1, True), (1, 1.0), (0.0, -0.0), ([1], [True]), ({"a": 1}, {"a": 1.0}), (Secret([1]), Secret([True]))):
         assert not same(one, two)
         assert same(one, one)
