@@ -14,6 +14,7 @@ SECRET = "s3cret"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokenOptions:
     path: str = setting("the file")
+    bug_of: str = setting("the method that has a bug besides fetch", "")
 
 
 class BrokenSource:
@@ -21,6 +22,9 @@ class BrokenSource:
 
     def __init__(self, options: BrokenOptions, context: SourceContext) -> None:
         self._path = context.paths.host(options.path)
+        self._bug_of = options.bug_of
+        if options.bug_of == "constructor":
+            raise KeyError(SECRET)
 
     def fetch(self, layers: Sequence[str]) -> Snapshot:
         content = self._path.read_text("utf-8")
@@ -33,4 +37,5 @@ class BrokenSource:
         return Snapshot(tuple(Layer(name, {"name": content}) for name in layers))
 
     def close(self) -> None:
-        """Do nothing: the source holds nothing open."""
+        if self._bug_of == "close":
+            raise KeyError(SECRET)

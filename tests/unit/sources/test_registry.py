@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
-from agent.errors import DiscoveryError
+from agent.errors import DiscoveryError, SourceUnreachable
 from agent.model import Facts
 from agent.sources import Source
 from tests.conftest import Image
@@ -70,3 +72,32 @@ def test_an_instance_goes_on_without_a_source_whose_option_does_not_fit(image: I
     (report,) = [report for report in there.report.sources if report.name == "far"]
     assert report.state == "absent"
     assert "facts.store" in str(report.error)
+
+
+BUGGY = """
+[[source]]
+backend = "tests.unit.sources.broken:BrokenSource"
+name = "far"
+layers = ["common"]
+path = "/site.ini"
+bug_of = "{where}"
+"""
+
+
+def test_a_bug_of_a_constructor_is_an_unavailable_source(image: Image) -> None:
+    """The convergence goes on, and the error names the exception's type and code line, and not its text."""
+    buggy = world(image, BUGGY.replace("{where}", "constructor"))
+    with pytest.raises(SourceUnreachable, match=r"KeyError at .*broken\.py:") as caught:
+        opened_by(buggy).fetch(["common"])
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_bug_of_a_close_keeps_no_other_source_open(image: Image, caplog: pytest.LogCaptureFixture) -> None:
+    """A plug-in that fails while it is closed does not end the daemon, and the other sources are closed."""
+    caplog.set_level(logging.DEBUG, logger="parbake.sources")
+    buggy = world(image, BUGGY.replace("{where}", "close"))
+    opened_by(buggy)
+    buggy.sources.close()
+    assert buggy.sources.get("far") is None
+    assert "KeyError at" in caplog.text
+    assert "s3cret" not in caplog.text
