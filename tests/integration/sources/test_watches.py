@@ -1,6 +1,6 @@
-"""Watches whose store cannot tell all: a history that is compacted away, a server that sends no notifications.
+"""Watches of stores that do not report every change: a compacted history, a server that sends no notifications.
 
-A session of ZooKeeper that expires is in test_instances.py: a minute without a network outlasts it.
+An expired session of ZooKeeper is in test_network_gone.py: a minute without a network outlasts it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def etcd(tmp_path: Path) -> Iterator[EtcdBench]:
 
 
 def test_a_compacted_history_is_a_change(etcd: EtcdBench) -> None:
-    """A watch from a revision that etcd has compacted away asks for a fetch, and watches on from there."""
+    """A watch from a revision that etcd has compacted returns True, and the next watch starts from the new fetch."""
     etcd.put("common", "name", "one")
     source = etcd.open()
     seen = source.fetch(["common"])
@@ -46,7 +46,7 @@ def test_a_compacted_history_is_a_change(etcd: EtcdBench) -> None:
 
 @pytest.mark.parametrize("flags", ["", "Ex", "Kg"])
 def test_a_redis_that_does_not_notify_is_polled(tmp_path: Path, flags: str) -> None:
-    """With notifications off, or too few of them, the watch asks for a fetch at each poll, and no sooner."""
+    """With notifications off, or too few of them, the watch returns True at each poll, and no sooner."""
     if reason := RedisBench.missing():
         pytest.skip(reason)
     with Redis(tmp_path / "redis", notifications=flags) as server:
