@@ -235,7 +235,7 @@ class RedisSource:
 
 
 def _checked(values: Any) -> Sequence[bytes | None]:
-    """Return the values of an answer in a pipeline, or raise the error that stands in their place."""
+    """Return the values of one answer of a pipeline, or raise its error."""
     if isinstance(values, Exception):
         raise values
     return values  # type: ignore[no-any-return]

@@ -160,7 +160,7 @@ def test_without_the_tool_no_secret_is_kept_and_none_is_lost(web: Image) -> None
     remove_store(web)
     ran = ended([*hidden, *web.command("once")])
     assert ran.code == 69
-    assert "it is left as it is" in ran.err
+    assert "the file is kept" in ran.err
     assert web.run("once").code == 75
 
 

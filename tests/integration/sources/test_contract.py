@@ -207,7 +207,7 @@ def test_an_unavailable_store_is_unreachable_and_used_again_when_it_is_back(benc
     fill(bench)
     bench.context_seconds = 3.0
     source = bench.open()
-    before = source.fetch(LAYERS)
+    before = patient_fetch(source)
     bench.stop()
     started = time.monotonic()
     with pytest.raises(SourceUnreachable):
@@ -221,7 +221,7 @@ def test_an_unavailable_store_is_unreachable_and_used_again_when_it_is_back(benc
     assert [layer.tree for layer in after.layers] == [layer.tree for layer in before.layers]
 
 
-def patient_fetch(source: Source[object], seconds: float = 15.0) -> Snapshot:
+def patient_fetch(source: Source[object], seconds: float = 30.0) -> Snapshot:
     """Fetch from a server that has just started and may refuse for a moment."""
     deadline = time.monotonic() + seconds
     while True:

@@ -43,7 +43,7 @@ class Bench:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         self.held = ExitStack()
-        self.context_seconds = 5.0
+        self.context_seconds = 30.0
         self.stopping = threading.Event()
         """the stop event of the sources that `open` makes"""
 
