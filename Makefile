@@ -1,13 +1,16 @@
-# The two commands of the README are `make demo` and `make test`. Everything else is a part of them.
+# The README's two commands are `make demo` and `make test`. The other targets are parts of them.
 
 PYTHON ?= $(shell ./tools/python)
 VENV := .venv
 VENV_DEBIAN := .venv-debian
 PYTEST := $(VENV)/bin/python -m pytest
-# Booted machines and real servers on two busy cores: a test that fails is tried again, and the summary says so.
-AGAIN := --reruns 2
-# Real servers are waited for more than they work, and those of one file share what they start; the longest begin.
-BESIDE := -n 3 --dist loadscope --no-loadscope-reorder
+# Most unit tests wait more than they compute. An idle worker takes tests from a busy one, so that no slow file runs last alone.
+UNIT := -n 6 --dist worksteal
+# The tests of one file share the servers that it starts. Files with long tests run first.
+INTEGRATION := -n 3 --dist loadscope --no-loadscope-reorder
+IMAGE := -n 2 --dist loadscope --no-loadscope-reorder
+# Without bytecode every worker and every `parbake` that a test starts compiles the whole tree again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test unit unit-debian integration image lint setup deb bench clean
 
@@ -16,7 +19,7 @@ demo:
 
 test: setup lint unit unit-debian integration image
 
-# what the machine itself must have, then two environments: today's PyPI, and Debian's own libraries
+# Debian packages first, then two environments: one with today's releases from PyPI, one with Debian's own libraries.
 setup: $(VENV)/.done $(VENV_DEBIAN)/.done
 
 $(VENV)/.done: pyproject.toml tests/apt-packages.txt tools/packages
@@ -28,7 +31,7 @@ $(VENV)/.done: pyproject.toml tests/apt-packages.txt tools/packages
 $(VENV_DEBIAN)/.done: pyproject.toml tests/apt-packages.txt tools/packages
 	./tools/packages
 	/usr/bin/python3 -m venv --system-site-packages $(VENV_DEBIAN)
-	$(VENV_DEBIAN)/bin/pip install --quiet pytest pytest-xdist pytest-rerunfailures hypothesis
+	$(VENV_DEBIAN)/bin/pip install --quiet pytest pytest-xdist hypothesis
 	touch $@
 
 lint: setup
@@ -36,17 +39,17 @@ lint: setup
 	$(VENV)/bin/mypy
 
 unit: setup
-	$(PYTEST) -n 4 tests/unit
+	$(PYTEST) $(UNIT) tests/unit
 
-# the same tests on the oldest versions that are supported: those of Debian 12
+# The same tests with the oldest supported versions of the libraries, those of Debian 12.
 unit-debian: setup
-	$(VENV_DEBIAN)/bin/python -m pytest -n 4 tests/unit
+	$(VENV_DEBIAN)/bin/python -m pytest $(UNIT) tests/unit
 
 integration: setup
-	$(PYTEST) $(AGAIN) $(BESIDE) tests/integration tests/servers
+	$(PYTEST) $(INTEGRATION) tests/integration tests/servers
 
 image: setup deb
-	$(PYTEST) $(AGAIN) -n 2 --dist loadscope --no-loadscope-reorder tests/image
+	$(PYTEST) $(IMAGE) tests/image
 
 deb:
 	./packaging/build-deb.sh dist

@@ -1,8 +1,7 @@
-"""What discovery takes: with no cloud at all, on each emulated platform, and with a metadata service that hangs.
+"""Measure discovery without a cloud, on each emulated platform, and with a metadata service that hangs.
 
-Each row is the median of fresh interpreters, imports included, from which nothing is subtracted: the clock starts
-after the settings' module is loaded. Printed as milliseconds on this machine and as a ratio to the start of a bare
-interpreter, which carries over.
+Each row is the median of fresh interpreters, imports included. The clock starts after the settings' module is loaded. The
+units are milliseconds on this machine, and the ratio to the start of a bare interpreter, which other machines share.
 """
 
 from __future__ import annotations
@@ -39,35 +38,36 @@ print(time.perf_counter() - start, len(facts.values))
 
 
 def discover(root: Path, cache: Path, url: str, seconds: float, rounds: int) -> tuple[float, int]:
-    """Median milliseconds, and how many facts there were."""
+    """Return the median in milliseconds, and the number of facts."""
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(cache), "PYTHONDONTWRITEBYTECODE": ""}
     command = [sys.executable, "-c", SCRIPT, str(root), url, str(seconds)]
-    taken, facts = [], 0
+    milliseconds, facts = [], 0
     for _ in range(rounds + 1):
         done = subprocess.run(command, cwd=TREE, env=environment, capture_output=True, text=True, check=True)
-        first, second = done.stdout.split()
-        taken.append(float(first) * 1000)
-        facts = int(second)
-    # The first run compiled.
-    return statistics.median(taken[1:]), facts
+        seconds_text, facts_text = done.stdout.split()
+        milliseconds.append(float(seconds_text) * 1000)
+        facts = int(facts_text)
+    # Without the first run, which compiles.
+    return statistics.median(milliseconds[1:]), facts
 
 
-def bare() -> float:
-    taken = []
+def bare_interpreter() -> float:
+    """Return the median start-up time of an interpreter in milliseconds."""
+    milliseconds = []
     for _ in range(ROUNDS):
         start = time.perf_counter()
         subprocess.run([sys.executable, "-c", "pass"], check=True)
-        taken.append((time.perf_counter() - start) * 1000)
-    return statistics.median(taken)
+        milliseconds.append((time.perf_counter() - start) * 1000)
+    return statistics.median(milliseconds)
 
 
 def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        cache, base = directory / "cache", bare()
+        cache, base = directory / "cache", bare_interpreter()
 
-        def row(what: str, milliseconds: float, facts: int) -> None:
-            print(f"{what:28} {milliseconds:8.1f} ms  {milliseconds / base:6.2f} x  {facts:3} facts")
+        def row(label: str, milliseconds: float, facts: int) -> None:
+            print(f"{label:28} {milliseconds:8.1f} ms  {milliseconds / base:6.2f} x  {facts:3} facts")
 
         row("interpreter alone", base, 0)
         (directory / "none").mkdir()
@@ -78,8 +78,8 @@ def main() -> int:
             with Metadata(platform) as service:
                 row(platform, *discover(root, cache, service.url, 5, ROUNDS))
         with Metadata("ec2", "hang") as service:
-            taken = discover(directory / "ec2", cache, service.url, HANG_SECONDS, 3)
-        row(f"ec2 hangs, timeout {HANG_SECONDS:g} s", *taken)
+            hanging = discover(directory / "ec2", cache, service.url, HANG_SECONDS, 3)
+        row(f"ec2 hangs, timeout {HANG_SECONDS:g} s", *hanging)
     return 0
 
 

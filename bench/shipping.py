@@ -99,7 +99,7 @@ def watched(argv: list[str], scratch: Path, done: Callable[[], bool], environmen
 
 
 def unit_environment() -> dict[str, str]:
-    """What the service's unit sets."""
+    """Return the environment that the service's unit sets."""
     lines = (REPOSITORY / "systemd/parbake-ship.service").read_text().splitlines()
     pairs = [pair for line in lines if line.startswith("Environment=") for pair in line.partition("=")[2].split()]
     return dict(pair.split("=", 1) for pair in pairs)

@@ -1,4 +1,4 @@
-"""What the layers of tests share: an image below a temporary root, and `parbake` run on it as a user would."""
+"""Fixtures for all layers of tests: an image below a temporary root, and `parbake` run on it as a user runs it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SITE = '[[source]]\nname = "site"\nbackend = "file"\npath = "/site"\nlayers = ["
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended, and what it printed."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -46,14 +46,14 @@ class Image:
         return real
 
     def settings(self, text: str = "", *, site: bool = True) -> None:
-        """/etc/parbake/parbake.toml: a component, no discovery, one file source, and `text`."""
+        """Write /etc/parbake/parbake.toml: a component, no discovery, one file source unless `site` is False, and `text`."""
         self.write("/etc/parbake/parbake.toml", COMPONENT + (SITE if site else "") + text)
 
     def template(self, name: str, text: str) -> None:
         self.write(f"/etc/parbake/templates/{name}", text)
 
     def site(self, layer: str, text: str) -> None:
-        """A layer of the file source, replaced as a careful operator would: whole."""
+        """Replace a layer of the file source atomically, as a careful operator does."""
         real = self.path(f"/site/{layer}.toml")
         real.parent.mkdir(parents=True, exist_ok=True)
         new = real.with_name(f".{real.name}.new")
@@ -64,14 +64,14 @@ class Image:
         return self.path(path).read_text("utf-8")
 
     def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.read("/run/parbake/status.json"))
-        return found
+        report: dict[str, Any] = json.loads(self.read("/run/parbake/status.json"))
+        return report
 
     def command(self, *words: str) -> list[str]:
         return [sys.executable, "-m", "agent", "--root", str(self.root), *words]
 
     def start(self, *words: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-        """`parbake` in the background; the caller ends it."""
+        """Start `parbake` in the background; the caller ends it."""
         return subprocess.Popen(
             self.command(*words),
             stdout=subprocess.PIPE,
@@ -82,21 +82,23 @@ class Image:
         )
 
     def run(self, *words: str, timeout: float = 60) -> Ended:
-        """`parbake` to its end."""
+        """Run `parbake` to its end, for at most `timeout` seconds."""
         return ended(self.command(*words), timeout)
 
     def leftovers(self) -> list[str]:
-        """Candidates, kept old files and half-written state: what no quiet instance has."""
+        """Return candidates, kept old files and half-written state, relative to the root. An idle instance has none."""
         state = self.path("/var/lib/parbake")
-        found = [*self.root.rglob(".*.parbake-*"), *state.rglob(".*.new"), *state.glob("transaction*")]
-        return sorted(str(path.relative_to(self.root)) for path in found)
+        paths = [*self.root.rglob(".*.parbake-*"), *state.rglob(".*.new"), *state.glob("transaction*")]
+        return sorted(str(path.relative_to(self.root)) for path in paths)
 
 
 def _environment() -> dict[str, str]:
-    return {"PATH": os.environ.get("PATH", ""), "PYTHONDONTWRITEBYTECODE": "1", "LANG": "C.UTF-8"}
+    # PYTHONDONTWRITEBYTECODE is left out: without bytecode each `parbake` compiles itself, a third of its run time.
+    return {"PATH": os.environ.get("PATH", ""), "LANG": "C.UTF-8"}
 
 
 def ended(command: Sequence[str], timeout: float = 60) -> Ended:
+    """Run `command` to its end in the repository, with a clean environment, for at most `timeout` seconds."""
     ran = subprocess.run(
         command, capture_output=True, text=True, timeout=timeout, cwd=REPOSITORY, env=_environment(), check=False
     )
@@ -105,7 +107,7 @@ def ended(command: Sequence[str], timeout: float = 60) -> Ended:
 
 @pytest.fixture
 def image(tmp_path: Path) -> Image:
-    """An image of nothing yet; `settings`, `template` and `site` bake it."""
+    """An empty image; `settings`, `template` and `site` fill it."""
     root = tmp_path / "root"
     root.mkdir()
     return Image(root)

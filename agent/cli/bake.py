@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import __version__
-from agent.cli.check import examine
+from agent.cli.check import check_image
 from agent.cli.output import print_json, print_line
 from agent.convergence import boot_dropins
 from agent.errors import StateError
@@ -17,21 +17,19 @@ from agent.paths import Paths
 from agent.settings.models import Settings
 from agent.system.safe_files import write_atomic
 
-HEADER = "# written by `parbake bake`"
-
 
 def add_arguments(parser: ArgumentParser) -> None:
     """It has no options but the general ones."""
 
 
 def run(arguments: Namespace, settings: Settings, paths: Paths) -> int:
-    warnings = examine(settings, paths)
+    warnings = check_image(settings, paths)
     try:
         compiled = _compile(settings, paths)
         drop_ins = _write_drop_ins(settings, paths)
-        record = manifest(settings, paths, [*compiled, *drop_ins])
+        manifest = build_manifest(settings, paths, [*compiled, *drop_ins])
         paths.manifest.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(paths.manifest, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode(), 0o644)
+        write_atomic(paths.manifest, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode(), 0o644)
     except OSError as error:
         raise StateError(
             f"the bake cannot be written: {error.filename or paths.manifest}: {error.strerror}",
@@ -63,23 +61,23 @@ def _compile(settings: Settings, paths: Paths) -> list[str]:
 
 
 def _write_drop_ins(settings: Settings, paths: Paths) -> list[str]:
-    """The drop-ins of the units named in templates; those of an earlier bake that nothing names any more are removed."""
+    """Write the drop-ins of the units named in templates. Those of an earlier bake that no template names are removed."""
     wanted = boot_dropins.drop_ins(settings)
     for path, text in wanted.items():
         real = paths.host(path)
         real.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(real, text.encode(), 0o644)
-    for old in paths.host("/etc/systemd/system").glob(f"*.d/{boot_dropins.FILE_NAME}"):
-        if paths.shown(old) not in wanted:
-            old.unlink()
-            if not any(old.parent.iterdir()):
-                old.parent.rmdir()
+    for existing in paths.host("/etc/systemd/system").glob(f"*.d/{boot_dropins.FILE_NAME}"):
+        if paths.shown(existing) not in wanted:
+            existing.unlink()
+            if not any(existing.parent.iterdir()):
+                existing.parent.rmdir()
     return sorted(wanted)
 
 
-def manifest(settings: Settings, paths: Paths, more: list[str]) -> dict[str, Any]:
-    """What the image was baked from: every file of build config by digest."""
-    files = [*_baked_settings(settings, paths), *_template_files(settings, paths), *more]
+def build_manifest(settings: Settings, paths: Paths, written: list[str]) -> dict[str, Any]:
+    """Return the build manifest: every file of build config with its digest. `written` are the files that the bake wrote."""
+    files = [*_baked_settings(settings, paths), *_template_files(settings, paths), *written]
     return {
         "schema": 1,
         "parbake": __version__,
@@ -98,8 +96,8 @@ def _baked_settings(settings: Settings, paths: Paths) -> list[str]:
 
 
 def _template_files(settings: Settings, paths: Paths) -> list[str]:
-    below = [paths.shown(path) for path in paths.templates.rglob("*") if path.is_file()]
-    return below + [t.source for t in settings.templates if t.source.startswith("/")]
+    files = [paths.shown(path) for path in paths.templates.rglob("*") if path.is_file()]
+    return files + [t.source for t in settings.templates if t.source.startswith("/")]
 
 
 def digest_of(path: Path) -> str:

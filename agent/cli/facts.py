@@ -14,20 +14,23 @@ log = logging.getLogger("parbake")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("-v", "--verbose", action="store_true", help="what was tried, what matched, and how long it took")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show each attempt of a provider and its time")
 
 
 def run(arguments: Namespace, settings: Settings, paths: Paths) -> int:
     facts = discover(settings, paths)
     if arguments.json:
-        found = {
+        document = {
             "facts": {name: facts.values[name] for name in sorted(facts.values)},
             "providers": dict(facts.providers),
             "seconds": facts.seconds,
         }
         if arguments.verbose:
-            found["attempts"] = [{"provider": a.provider, "outcome": a.outcome, "seconds": a.seconds} for a in facts.attempts]
-        print_json(found)
+            document["attempts"] = [
+                {"provider": attempt.provider, "outcome": attempt.outcome, "seconds": attempt.seconds}
+                for attempt in facts.attempts
+            ]
+        print_json(document)
         return 0
     rows = []
     for name in sorted(facts.values):
@@ -36,9 +39,9 @@ def run(arguments: Namespace, settings: Settings, paths: Paths) -> int:
         rows.append((name, shown.replace("\n", "\\n"), facts.providers[name]))
     print_line(aligned(rows) or "no facts are known")
     if arguments.verbose:
-        tried = [(a.provider, f"{a.seconds * 1000:.1f} ms", a.outcome) for a in facts.attempts]
-        print_line(f"\n{aligned(tried) or 'no provider was asked: [discovery] providers is empty'}")
+        attempts = [(a.provider, f"{a.seconds * 1000:.1f} ms", a.outcome) for a in facts.attempts]
+        print_line(f"\n{aligned(attempts) or 'no provider was asked: [discovery] providers is empty'}")
         print_line(f"\n{facts.seconds * 1000:.1f} ms in all, of {settings.discovery.timeout * 1000:.0f} ms at most")
-    elif short := missing_facts_summary(facts):
-        log.warning("%s; see `parbake facts -v`", short)
+    elif missing := missing_facts_summary(facts):
+        log.warning("%s; see `parbake facts -v`", missing)
     return 0

@@ -1,4 +1,4 @@
-"""The command line. Each command is a module of `agent.cli.output`, imported only when it is the one that was asked for."""
+"""The command line. Each command is a module of this package, imported only if it is the one to run."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from agent.errors import ParbakeError, UsageError
 from agent.paths import Paths
 
 COMMANDS = {
-    "run": "the daemon: converges, says ready to systemd, then watches",
+    "run": "the daemon: converges, reports READY to systemd, then watches",
     "once": "converge once and exit",
-    "plan": "show everything `once` would do, and do nothing",
-    "debug": "converge by hand, narrating each step with its timing; changes nothing unless --apply",
+    "plan": "show what `once` would do, and change nothing",
+    "debug": "narrate each step with its timing; changes nothing without --apply",
     "facts": "the facts, each with the provider it came from",
     "explain": "where a key came from, what it overrode, and what uses it",
-    "check": "offline, for image builds: settings, templates against the contract, checks' commands",
+    "check": "check the image offline: settings, templates against the contract, commands",
     "bake": "check, then compile templates and write the build manifest",
     "verify": "targets and build manifest against the disk: what drifted",
     "compare": "render for two environments and show that only run config differs",
-    "status": "what is applied now",
-    "history": "the generations that were applied",
-    "rollback": "go back to an earlier generation, and hold it",
-    "resume": "end the hold of a rollback, and try again what was rejected",
+    "status": "show what is applied now",
+    "history": "list the generations",
+    "rollback": "apply an earlier generation, and hold it",
+    "resume": "end the hold of a rollback, and try rejected groups once more",
     "ship": "the log shipper",
 }
 
@@ -39,7 +39,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _general(*, top: bool) -> _Parser:
-    """The options of all commands, taken before the command and after it."""
+    """Return a parser of the options of all commands. They may come before the command or after it."""
     default: Any = None if top else argparse.SUPPRESS
     general = _Parser(add_help=False)
     general.add_argument("--root", metavar="DIR", default=default, help="every path is below DIR; units are not acted on")
@@ -50,7 +50,7 @@ def _general(*, top: bool) -> _Parser:
 
 
 def parser(command: str | None = None) -> argparse.ArgumentParser:
-    """The parser, with the arguments of `command` only: the others are but known, and their modules are not imported."""
+    """Return the parser with the arguments of `command`. The other commands are only named: their modules are not imported."""
     top = _Parser(prog="parbake", description="Finishes the baking of a par-baked image.", parents=[_general(top=True)])
     top.add_argument("--version", action="version", version=f"parbake {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
@@ -69,8 +69,8 @@ def _module(name: str) -> Any:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    values = {at + 1 for at, word in enumerate(argv) if word in ("--root", "--config", "--log-level")}
-    named = next((word for at, word in enumerate(argv) if word in COMMANDS and at not in values), None)
+    option_values = {i + 1 for i, word in enumerate(argv) if word in ("--root", "--config", "--log-level")}
+    named = next((word for i, word in enumerate(argv) if word in COMMANDS and i not in option_values), None)
     arguments = parser(named).parse_args(argv)
     if arguments.command is None:
         raise UsageError("parbake: no command given", hint=f"commands: {', '.join(COMMANDS)}; see `parbake -h`")
@@ -95,15 +95,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except ParbakeError as error:
-        return _complain(error)
+        return _report_error(error)
     except BrokenPipeError:
-        # whoever read our output has gone; what is still buffered must not make the interpreter complain at its end
+        # the reader of the output is gone; buffered output must not make the interpreter complain at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         return 130
-    except Exception as error:  # noqa: BLE001 - the one place where a bug is reported as one
-        return _bug(error)
+    except Exception as error:  # noqa: BLE001 - the one place that reports a bug
+        return _report_bug(error)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -122,14 +122,14 @@ def _run(arguments: argparse.Namespace) -> int:
     return int(module.run(arguments, settings, paths))
 
 
-def _complain(error: ParbakeError) -> int:
+def _report_error(error: ParbakeError) -> int:
     hint = f"\nhint: {error.hint}" if error.hint else ""
     sys.stderr.write(f"error: {error}{hint}\n")
     return error.exit_code
 
 
-def _bug(error: Exception) -> int:
-    """Where it happened, without the values that a traceback's message could quote."""
+def _report_bug(error: Exception) -> int:
+    """Print where it happened, without the values that the message of a traceback could quote."""
     import traceback
 
     frames = traceback.extract_tb(error.__traceback__)

@@ -8,11 +8,11 @@ from argparse import ArgumentParser, Namespace
 from agent.cli.output import print_json, print_line
 from agent.cli.session import Session, open_session
 from agent.convergence.converge import converge
-from agent.errors import BusyError, ParbakeError, RolledBack, StopRequested
+from agent.errors import BusyError, ParbakeError, StopRequested
 from agent.paths import Paths
 from agent.settings.models import Settings
 from agent.status import report
-from agent.status.report import Report
+from agent.status.report import InstanceState, Report, state_after
 from agent.system import journal_log
 from agent.system.units import booting
 
@@ -41,7 +41,7 @@ def converge_and_publish(session: Session, *, cause: str, wait: bool = True, res
     except (BusyError, StopRequested):
         raise  # nothing was done, and another parbake may have written the status
     except ParbakeError as error:
-        memory.report.set_state("rolled-back" if isinstance(error, RolledBack) else "failed", str(error))
+        memory.report.set_state(state_after(error), str(error))
         _publish(session, error.exit_code)
         raise
     _publish(session, code)
@@ -59,7 +59,7 @@ def _publish(session: Session, code: int) -> None:
         report.publish(current, paths)
     except OSError as failure:
         sys.stderr.write(f"warning: {paths.status} cannot be written: {failure.strerror}\n")
-    if paths.is_host and (current.state != "rolled-back" or code):
+    if paths.is_host and (current.state != InstanceState.ROLLED_BACK or code):
         level, message_id = journal_log.EVENTS[current.state]
         text = f"{current.state}: {current.error}" if current.error else current.state
         journal_log.announce(level, text, message_id, current.generation)

@@ -17,9 +17,10 @@ from agent.paths import Paths
 from agent.settings import schema
 from agent.settings.models import Settings
 from agent.shipping.daemon_view import PlaceholderValues
-from agent.shipping.shipper import ShipOptions, Shipper, notify
+from agent.shipping.shipper import ShipOptions, Shipper
 from agent.shipping.shutdown import Stop
 from agent.shipping.termination import Termination
+from agent.system.sd_notify import notify
 
 log = logging.getLogger("parbake")
 
@@ -32,44 +33,47 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace, settings: Settings, paths: Paths) -> int:
-    """Exits 0; raises SinkError where --once could not ship all, SettingsError, BusyError, StateError, UsageError."""
+    """Ship, and return the exit code 0.
+
+    Raises SinkError if --once could not ship all entries, SettingsError, BusyError, StateError or UsageError.
+    """
     stop = Stop()
 
     def end(_number: int, _frame: FrameType | None) -> None:
         stop.set(settings.ship.drain)
         notify("STOPPING=1")
 
-    # first of all: a stop while the rest comes up is a stop, too
+    # Before anything else, so that a signal during the start stops the shipper as well.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, end)
     since_us = None if arguments.since is None else since(arguments.since, time.time())
     if since_us is not None and not (arguments.once or arguments.dry_run):
         raise UsageError("--since needs --once or --dry-run", hint="the service reads on from its checkpoints")
-    wishes = ShipOptions(arguments.once, since_us, arguments.sink, sys.stdout if arguments.dry_run else None)
+    options = ShipOptions(arguments.once, since_us, arguments.sink, sys.stdout if arguments.dry_run else None)
     if not settings.sinks:
         log.warning("no [[sink]] is configured: nothing is shipped")
         return 0
-    _allow_open_files()
+    _raise_file_limit()
     notify("READY=1")
-    if not wishes.once:
+    if not options.once:
         Termination(PlaceholderValues(settings, paths), stop).start()
-    behind = Shipper(settings, paths, wishes, stop).run()
+    behind = Shipper(settings, paths, options, stop).run()
     if behind and arguments.once:
-        hint = "the warnings above tell why; it goes with the next run"
+        hint = "the warnings above tell why; the next run ships the rest"
         raise SinkError(f"not everything could be shipped to: {', '.join(behind)}", hint=hint)
     for name in behind:
         log.warning("sink %s: what is left is shipped after the next start", name)
     return 0
 
 
-def _allow_open_files() -> None:
-    """Every log file stays open: as many as the machine lets us, not the 1024 that are for programs that use select()."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+def _raise_file_limit() -> None:
+    """Allow as many open files as the host permits. Every log file stays open, and the default of 1024 is for select()."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def since(text: str, now: float) -> int:
-    """A time in microseconds since 1970. Raises UsageError."""
+    """Parse a time and return microseconds since 1970. `now` is in seconds since 1970. Raises UsageError."""
     text = text.strip()
     if text in ("today", "yesterday"):
         midnight = datetime.fromtimestamp(now).replace(hour=0, minute=0, second=0, microsecond=0)

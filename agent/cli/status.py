@@ -31,17 +31,17 @@ def run(arguments: Namespace, settings: Settings | None, paths: Paths) -> int:
     shipping = _shipping(paths)
     silent = shipping is not None and shipping.stale(time.time())
     if arguments.json:
-        found = {"shipping": shipping.sinks, "shipper": {"time": shipping.time, "silent": silent}} if shipping else {}
-        print_json({**status, **found})
+        more = {"shipping": shipping.sinks, "shipper": {"time": shipping.time, "silent": silent}} if shipping else {}
+        print_json({**status, **more})
         return 0
     component = status["component"]
     image = f"{component['name']} {component['version']}".strip()
     print_line(f"{image}: {status['state']} since {status['since']}, generation {status['generation']}")
     if status.get("hold") is not None:
         print_line(f"held at generation {status['hold']}; `parbake resume` ends it")
-    if why := status["facts"].get("terminating"):
-        when = f" at {at}" if (at := status["facts"].get("terminating_at")) else ""
-        print_line(f"this instance is to go ({why}{when}): logs are shipped without delay")
+    if reason := status["facts"].get("terminating"):
+        when = f" at {time_text}" if (time_text := status["facts"].get("terminating_at")) else ""
+        print_line(f"this instance will be terminated ({reason}{when}): logs are shipped without delay")
     if status["error"]:
         print_line(f"error: {status['error']}")
     _section("sources", [(s["name"], s["backend"], s["state"], s["revision"], s["error"] or "") for s in status["sources"]])
@@ -49,7 +49,7 @@ def run(arguments: Namespace, settings: Settings | None, paths: Paths) -> int:
     _section("units", [(u["name"], u["action"], u["result"], u.get("detail", "")) for u in status["units"]])
     if shipping:
         if silent:
-            print_line(f"the shipper is silent since {_moment(shipping.time)}; `systemctl status parbake-ship` tells why")
+            print_line(f"the shipper has been silent since {_moment(shipping.time)}; see `systemctl status parbake-ship`")
         _section("sinks", [_sink(name, row) for name, row in sorted(shipping.sinks.items())])
     return 0
 
@@ -80,7 +80,7 @@ def _read(paths: Paths) -> dict[str, Any]:
     except FileNotFoundError:
         raise StateError(
             f"{paths.status} does not exist: parbake has not converged since this boot",
-            hint="`systemctl status parbake` tells why, `parbake debug` tries by hand",
+            hint="see `systemctl status parbake` for the reason; `parbake debug` tries by hand",
         ) from None
     except (OSError, ValueError) as error:
         raise StateError(f"{paths.status} cannot be read: {error}") from None
@@ -90,11 +90,11 @@ def _read(paths: Paths) -> dict[str, Any]:
 
 
 def _shipping(paths: Paths) -> ShipStatus | None:
-    """The shipper's own word; None where it never ran."""
+    """Return what the shipper reports, or None if it never ran or may not be read."""
     try:
         return shipper.read(paths.ship / "status.json")
     except PermissionError:
-        log.info("how the sinks fare is shown to root alone; the same numbers are in %s", paths.metrics)
+        log.info("the state of the sinks is shown to root only; the same numbers are in %s", paths.metrics)
     except (OSError, ValueError) as error:
         log.warning("%s cannot be used: %s", paths.ship / "status.json", error)
     return None

@@ -84,7 +84,10 @@ def _candidates_named(template: Template) -> list[str]:
 def _argv(
     runtime: Runtime, template: Template, templates: Mapping[str, Template], candidates: Collection[str]
 ) -> tuple[str, ...]:
-    """Return the check with `{candidate}` and `{candidate:NAME}` filled: a candidate, or the target if there is none."""
+    """Return the check with `{candidate}` and `{candidate:NAME}` filled.
+
+    The path is that of the candidate, or that of the target if the template has no candidate.
+    """
 
     def path_of(name: str) -> Path:
         target = runtime.paths.host(templates[name].target)

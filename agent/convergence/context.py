@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from agent.convergence.plan import Plan
+from agent.convergence.plan import AppliedTarget, Plan
 from agent.errors import ApplyError, DataError, StopRequested
 from agent.model import Facts, FactValue, Rendering, RunConfig
 from agent.paths import Paths
@@ -137,7 +137,7 @@ class PlannedConvergence:
 class Memory:
     """What the convergences of this process have learnt. It survives a reload of the settings.
 
-    `applied` maps a target to the SHA-256 of the content that was put in place. `notices` are the facts that the platform
+    `applied` maps a target to what was put in place. `notices` are the facts that the platform
     has announced since: tags that changed, a termination.
     """
 
@@ -145,7 +145,7 @@ class Memory:
     planned: PlannedConvergence | None = None
     pulled: Pulled | None = None
     facts: Facts | None = None
-    applied: dict[str, str] = field(default_factory=dict)
+    applied: dict[str, AppliedTarget] = field(default_factory=dict)
     notices: Mapping[str, FactValue | None] = field(default_factory=dict)
     renderer: Renderer | None = None
     last_logged_missing_facts: str = ""

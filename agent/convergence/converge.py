@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from typing import Any
@@ -58,6 +57,7 @@ def converge(
         with runtime.state.lock(wait=wait, sleep=runtime.sleep, stopping=runtime.stop.is_set):
             runtime.state.sweep()
             facts = discover_facts(runtime, memory)
+            runtime.raise_if_stopping()  # a discovery that was cut off may lack the fact that identifies the instance
             adopt_identity(runtime, facts)
             recover(runtime, memory, before_ready=before_ready)
             if resume:
@@ -124,7 +124,6 @@ def discover_facts(runtime: Runtime, memory: Memory) -> Facts:
 def plan_convergence(runtime: Runtime, memory: Memory, sources: SourceRegistry, facts: Facts) -> PlannedConvergence:
     """Pull, merge, check the contract, render and plan. Raises ParbakeError; changes nothing but `memory`."""
     pulled = _pull(runtime, memory, sources, facts)
-    runtime.raise_if_stopping()
     with StepTimer(runtime, "contract") as result:
         merged = merge.merge(pulled.snapshots)
         config = _enforce_contract(runtime, memory, merged, facts)
@@ -159,6 +158,7 @@ def _pull(runtime: Runtime, memory: Memory, sources: SourceRegistry, facts: Fact
             vet,
             stopping=runtime.stop,
         )
+        runtime.raise_if_stopping()  # a source that was cut off is neither stale nor unreachable
         previous_errors = {source.name: source.error for source in memory.report.sources}
         memory.pulled, memory.report.sources = pulled, pulled.reports
         result.append("; ".join(f"{r.name} ({r.backend}) {r.state}" for r in pulled.reports) or "no sources")
@@ -167,7 +167,6 @@ def _pull(runtime: Runtime, memory: Memory, sources: SourceRegistry, facts: Fact
         if source.error and source.state != "failed" and source.error != previous_errors.get(source.name):
             log.warning("source %s: %s (%s)", source.name, source.error, source.state, extra={"PARBAKE_SOURCE": source.name})
     if pulled.missing:
-        runtime.raise_if_stopping()
         raise SourceMissing(
             "no run config: " + "; ".join(pulled.missing),
             hint="there is no last good run config to fall back to; nothing was changed",
@@ -224,10 +223,8 @@ def _change_of(runtime: Runtime, memory: Memory, template: Template, rendering: 
         uid, gid = (old.uid, old.gid) if old else safe_files.own_ids()
         if template.owner or template.group:
             log.info("template %s: owner and group are not set, since parbake does not run as root here", template.name)
-    applied = memory.applied.get(template.target)
     # The first convergence of a process, and every command by hand, restores targets whatever was done to them.
-    applied_before = applied is not None and applied == hashlib.sha256(rendering.content).hexdigest()
-    return plan_change(template, rendering, old, uid, gid, applied_before=applied_before)
+    return plan_change(template, rendering, old, uid, gid, applied=memory.applied.get(template.target))
 
 
 def _summary(plan: Plan) -> str:

@@ -9,11 +9,11 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from agent.convergence import group_rollback, health, journal, mask, quarantine, staging
+from agent.convergence import group_rollback, health, journal, mask, phases, quarantine, staging
 from agent.convergence.checking import check_groups
 from agent.convergence.context import GroupError, Memory, PlannedConvergence, Runtime, StepTimer
 from agent.convergence.generation_record import changed_keys, is_recorded, record_generation
-from agent.convergence.hold import hold_generation
+from agent.convergence.hold import hold_generation, hold_text
 from agent.convergence.journal import Group, Transaction
 from agent.convergence.outcome import conclude, describe, remember
 from agent.convergence.phases import GENERATION_STATES, Phase
@@ -21,6 +21,7 @@ from agent.convergence.plan import unit_steps
 from agent.convergence.unit_actions import act, acted_on_all
 from agent.errors import ApplyError, RolledBack, StateError, UnhealthyAfterApply
 from agent.model import Change, UnitOutcome, UnitResult
+from agent.status.report import InstanceState
 from agent.system import safe_files
 from agent.system.units import shutting_down
 
@@ -42,7 +43,7 @@ def apply_plan(runtime: Runtime, memory: Memory, planned: PlannedConvergence, *,
     if report.hold is not None:
         report.generation = int(report.hold)
         describe(runtime, memory, planned, {})
-        report.set_state("rolled-back", f"held at generation {report.hold} by `parbake rollback`; `parbake resume` ends it")
+        report.set_state(InstanceState.ROLLED_BACK, hold_text(report.hold))
         return 0
     waiting = dict(planned.waiting)
     secrets = planned.config.secret_texts()
@@ -103,6 +104,7 @@ def stage_and_check(
                 except ApplyError as error:
                     waiting[group] = error
             result.append(f"{sum(map(len, renames.values()))} candidates written" if renames else "nothing to stage")
+        phase = phases.advance(Phase.PLANNED, Phase.STAGED)
         with StepTimer(runtime, "check") as result:
             staged = {group: [change.template for change in groups[group]] for group in renames}
             for group, refusal in check_groups(runtime, staged, secrets).items():
@@ -111,6 +113,7 @@ def stage_and_check(
             result.append(f"{sum(map(len, renames.values()))} candidates are ready" if renames else "nothing to commit")
         if waiting and all_or_nothing:
             raise next(iter(waiting.values()))
+        phases.advance(phase, Phase.CHECKED)
     except BaseException:
         staging.discard(runtime.paths, [change.target for change in pending])
         raise

@@ -18,6 +18,11 @@ def hold_generation(records: Records, number: int) -> None:
     records.save(RECORD, {"generation": number})
 
 
+def hold_text(number: int) -> str:
+    """Return how status.json reports the hold."""
+    return f"held at generation {number} by `parbake rollback`; `parbake resume` ends it"
+
+
 def release_hold(records: Records) -> None:
     """Raises StateError."""
     records.remove(RECORD)

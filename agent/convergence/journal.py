@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from agent.convergence import staging
-from agent.convergence.phases import Phase, check_transition
+from agent.convergence import phases, staging
+from agent.convergence.phases import Phase
 from agent.errors import StateError
 from agent.model import UnitAction, UnitOutcome, UnitResult, UnitStep
 from agent.state.records import Records
@@ -161,8 +161,7 @@ def enter(records: Records, transaction: Transaction, phase: Phase, **changes: A
     `changes` are other fields of the transaction that change with it; they need space on the disk, a phase alone does not.
     Raises StateError.
     """
-    check_transition(transaction.phase, phase)
-    entered = replace(transaction, phase=phase, previous=transaction.phase, **changes)
+    entered = replace(transaction, phase=phases.advance(transaction.phase, phase), previous=transaction.phase, **changes)
     if changes or phase == Phase.COMMITTING:
         save(records, entered)
     else:

@@ -8,9 +8,11 @@ from typing import Any
 
 from agent.convergence import quarantine
 from agent.convergence.context import GroupError, Memory, PlannedConvergence, Runtime
-from agent.convergence.generation_record import in_place, sha256
+from agent.convergence.generation_record import in_place
+from agent.convergence.plan import AppliedTarget
 from agent.errors import RolledBack, UnhealthyAfterApply
 from agent.model import Change, ChangeKind, UnitAction, UnitOutcome, UnitResult
+from agent.status.report import InstanceState, TemplateState
 
 log = logging.getLogger("parbake.converge")
 _EXIT_STALE = 75
@@ -28,7 +30,10 @@ def remember(
     `changes` are those in place now, `waiting` the groups that wait.
     """
     memory.planned = planned
-    memory.applied = {change.target: sha256(change.content) for change in in_place(planned, changes)}
+    memory.applied = {
+        change.target: AppliedTarget.of(change.content, change.mode, change.uid, change.gid)
+        for change in in_place(planned, changes)
+    }
     quarantine.remove(runtime.state.records, {change.group for change in planned.plan.changes if change.group not in waiting})
     if not planned.pulled.fresh or runtime.stopping:
         return
@@ -56,7 +61,7 @@ def describe(
         row: dict[str, Any] = {
             "name": template.name,
             "target": template.target,
-            "state": _state_of(error) or ("drifted" if template.name in drifted else "current"),
+            "state": _state_of(error) or (TemplateState.DRIFTED if template.name in drifted else TemplateState.CURRENT),
             "generation": recorded.get(template.name, {}).get("generation", 0),
         }
         if error is not None:
@@ -72,11 +77,11 @@ def describe(
     memory.report.units = tuple(units.values())
 
 
-def _state_of(error: GroupError | None) -> str:
-    """Return the state of a template whose group waits, or "" if it does not."""
+def _state_of(error: GroupError | None) -> TemplateState | None:
+    """Return the state of a template whose group waits, or None if it does not."""
     if error is None:
-        return ""
-    return "rejected" if isinstance(error, UnhealthyAfterApply) else "waiting"
+        return None
+    return TemplateState.REJECTED if isinstance(error, UnhealthyAfterApply) else TemplateState.WAITING
 
 
 def conclude(memory: Memory, planned: PlannedConvergence, waiting: Mapping[str, GroupError]) -> int:
@@ -85,7 +90,7 @@ def conclude(memory: Memory, planned: PlannedConvergence, waiting: Mapping[str, 
         text = "\n".join(dict.fromkeys(str(error) for error in waiting.values()))
         hints = [error.hint for error in waiting.values() if error.hint]
         rolled_back = all(isinstance(error, RolledBack) for error in waiting.values())
-        memory.report.set_state("rolled-back" if rolled_back else "failed", text)
+        memory.report.set_state(InstanceState.ROLLED_BACK if rolled_back else InstanceState.FAILED, text)
         # the same reason as before is logged once, and not at every convergence
         level = logging.ERROR if text != memory.last_logged_waiting else logging.DEBUG
         log.log(level, "%s%s", text, f"\nhint: {hints[0]}" if hints else "")
@@ -94,7 +99,7 @@ def conclude(memory: Memory, planned: PlannedConvergence, waiting: Mapping[str, 
     memory.last_logged_waiting = ""
     if planned.pulled.stale:
         errors = [f"source {source.name}: {source.error}" for source in planned.pulled.reports if source.state == "stale"]
-        memory.report.set_state("stale", "; ".join(errors))
+        memory.report.set_state(InstanceState.STALE, "; ".join(errors))
         return _EXIT_STALE
-    memory.report.set_state("converged")
+    memory.report.set_state(InstanceState.CONVERGED)
     return 0

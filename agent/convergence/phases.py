@@ -85,7 +85,8 @@ class IllegalTransition(Exception):
     """A bug: a phase was entered from one that does not lead to it."""
 
 
-def check_transition(old: Phase, new: Phase) -> None:
-    """Raises IllegalTransition unless the table leads from `old` to `new`."""
+def advance(old: Phase, new: Phase) -> Phase:
+    """Return `new`. Raises IllegalTransition unless the table leads from `old` to it."""
     if new not in TRANSITIONS[old]:
         raise IllegalTransition(f"{old} -> {new}")
+    return new

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,20 @@ _WORLD = 0o007
 _DIFF_LINES_MAX = 400
 _WITHHELD = "(a line that depends on a secret, withheld)\n"
 _WITHHELD_OLD = "(a line of the old file, withheld: it may hold an earlier secret)\n"
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedTarget:
+    """What a target was given when it was put in place."""
+
+    sha256: str
+    mode: int
+    uid: int
+    gid: int
+
+    @classmethod
+    def of(cls, content: bytes, mode: int, uid: int, gid: int) -> AppliedTarget:
+        return cls(hashlib.sha256(content).hexdigest(), mode, uid, gid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +53,12 @@ def plan_change(
     uid: int | None,
     gid: int | None,
     *,
-    applied_before: bool = False,
+    applied: AppliedTarget | None = None,
 ) -> Change:
     """Return what happens to one target.
 
-    `uid` and `gid` are None if the settings do not state them: those of the old file are kept. `applied_before`: this very
-    content was put in place earlier, so that a difference is an edit by hand.
+    `uid` and `gid` are None if the settings do not state them: those of the old file are kept. `applied` is what this process
+    put in place: if it is what the target is to hold now, a difference is an edit by hand.
 
     Raises RenderError if a secret would become readable by every user.
     """
@@ -53,6 +68,7 @@ def plan_change(
             f"template {template.name} reads a secret key, and mode {mode:04o} lets every user read {template.target}",
             hint='nothing was replaced; give it mode "0640" or "0600"',
         )
+    owner_kept, group_kept = uid is None, gid is None
     uid = uid if uid is not None else old.uid if old else 0
     gid = gid if gid is not None else old.gid if old else 0
     if old is None:
@@ -63,7 +79,10 @@ def plan_change(
         kind = ChangeKind.ATTRIBUTES
     else:
         kind = ChangeKind.UNCHANGED
-    if kind in (ChangeKind.CONTENT, ChangeKind.ATTRIBUTES) and applied_before and template.drift == "report":
+    edited = applied is not None and applied == AppliedTarget.of(
+        rendering.content, mode, applied.uid if owner_kept else uid, applied.gid if group_kept else gid
+    )
+    if kind in (ChangeKind.CONTENT, ChangeKind.ATTRIBUTES) and edited and template.drift == "report":
         kind = ChangeKind.DRIFTED
     return Change(
         template.name, template.target, kind, template.group_name, mode, uid, gid, rendering.secret, rendering.content, old

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from agent.convergence.context import GroupError, Memory, Runtime
 from agent.convergence.executor import apply_transaction, group_of, stage_and_check
-from agent.convergence.hold import hold_generation
+from agent.convergence.hold import hold_generation, hold_text
 from agent.convergence.journal import Transaction
 from agent.convergence.phases import GENERATION_STATES, Phase
 from agent.convergence.plan import unit_steps
@@ -18,6 +18,7 @@ from agent.model import Change, ChangeKind
 from agent.state import generations
 from agent.state.generations import Generation, GenerationState
 from agent.status import report
+from agent.status.report import InstanceState, TemplateState
 from agent.system import safe_files
 
 log = logging.getLogger("parbake.converge")
@@ -129,8 +130,7 @@ def _describe(memory: Memory, wanted: Generation) -> None:
     memory.report.generation = wanted.number
     memory.report.digest = wanted.digest
     memory.report.templates = tuple(
-        {"name": name, "target": target["target"], "state": "current", "generation": wanted.number}
+        {"name": name, "target": target["target"], "state": TemplateState.CURRENT, "generation": wanted.number}
         for name, target in wanted.targets.items()
     )
-    text = f"held at generation {wanted.number} by `parbake rollback`; `parbake resume` ends it"
-    memory.report.set_state("rolled-back", text)
+    memory.report.set_state(InstanceState.ROLLED_BACK, hold_text(wanted.number))

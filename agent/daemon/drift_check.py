@@ -6,6 +6,7 @@ import logging
 
 from agent.convergence import drift
 from agent.convergence.context import Memory, Runtime
+from agent.status.report import TemplateState
 from agent.system import journal_log
 
 log = logging.getLogger("parbake")
@@ -40,6 +41,6 @@ class DriftCheck:
                 log.warning("target %s drifted: %s; %s", recorded["target"], difference, action, extra=extra)
         self._logged = drifted
         for row in memory.report.templates:
-            if row["state"] in ("current", "drifted"):
-                row["state"] = "drifted" if row["name"] in drifted else "current"
+            if row["state"] in (TemplateState.CURRENT, TemplateState.DRIFTED):
+                row["state"] = TemplateState.DRIFTED if row["name"] in drifted else TemplateState.CURRENT
         return repair

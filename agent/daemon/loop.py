@@ -27,6 +27,7 @@ from agent.model import FactValue
 from agent.paths import Paths
 from agent.settings.models import Settings
 from agent.sources.registry import SourceRegistry
+from agent.status.report import InstanceState
 from agent.system.sd_notify import Notifier
 
 log = logging.getLogger("parbake")
@@ -204,7 +205,7 @@ class Daemon:
         """Try again what waiting may cure. A change cures wrong data (65), and the watchers report it. A source that is
         unavailable (75) is asked by its own watcher, so that the other sources are left alone."""
         report = self._memory.report
-        if code == 0 or (code == 65 and self._watchers.any_source) or report.state == "rolled-back":
+        if code == 0 or (code == 65 and self._watchers.any_source) or report.state == InstanceState.ROLLED_BACK:
             self._retry.cancel()
         elif code == 75 and self._watchers.watches(source.name for source in report.sources if source.state == "stale"):
             self._retry.later()

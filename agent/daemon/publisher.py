@@ -7,9 +7,10 @@ import threading
 import time
 
 from agent.convergence.context import Memory
-from agent.errors import ParbakeError, RolledBack
+from agent.errors import ParbakeError
 from agent.paths import Paths
 from agent.status import report
+from agent.status.report import InstanceState
 from agent.system import journal_log
 from agent.system.sd_notify import Notifier
 
@@ -31,7 +32,10 @@ class Publisher:
         self.write()
         current = self._memory.report
         self._notifier.notify(f"STATUS={current.state}, generation {current.generation}")
-        if (current.state, current.generation) != self._last_logged_state and current.state in ("converged", "stale"):
+        if (current.state, current.generation) != self._last_logged_state and current.state in (
+            InstanceState.CONVERGED,
+            InstanceState.STALE,
+        ):
             level, message_id = journal_log.EVENTS[current.state]
             reason = f": {current.error}; the last good run config stays in use" if current.error else ""
             event = journal_log.event(message_id, current.generation)
@@ -75,7 +79,7 @@ class Publisher:
         """Take an error into the report and log it, once while it stays the same."""
         current = self._memory.report
         current.failures += 1
-        current.set_state("rolled-back" if isinstance(error, RolledBack) else "failed", str(error))
+        current.set_state(report.state_after(error), str(error))
         hint = f" ({error.hint})" if error.hint else ""
         level = logging.ERROR if str(error) != self._last_logged_error else logging.DEBUG
         event = journal_log.event(journal_log.failure_id(error), current.generation)

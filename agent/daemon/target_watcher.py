@@ -33,7 +33,7 @@ class TargetWatcher:
 
     def stop(self) -> None:
         if self._observer is not None:
-            self._observer.close(join_seconds=0)
+            self._observer.close()
 
     def _on_event(self, event: FileEvent) -> None:
         if event.kind in _REMOVALS and event.path in self._directories:

@@ -1,4 +1,4 @@
-"""Whether this is a container: there the DMI and the kernel command line are the host's, and say nothing about us."""
+"""Whether this is a container. There the firmware strings and the kernel command line are the host's."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from pathlib import Path
 
 from agent.paths import Paths
 
-_HINTS = ("docker", "lxc", "kubepods", "libpod", "containerd", "machine.slice/machine-")
+_CGROUPS = ("docker", "lxc", "kubepods", "libpod", "containerd", "machine.slice/machine-")
 _MARKERS = ("run/systemd/container", ".dockerenv", "run/.containerenv")
 _VARIABLES = (b"container=", b"KUBERNETES_SERVICE_HOST=")
-_FIRST_PIDS = "pid:[4026531836]"
-"""The process namespace that the machine booted with: its number is part of the kernel's interface (PROC_PID_INIT_INO)."""
+_INITIAL_PID_NAMESPACE = "pid:[4026531836]"
+"""The process namespace of the booted machine. Its number is part of the kernel's interface (PROC_PID_INIT_INO)."""
 
 
 def in_container(paths: Paths) -> bool:
-    """The checks of `systemd-detect-virt --container`, without starting it.
+    """Return the result of the checks of `systemd-detect-virt --container`, without starting that program.
 
-    Below --root only DIR/run/systemd/container counts, for the machine's own state says nothing about an image.
+    Below --root only DIR/run/systemd/container counts, because the state of this machine has nothing to do with an image.
     """
     return is_container(Path("/")) if paths.is_host else paths.host("/run/systemd/container").exists()
 
 
 def is_container(root: Path) -> bool:
-    """Whether what is below `root`, a whole machine's /run and /proc among it, is a container's. Root or not."""
+    """Return whether `root`, which has the /run and /proc of a whole machine, is a container's. Works without root."""
     if any((root / marker).exists() for marker in _MARKERS) or (root / "dev/lxd/sock").is_socket():
         return True
     proc = root / "proc"
@@ -33,12 +33,12 @@ def is_container(root: Path) -> bool:
         return True
     if b"Microsoft" in (release := _read(proc / "sys/kernel/osrelease")) or b"WSL" in release:
         return True
-    if any(hint in _read(proc / "1/cgroup").decode("ascii", "replace") for hint in _HINTS):
+    if any(name in _read(proc / "1/cgroup").decode("ascii", "replace") for name in _CGROUPS):
         return True
-    return _processes(proc) not in ("", _FIRST_PIDS)
+    return _pid_namespace(proc) not in ("", _INITIAL_PID_NAMESPACE)
 
 
-def _processes(proc: Path) -> str:
+def _pid_namespace(proc: Path) -> str:
     try:
         return os.readlink(proc / "self/ns/pid")
     except OSError:

@@ -1,15 +1,14 @@
-"""Ask the providers in order, within one deadline: the first answer to a fact wins."""
+"""Asks the providers in order, within one deadline. The first answer to a fact wins."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
 
-from agent.discovery import CHANGING, NAMES, PROVIDERS, Context
-from agent.discovery.precedence import FactMemory, Found
+from agent.discovery import CHANGING_FACTS, FACT_NAMES, PROVIDERS, Context, Provider, ProviderName, RawFacts
+from agent.discovery.precedence import FactCollector, FactMemory
 from agent.errors import ParbakeError
 from agent.model import Attempt, Facts, FactValue
 from agent.paths import Paths
@@ -17,8 +16,13 @@ from agent.settings import plugins
 from agent.settings.models import Settings
 
 Clock = Callable[[], float]
-_NONE: Mapping[str, FactValue | None] = MappingProxyType({})
-_THIS_RUN = FactMemory()
+_NO_NOTICES: Mapping[str, FactValue | None] = MappingProxyType({})
+_PROCESS_MEMORY = FactMemory()
+_RESERVE_SECONDS = 0.25
+"""Time kept for the providers after one that uses all of its time: they read a few local files."""
+_STOP_CHECK_SECONDS = 0.1
+_FAILURES = ("failed: ", "did not come back")
+"""How the outcome of a failed attempt begins."""
 
 
 def discover(
@@ -27,130 +31,174 @@ def discover(
     *,
     clock: Clock = time.monotonic,
     providers: Mapping[str, str] = PROVIDERS,
-    notices: Mapping[str, FactValue | None] = _NONE,
+    notices: Mapping[str, FactValue | None] = _NO_NOTICES,
+    memory: FactMemory = _PROCESS_MEMORY,
     stopping: threading.Event | None = None,
-    learnt: FactMemory = _THIS_RUN,
 ) -> Facts:
-    """Everything that is known about the instance, in at most `discovery.timeout` seconds.
+    """Return the facts about the instance, in at most `discovery.timeout` seconds, sooner once `stopping` is set.
 
-    `notices` is what `changes.Watcher` saw since: newer than what the platform said at boot. A provider that fails,
-    hangs or answers with rubbish is recorded in `attempts` and the others are asked; what it may know is taken from `learnt`
-    while it is away, before [facts]. Raises SettingsError only, for a provider that cannot be imported.
+    `notices` are the changes that `watcher.Watcher` saw: they are newer than the facts of the boot. A provider that fails,
+    hangs or returns an invalid answer is recorded in `attempts`, and the next provider is asked. Meanwhile the facts that
+    it can give are taken from `memory`, in preference to [facts]. A stopped discovery returns the facts so far, and counts
+    the providers that were not asked as failed.
+
+    Raises SettingsError for a provider that cannot be imported, and nothing else.
     """
+    stopping = stopping or threading.Event()
     start = clock()
     timeout = float(settings.discovery.timeout)
-    hard = start + timeout
-    # What comes after a provider that used all of its time reads a few local files: this much is kept for it.
-    soft = hard - min(0.25, timeout / 10)
-    found = _Answers()
+    deadline = start + timeout
+    early_deadline = deadline - min(_RESERVE_SECONDS, timeout / 10)
+    answers = _Answers()
     for name in settings.discovery.providers:
-        provider = plugins.load(providers, name, "provider")
+        provider: type[Provider] = plugins.load(providers, name, "provider")
         now = clock()
-        allowed = max(soft - now, (hard - now) / 2)
-        # It is to come back a little before it is abandoned.
-        context = Context(paths, settings.discovery, time.monotonic() + allowed * 0.95, dict(found.values))
-        answer, problem = _ask(provider, context, allowed)
-        found.take(name, context, answer, problem, seconds_since(now, clock))
-        found.judge(context.label or name, getattr(provider, "gives", None), context, problem)
-    found.update(notices)
-    learnt.apply(paths.root, settings, found)
-    return Facts(found.values, found.providers, seconds_since(start, clock), tuple(found.attempts))
+        seconds = max(early_deadline - now, (deadline - now) / 2)
+        # The provider's deadline comes a little before the moment at which its thread is abandoned.
+        provider_deadline = time.monotonic() + seconds * 0.95
+        context = Context(paths, settings.discovery, provider_deadline, dict(answers.values), stopping=stopping)
+        answer, problem = _ask(provider, context, seconds)
+        answers.take(name, provider, context, answer, problem, seconds_since(now, clock))
+    answers.apply_notices(notices)
+    memory.apply(paths.root, settings, answers)
+    return Facts(answers.values, answers.providers, seconds_since(start, clock), tuple(answers.attempts))
 
 
 def seconds_since(start: float, clock: Clock) -> float:
+    """Return the seconds between `start` and now, never below zero."""
     return round(max(0.0, clock() - start), 6)
 
 
-_FAILED = ("failed: ", "did not come back")
+def providers_summary(facts: Facts) -> str:
+    """Return each provider that was asked once, with its failure or else its outcome: for the error about an unknown fact.
 
-
-def asked(facts: Facts) -> str:
-    """Who was asked and what came of it, for the error about a fact that is not known: each provider once, with its failure
-    where it had one. `parbake facts -v` has every step."""
+    `parbake facts -v` shows every attempt.
+    """
     outcomes: dict[str, str] = {}
     for attempt in facts.attempts:
-        if not outcomes.get(attempt.provider, "").startswith(_FAILED):
+        if not outcomes.get(attempt.provider, "").startswith(_FAILURES):
             outcomes[attempt.provider] = attempt.outcome
-    if any(provider.startswith("imds:") for provider in outcomes):
-        outcomes.pop("imds", None)
-    return "; ".join(f"{provider}: {outcome}" for provider, outcome in outcomes.items()) or "nobody"
+    if any(provider.startswith(f"{ProviderName.IMDS}:") for provider in outcomes):
+        outcomes.pop(ProviderName.IMDS, None)
+    return "; ".join(f"{provider}: {outcome}" for provider, outcome in outcomes.items()) or "no provider"
 
 
 def missing_facts_summary(facts: Facts) -> str:
-    """Which providers failed, why, and what is therefore not known; "" where none did. For one line of a log."""
-    failed = [f"{attempt.provider} {attempt.outcome}" for attempt in facts.attempts if attempt.outcome.startswith(_FAILED)]
-    unknown = [name for name in NAMES if name not in facts.values]
+    """Return the failed providers with their reasons, and the unknown facts, in one line. "" if either is empty."""
+    failed = [f"{attempt.provider} {attempt.outcome}" for attempt in facts.attempts if attempt.outcome.startswith(_FAILURES)]
+    unknown = [name for name in FACT_NAMES if name not in facts.values]
     if not failed or not unknown:
         return ""
     return f"{'; '.join(failed)}; not known: {', '.join(unknown)}"
 
 
-class _Answers(Found):
-    """The providers' answers on their way into the facts."""
+class _Answers(FactCollector):
+    """The answers of the providers, added in the order in which the providers are asked."""
 
-    def take(self, name: str, context: Context, answer: Mapping[str, Any], problem: str, seconds: float) -> None:
-        label = context.label or name
-        self.attempts.extend(list(context.attempts))
-        added, refused = self.add(label, answer)
-        if label.startswith("imds:"):
-            added += self._replace_copies(label, answer)
-        gave = f"gave {', '.join(added)}" if added else "nothing new" if answer else "nothing"
-        outcome = f"{problem}; {gave}" if problem and added else problem or gave
-        if refused:
-            outcome += "; " + "; ".join(refused)
-        self.attempts.append(Attempt(label, outcome, seconds))
+    def take(
+        self, name: str, provider: type[Provider], context: Context, answer: RawFacts, problem: str, seconds: float
+    ) -> None:
+        """Add an answer. An error on the way, as of a third party's value that cannot be compared, counts as the provider's."""
+        try:
+            label = str(context.label or name)
+            attempts = [attempt for attempt in context.attempts if isinstance(attempt, Attempt)]
+            failed = bool(problem) or any(attempt.outcome.startswith(_FAILURES) for attempt in attempts)
+            self.attempts.extend(attempts)
+            self._record_failure(label, _given_facts(provider), failed)
+            self._add_answer(label, answer, problem, seconds)
+        except Exception as error:  # noqa: BLE001 - see above
+            self.attempts.append(Attempt(name, _unexpected(error), seconds))
+            self.failed[name] = None
 
-    def _replace_copies(self, label: str, answer: Mapping[str, Any]) -> list[str]:
-        """Take what changes from the platform, over cloud-init's copy of it: with that one, each new process would begin
-        with the tags of the boot, and flip to the current ones at its first look."""
-        replaced = []
-        for key in CHANGING:
-            if key in answer and self.providers.get(key) == "cloud-init":
-                added, refused = self.add(label, {key: answer[key]}, override=True)
-                replaced += added
-                if not added and not refused:
-                    self.forget(key)
-        return replaced
-
-    def judge(self, label: str, gives: tuple[str, ...] | None, context: Context, problem: str) -> None:
-        """Remember who failed, and so left open what it may know. A platform that has answered settles what cloud-init, which
-        only has it from there, could not say."""
-        if problem or any(attempt.outcome.startswith(_FAILED) for attempt in context.attempts):
-            self.failed[label] = gives
-        elif label.startswith("imds:"):
-            self.failed.pop("cloud-init", None)
-
-    def update(self, notices: Mapping[str, FactValue | None]) -> None:
-        """Replace what the platform said, and what nobody did; what another provider said stays."""
+    def apply_notices(self, notices: Mapping[str, FactValue | None]) -> None:
+        """Replace facts that the platform gave, and add new ones. A fact that another provider gave stays."""
         self.noticed = frozenset(notices)
         for name, value in notices.items():
-            label = self.providers.get(name, "imds")
-            if label != "cloud-init" and not label.startswith("imds"):
+            label = self.providers.get(name, ProviderName.IMDS)
+            if label != ProviderName.CLOUD_INIT and not label.startswith(ProviderName.IMDS):
                 continue
             if value is None:
                 self.forget(name)
             else:
                 self.add(label, {name: value}, override=True)
 
+    def _record_failure(self, label: str, gives: frozenset[str] | None, failed: bool) -> None:
+        if failed:
+            self.failed[label] = gives
+        elif label.startswith(f"{ProviderName.IMDS}:"):
+            # cloud-init has its facts from the platform, so the platform's answer settles them as well.
+            self.failed.pop(ProviderName.CLOUD_INIT, None)
 
-def _ask(provider: type[Any], context: Context, seconds: float) -> tuple[Mapping[str, Any], str]:
-    """One provider's answer, or what kept it from answering."""
-    answers: list[tuple[Mapping[str, Any], str]] = []
+    def _add_answer(self, label: str, answer: RawFacts, problem: str, seconds: float) -> None:
+        added, refused = self.add(label, answer)
+        if label.startswith(f"{ProviderName.IMDS}:"):
+            added += self._replace_copies(label, answer)
+        gave = f"gave {', '.join(added)}" if added else "nothing new" if answer else "nothing"
+        outcome = f"{problem}; {gave}" if problem and added else problem or gave
+        self.attempts.append(Attempt(label, "; ".join([outcome, *refused]), seconds))
+
+    def _replace_copies(self, label: str, answer: RawFacts) -> list[str]:
+        """Take changing facts from the platform instead of cloud-init's copies. Returns the names of the facts added.
+
+        Otherwise each new process would start with the tags of the boot, and change to the current tags at its first look.
+        """
+        replaced = []
+        for name in CHANGING_FACTS:
+            if name in answer and self.providers.get(name) == ProviderName.CLOUD_INIT:
+                added, refused = self.add(label, {name: answer[name]}, override=True)
+                replaced += added
+                if not added and not refused:
+                    self.forget(name)
+        return replaced
+
+
+def _ask(provider: type[Provider], context: Context, seconds: float) -> tuple[RawFacts, str]:
+    """Return a provider's facts, and its problem or ""."""
+    if context.stopping.is_set():
+        return {}, "failed: discovery was stopped before this provider was asked"
+    answers: list[tuple[RawFacts, str]] = []
 
     def ask() -> None:
         try:
             answer = provider().discover(context)
-            if not isinstance(answer, Mapping):
-                answers.append(({}, f"failed: answered with a {type(answer).__name__}, expected a table"))
-                return
-            answers.append((dict(answer), ""))
+            if isinstance(answer, Mapping):
+                answers.append((dict(answer), ""))
+            else:
+                answers.append((_partial(context), f"failed: answered with a {type(answer).__name__}, expected a table"))
         except ParbakeError as error:
-            answers.append((dict(context.partial), f"failed: {error.message}"))
-        except Exception as error:  # noqa: BLE001 - a third party's bug must not keep an instance from booting
-            answers.append((dict(context.partial), f"failed: {type(error).__name__} in the provider: {str(error)[:200]!a}"))
+            answers.append((_partial(context), f"failed: {error.message}"))
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a third party's bug must not keep an instance from booting
+            answers.append((_partial(context), _unexpected(error)))
 
-    # In a thread, because a file on a dead mount or a third party's provider can block for ever.
+    # In a thread, because a file on a dead mount or a third party's provider can block forever.
     thread = threading.Thread(target=ask, name="discover", daemon=True)
     thread.start()
-    thread.join(seconds)
-    return answers[0] if answers else (dict(context.partial), f"did not come back within {seconds:.2g} s")
+    deadline = time.monotonic() + seconds
+    while thread.is_alive() and not context.stopping.is_set() and (left := deadline - time.monotonic()) > 0:
+        thread.join(min(left, _STOP_CHECK_SECONDS))
+    if answers:
+        return answers[0]
+    limit = "before discovery was stopped" if context.stopping.is_set() else f"within {seconds:.2g} s"
+    return _partial(context), f"did not come back {limit}"
+
+
+def _partial(context: Context) -> RawFacts:
+    return dict(context.partial) if isinstance(context.partial, Mapping) else {}
+
+
+def _given_facts(provider: type[Provider]) -> frozenset[str] | None:
+    """Return the facts that a provider can give, None for any."""
+    gives: object = getattr(provider, "gives", None)
+    return frozenset(map(str, gives)) if isinstance(gives, Iterable) and not isinstance(gives, str) else None
+
+
+def _unexpected(error: BaseException) -> str:
+    """Return the type and location of an unexpected error, and log its stack. The text of the error may quote a value."""
+    import logging  # both cost milliseconds that most boots need not pay
+    import traceback
+
+    frames = traceback.extract_tb(error.__traceback__)
+    stack = "".join(f"\n  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
+    logging.getLogger("parbake.discovery").debug("a provider raised %s:%s", type(error).__name__, stack)
+    location = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown line"
+    return f"failed: {type(error).__name__} in the provider, at {location}"

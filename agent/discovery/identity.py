@@ -1,10 +1,11 @@
-"""Which instance this is, so that what an earlier one left in the image is never taken for ours."""
+"""The identity of this instance, so that state which an earlier instance left in the image is not taken for its state."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
+from agent.discovery import ProviderName
 from agent.discovery.container import in_container
 from agent.model import Facts
 from agent.paths import Paths
@@ -14,10 +15,10 @@ _ID = re.compile(r"[0-9a-f]{32}")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What tells one instance from another; "" where unknown.
+    """The ids that distinguish one instance from another; "" if unknown.
 
-    `instance_id` is the platform's. `product_uuid` and `machine_id` are known without a network, and stand in when
-    the platform could not be asked, so that a metadata service that is down does not look like a new instance.
+    `instance_id` is the platform's. `product_uuid` and `machine_id` are known without a network. They replace the
+    instance id if the platform could not be asked, so that an unavailable metadata service does not look like a new instance.
     """
 
     instance_id: str = ""
@@ -29,37 +30,32 @@ class Identity:
 
 
 def identify(facts: Facts, paths: Paths) -> Identity:
-    """The identity of this instance. Reads /etc/machine-id and, outside a container, the product UUID of DMI."""
-    instance = facts.values.get("instance_id", "")
-    if facts.providers.get("instance_id") in ("host", "settings"):
-        # the machine id under another name, or what every instance of the image has
-        instance = ""
-    return Identity(instance if isinstance(instance, str) else "", _product_uuid(paths), machine_id(paths))
-
-
-def identity(facts: Facts, paths: Paths) -> str:
-    """The instance id, else the machine id, else ""."""
-    return str(identify(facts, paths))
+    """Return the identity of this instance. Reads /etc/machine-id and, outside a container, the product UUID of DMI."""
+    instance_id = facts.values.get("instance_id", "")
+    if facts.providers.get("instance_id") in (ProviderName.HOST, ProviderName.SETTINGS):
+        # The machine id under another name, or a value that every instance of the image has.
+        instance_id = ""
+    return Identity(instance_id if isinstance(instance_id, str) else "", _product_uuid(paths), machine_id(paths))
 
 
 def changed(before: Identity, now: Identity) -> bool:
-    """Whether `now` is another instance than `before`: by the best mark that both of them have."""
-    for mark in ("instance_id", "product_uuid", "machine_id"):
-        old, new = getattr(before, mark), getattr(now, mark)
+    """Return whether `now` is another instance than `before`, by the most reliable id that both have."""
+    for name in ("instance_id", "product_uuid", "machine_id"):
+        old, new = getattr(before, name), getattr(now, name)
         if old and new:
             return bool(old != new)
     return False
 
 
 def remembered(before: Identity, now: Identity) -> Identity:
-    """What to keep of an instance that is still the same: also the marks that cannot be told at this boot."""
+    """Return the ids to record for an unchanged instance: those of `now`, and of `before` for ids unknown at this boot."""
     return Identity(
         now.instance_id or before.instance_id, now.product_uuid or before.product_uuid, now.machine_id or before.machine_id
     )
 
 
 def machine_id(paths: Paths) -> str:
-    """/etc/machine-id, or "" where it is missing, empty or still "uninitialized"."""
+    """Return /etc/machine-id, or "" if it is missing, empty or "uninitialized"."""
     text = _read(paths, "/etc/machine-id")
     return text if _ID.fullmatch(text) else ""
 
@@ -69,7 +65,7 @@ def _product_uuid(paths: Paths) -> str:
         return ""
     text = _read(paths, "/sys/class/dmi/id/product_uuid").lower()
     digits = text.replace("-", "")
-    # Firmware that was never given one says all zeros or all ones, on every such machine alike.
+    # Firmware without a UUID has all zeros or all ones, on every such machine.
     return text if _ID.fullmatch(digits) and len(set(digits)) > 2 else ""
 
 

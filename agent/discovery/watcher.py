@@ -1,6 +1,6 @@
-"""Facts that change while an instance runs: its tags, that it is to be terminated, its place in a life cycle.
+"""Watches facts that change while an instance runs: its tags, a coming termination, its state in a life cycle.
 
-Polled gently, in a thread of the daemon's; GCE's service answers when something has changed.
+The platform is polled in a thread of the daemon. GCE's service answers when something has changed.
 """
 
 from __future__ import annotations
@@ -8,12 +8,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
 
-from agent.discovery import CHANGING, Context, fact_validation
-from agent.discovery.clouds import CLOUDS
+from agent.discovery import CHANGING_FACTS, Context, ProviderName, RawFacts, fact_validation
+from agent.discovery.clouds import CLOUDS, ChangingCloud, Cloud
 from agent.errors import DiscoveryError
 from agent.model import Facts, FactValue
 from agent.paths import Paths
@@ -22,115 +21,122 @@ from agent.settings.models import Discovery
 
 DEFAULT_POLL_SECONDS = 60.0
 REST_SECONDS = 1.0
-"""After a change was reported, before the next look: a service that says something else each time costs no more than that."""
+"""The pause after a reported change: a service whose answers always differ causes one change a second, and no more."""
 
 log = logging.getLogger("parbake.discovery")
-_NONE: Mapping[str, FactValue | None] = MappingProxyType({})
+_NO_NOTICES: Mapping[str, FactValue | None] = MappingProxyType({})
 
 
 class Watcher:
     """Watches the platform that the facts name. `wait` is called in one thread, `close` from any.
 
-    `notices` is what was seen last, None where the platform says that a fact is no more; `discover` takes it, because
-    a provider such as cloud-init only knows what was so at boot. A watcher begins with what the one before it saw.
+    `notices` holds the last values seen, None for a fact that no longer exists. `engine.discover` takes them, because
+    cloud-init, for example, only has the facts of the boot. A watcher starts with the notices of the one before it.
     """
 
-    def __init__(self, settings: Discovery, paths: Paths, notices: Mapping[str, FactValue | None] = _NONE) -> None:
+    def __init__(self, settings: Discovery, paths: Paths, notices: Mapping[str, FactValue | None] = _NO_NOTICES) -> None:
         self._settings, self._paths = settings, paths
         self._stopping = threading.Event()
-        self._cloud: Any = None
+        self._cloud: Cloud | ChangingCloud | None = None
         self._name = ""
         self._reported = False
         self.notices = notices
 
     def watches(self, facts: Facts) -> bool:
-        """Whether the platform has anything to watch; if not, there is no need for a thread."""
-        return self._settings.imds != "off" and bool(_platform(self._settings, facts))
+        """Return whether there is a platform to watch. If not, no thread is needed."""
+        return self._settings.imds != "off" and bool(_watched_platform(self._settings, facts))
 
     def wait(self, facts: Facts, timeout_seconds: float) -> bool:
-        """Block until a changing fact is no longer as in `facts`, or as last reported: True. False after the time-out.
+        """Block until a changing fact differs from `facts`, or from the last report: True. False after the time-out.
 
-        Returns False at once after `close`. Raises DiscoveryError where the service fails: the caller backs off and
-        calls again.
+        Returns False soon after `close`. Raises DiscoveryError if the service fails: the caller backs off and calls again.
         """
         deadline = time.monotonic() + timeout_seconds
-        name = _platform(self._settings, facts)
         if not self.watches(facts):
             self._stopping.wait(timeout_seconds)
             return False
-        if name != self._name:
-            self._cloud, self._name = plugins.load(CLOUDS, name, "metadata service")(), name
-        pause = float(getattr(self._cloud, "poll_seconds", DEFAULT_POLL_SECONDS))
+        cloud = self._cloud_of(_watched_platform(self._settings, facts))
+        poll_seconds = cloud.poll_seconds if isinstance(cloud, ChangingCloud) else DEFAULT_POLL_SECONDS
         if self._reported:
-            self._stopping.wait(min(REST_SECONDS, pause, timeout_seconds))
+            self._stopping.wait(min(REST_SECONDS, poll_seconds, timeout_seconds))
             self._reported = False
         while not self._stopping.is_set():
             try:
-                seen = self._look(deadline)
+                seen = self._look(cloud, deadline)
             except DiscoveryError:
                 if self._stopping.is_set():
                     return False
                 raise
-            before = {key: self.notices.get(key, facts.values.get(key)) for key in seen}
+            before = {name: self.notices.get(name, facts.values.get(name)) for name in seen}
             self.notices = {**self.notices, **seen}
             if before != seen:
                 self._reported = True
-                _tell(before, seen)
+                _log_termination(before, seen)
                 return True
             left = deadline - time.monotonic()
-            if left <= pause:
-                self._stopping.wait(max(0.0, left))
+            self._stopping.wait(max(0.0, min(left, poll_seconds)))
+            if left <= poll_seconds:
                 return False
-            self._stopping.wait(pause)
         return False
 
     def close(self) -> None:
-        """Make a `wait` in another thread return soon."""
+        """Make a `wait` in another thread return soon, also if it waits for an answer of the service."""
         self._stopping.set()
-        abort: Callable[[], None] | None = getattr(self._cloud, "abort", None)
-        if abort is not None:
-            abort()
 
-    def _look(self, deadline: float) -> dict[str, FactValue | None]:
-        """The changing facts as they are now: None where the platform says that there is none."""
-        least = max(float(self._settings.timeout), float(getattr(self._cloud, "look_seconds", 0.0)))
-        until = time.monotonic() + least
-        if getattr(self._cloud, "waits", False):
-            until = max(until, deadline)
-        # Else a request that stalls would take half of the whole wait, and a spot instance has two minutes from the notice.
-        context = Context(self._paths, self._settings, until)
-        context.label = f"imds:{self._name}"
-        ask = getattr(self._cloud, "changing", self._cloud.discover)
+    def _cloud_of(self, name: str) -> Cloud | ChangingCloud:
+        if self._cloud is None or name != self._name:
+            self._cloud, self._name = plugins.load(CLOUDS, name, "metadata service")(), name
+        return self._cloud
+
+    def _look(self, cloud: Cloud | ChangingCloud, wait_deadline: float) -> dict[str, FactValue | None]:
+        """Return the current values of the changing facts, None for a fact that does not exist."""
+        context = Context(self._paths, self._settings, self._look_deadline(cloud, wait_deadline), stopping=self._stopping)
+        context.label = f"{ProviderName.IMDS}:{self._name}"
+        parts: Iterator[RawFacts] = cloud.changing(context) if isinstance(cloud, ChangingCloud) else cloud.discover(context)
         seen: dict[str, FactValue | None] = {}
-        for part in ask(context):
-            for key in part.keys() & set(CHANGING):
+        for part in parts:
+            for name in part.keys() & set(CHANGING_FACTS):
                 try:
-                    seen[key] = fact_validation.validate(key, part[key])
+                    seen[name] = fact_validation.validate(name, part[name])
                 except fact_validation.FactRejected:
                     continue
             if self._stopping.is_set():
                 break
         return seen
 
+    def _look_deadline(self, cloud: Cloud | ChangingCloud, wait_deadline: float) -> float:
+        """Return the end of a look, which is the end of the whole wait only for a service that waits for a change.
 
-def _tell(before: Mapping[str, FactValue | None], now: Mapping[str, FactValue | None]) -> None:
-    """Leave a line where this instance's logs go: who looks for it later wants to know why it went."""
-    why = now.get("terminating", before.get("terminating"))
-    if why == before.get("terminating"):
+        A stalled request could otherwise take half of the whole wait, and a spot instance ends two minutes after its notice.
+        """
+        now, seconds = time.monotonic(), float(self._settings.timeout)
+        if not isinstance(cloud, ChangingCloud):
+            return now + seconds
+        deadline = now + max(seconds, cloud.look_seconds)
+        return max(deadline, wait_deadline) if cloud.waits else deadline
+
+
+def _log_termination(before: Mapping[str, FactValue | None], now: Mapping[str, FactValue | None]) -> None:
+    """Log a termination, or its withdrawal, so that the logs of an instance that is gone have the reason."""
+    reason = now.get("terminating", before.get("terminating"))
+    if reason == before.get("terminating"):
         return
-    if why is None:
-        log.warning("the platform says no longer that this instance is to go (it was: %s)", before["terminating"])
+    if reason is None:
+        log.warning("the platform has called off the termination of this instance (it was: %s)", before["terminating"])
     else:
-        when = now.get("terminating_at") or "no time given"
-        log.warning("the platform says that this instance is to go: %s, at %s", why, when)
+        time_text = now.get("terminating_at") or "no time given"
+        log.warning("the platform is going to terminate this instance: %s, at %s", reason, time_text)
 
 
-def _platform(settings: Discovery, facts: Facts) -> str:
-    """The name in CLOUDS of the service that was asked, or would be. A platform that the settings, say, call so for the sake
-    of their layers is no reason to send anything."""
+def _watched_platform(settings: Discovery, facts: Facts) -> str:
+    """Return the name in CLOUDS of the service that was asked, or would be, or "".
+
+    A platform that the settings name for the sake of their layers, for example, is no reason to send requests.
+    """
     if settings.imds not in ("auto", "off"):
         return settings.imds
     labels = (label.partition(":") for label in facts.providers.values())
-    named = facts.values.get("platform") if facts.providers.get("platform") == "cloud-init" else ""
-    asked = next((name for kind, _, name in labels if kind == "imds"), named)
-    return asked if isinstance(asked, str) and asked in CLOUDS and asked != "configdrive" else ""
+    from_cloud_init = facts.providers.get("platform") == ProviderName.CLOUD_INIT
+    default = facts.values.get("platform") if from_cloud_init else ""
+    platform = next((name for kind, _, name in labels if kind == ProviderName.IMDS), default)
+    return platform if isinstance(platform, str) and platform in CLOUDS and platform != "configdrive" else ""

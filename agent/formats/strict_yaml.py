@@ -1,18 +1,35 @@
-"""A strict YAML decoder, PyYAML's safe loader with two differences: a duplicate key is an error, and dates stay text."""
+"""YAML as the safe loader reads it, but for two things: a key there twice is an error, and dates stay text."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
+if TYPE_CHECKING:
+    _Base = yaml.SafeLoader
+else:
+    _Base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, five times as fast, is not in every build of PyYAML
 
-class _Loader(yaml.SafeLoader):
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for number, key in enumerate(keys):
-            if key in keys[:number] and key[0] != "tag:yaml.org,2002:merge":
+MAX_DEPTH = 100
+"""Levels of nesting. The parser in C recurses: deeper documents would overrun its stack and end the process."""
+_OPENING = (
+    yaml.BlockSequenceStartToken,
+    yaml.BlockMappingStartToken,
+    yaml.FlowSequenceStartToken,
+    yaml.FlowMappingStartToken,
+)
+_CLOSING = (yaml.BlockEndToken, yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken)
+
+
+class _Loader(_Base):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[tuple[str, str]] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if (key.tag, key.value) in seen and key.tag != "tag:yaml.org,2002:merge":
                 raise yaml.constructor.ConstructorError(None, None, "a key occurs twice", node.start_mark)
+            seen.add((key.tag, key.value))
         return super().construct_mapping(node, deep)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
@@ -20,8 +37,8 @@ class _Loader(yaml.SafeLoader):
             return super().construct_object(node, deep)
         except (yaml.YAMLError, RecursionError):
             raise
-        except Exception:  # noqa: BLE001 - the library raises arbitrary errors for a value that does not match its tag
-            problem = "a value that does not fit its tag, or a number that is too long"
+        except Exception:  # noqa: BLE001 - the library says what does not fit a tag with whatever its code stumbles over
+            problem = "a value that does not fit its tag, or too long a number"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
 
@@ -31,16 +48,34 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-def load(text: str) -> Any:
-    """Return the value of a text with one document. Raises ValueError, which names a position and never a value."""
+def load(text: str, *, aliases: bool = True) -> Any:
+    """Return the value of the one document.
+
+    `aliases=False` refuses aliases: a few hundred bytes of them become gigabytes once something copies the value.
+
+    Raises ValueError with the line and column, never with the text there.
+    """
     try:
+        _check_tokens(text, aliases)
         return yaml.load(text, _Loader)  # noqa: S506 - a subclass of the safe loader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         position = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        problem = (error.problem or "not understood").partition("'")[0].strip()  # what follows quotes the text
+        problem = (error.problem or "not understood").partition("'")[0].strip()  # the rest quotes the text
         raise ValueError(f"{position}{problem}") from None
     except yaml.YAMLError:
         raise ValueError("it holds characters that YAML does not allow") from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _check_tokens(text: str, aliases: bool) -> None:
+    depth = 0
+    for token in yaml.scan(text, Loader=_Base):
+        if isinstance(token, yaml.AliasToken) and not aliases:
+            raise yaml.MarkedYAMLError(problem="aliases are not allowed here", problem_mark=token.start_mark)
+        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+        if depth > MAX_DEPTH:
+            raise yaml.MarkedYAMLError(
+                problem=f"nested too deeply, more than {MAX_DEPTH} levels", problem_mark=token.start_mark
+            )

@@ -35,6 +35,10 @@ class ExchangeLimit:
         DEADLINES.cancel(self._deadline)
         self._sockets.detach()
 
+    def note_failure(self) -> None:
+        """Take a failure at or after `ends` for the deadline: the socket's own time-out may come before the abort."""
+        self.expired = self.expired or (not self.stopped and time.monotonic() >= self._ends)
+
     def _next_look(self) -> float:
         if self._stopping is None:
             return self._ends

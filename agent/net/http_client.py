@@ -226,6 +226,7 @@ class Client:
                     self._check_limit(limit, url)
                 raise
             except http_transport.ERRORS as error:
+                limit.note_failure()
                 self._check_limit(limit, url)
                 text, hint = http_transport.describe_error(error)
                 raise TransportFailure(FailureKind.UNREACHABLE, f"{shown(url)}: {text}", hint, retryable=True) from None

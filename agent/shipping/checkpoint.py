@@ -1,8 +1,7 @@
-"""Where a sink is with a reader: one small file, moved after the sink's acknowledgement only.
+"""The position of a sink in a reader's stream: one small file, written only after the sink has acknowledged.
 
-It has two places for a record, written in turns: one that a crash left half written is known by its checksum, and the
-other one holds. So a record is written over an old one, which costs a tenth of a new file's way onto the disk, and a
-disk that is full takes it.
+The file has two slots, written in turn. A checksum shows a slot that a crash left half written; the other slot is then
+valid. So a record overwrites an older one, which costs a tenth of creating a file and works on a full disk.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from agent.system.safe_files import write_atomic
 
 log = logging.getLogger("parbake")
 _BLOCK_BYTES = 4096
-"""No write touches both records' sectors."""
+"""Slots begin at multiples of this, so that no write touches the sectors of both."""
 
 
 class Checkpoint:
@@ -33,11 +32,13 @@ class Checkpoint:
         self._path = directory / f"{sink}.{reader}.json"
         self._saved: Mapping[str, Any] | None = None
         self._turn = 0
-        self._place_bytes = 0
+        self._slot_bytes = 0
 
     def load(self) -> Mapping[str, Any] | None:
-        """The position; None where there is none yet, and where the file is damaged, which is logged: shipping goes on
-        from the oldest entry. Raises StateError where it may not be read."""
+        """Return the position. None if there is no file, or if it is damaged, which is logged.
+
+        Raises StateError if the file cannot be read.
+        """
         try:
             content = self._path.read_bytes()
         except FileNotFoundError:
@@ -45,29 +46,29 @@ class Checkpoint:
         except OSError as error:
             raise StateError(f"{self._path} cannot be read: {error.strerror}", hint="it belongs to parbake-ship") from None
         half = len(content) // 2
-        records = [found for place in (content[:half], content[half:]) if (found := _parsed(place)) is not None]
+        records = [record for slot in (content[:half], content[half:]) if (record := _parse_record(slot)) is not None]
         if not records:
             log.warning("the checkpoint %s is damaged; shipping starts again from the oldest entry", self._path.name)
             return None
         self._turn, self._saved = max(records, key=lambda record: record[0])
-        self._place_bytes = half
+        self._slot_bytes = half
         return self._saved
 
     def save(self, position: Mapping[str, Any]) -> None:
-        """Durable before it returns. Raises StateError."""
+        """Write `position` to the disk before returning. Raises StateError."""
         if not position or position == self._saved:
             return
         turn = self._turn + 1
         record = _record(turn, position)
         try:
-            if len(record) > self._place_bytes or not self._overwrite(record, turn):
+            if len(record) > self._slot_bytes or not self._overwrite(record, turn):
                 self._create(record, turn)
         except OSError as error:
             raise StateError(f"{self._path} cannot be written: {error.strerror}", hint="is the disk full?") from None
         self._saved, self._turn = position, turn
 
     def _overwrite(self, record: bytes, turn: int) -> bool:
-        """False where the file is not there any more, or another, or a link."""
+        """Write one slot. False if the file is gone, is a link, or has another size than expected."""
         try:
             descriptor = os.open(self._path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
@@ -75,10 +76,10 @@ class Checkpoint:
                 raise
             return False
         try:
-            if os.fstat(descriptor).st_size != 2 * self._place_bytes:
+            if os.fstat(descriptor).st_size != 2 * self._slot_bytes:
                 return False
-            written = os.pwrite(descriptor, record.ljust(self._place_bytes), turn % 2 * self._place_bytes)
-            if written < self._place_bytes:
+            written = os.pwrite(descriptor, record.ljust(self._slot_bytes), turn % 2 * self._slot_bytes)
+            if written < self._slot_bytes:
                 raise OSError(errno.EIO, "only a part of it was written")
             os.fdatasync(descriptor)
         finally:
@@ -86,23 +87,23 @@ class Checkpoint:
         return True
 
     def _create(self, record: bytes, turn: int) -> None:
-        """A file with room for this record and another, whole or not at all."""
-        place_bytes = -(-len(record) // _BLOCK_BYTES) * _BLOCK_BYTES
+        """Replace the file by one with two slots that are large enough for `record`."""
+        slot_bytes = -(-len(record) // _BLOCK_BYTES) * _BLOCK_BYTES
         slots = (record, b"") if turn % 2 == 0 else (b"", record)
-        content = b"".join(place.ljust(place_bytes) for place in slots)
+        content = b"".join(slot.ljust(slot_bytes) for slot in slots)
         write_atomic(self._path, content, 0o600, on_created=functools.partial(give_to_owner, directory=self._path.parent))
-        self._place_bytes = place_bytes
+        self._slot_bytes = slot_bytes
 
 
 def _record(turn: int, position: Mapping[str, Any]) -> bytes:
-    """A line: its checksum, and what it says in JSON."""
+    """Return one line: the CRC-32 of a JSON text in hex, and the text."""
     text = json.dumps({"schema": 1, "turn": turn, "position": position}).encode()
     return b"%08x %b\n" % (zlib.crc32(text), text)
 
 
-def _parsed(place: bytes) -> tuple[int, Mapping[str, Any]] | None:
-    """The turn and the position; None where no whole record is in its place."""
-    checksum, _, text = place.partition(b"\n")[0].partition(b" ")
+def _parse_record(slot: bytes) -> tuple[int, Mapping[str, Any]] | None:
+    """Return the turn and the position. None if the slot has no complete record."""
+    checksum, _, text = slot.partition(b"\n")[0].partition(b" ")
     try:
         if int(checksum, 16) != zlib.crc32(text):
             return None
@@ -114,7 +115,7 @@ def _parsed(place: bytes) -> tuple[int, Mapping[str, Any]] | None:
 
 
 def give_to_owner(descriptor: int, directory: Path) -> None:
-    """A file that root has made by hand must not shut the service out."""
+    """Give a file that root has created to the owner of `directory`, so that the service can use it."""
     if os.geteuid() == 0:
         owner = directory.stat()
         with contextlib.suppress(OSError):

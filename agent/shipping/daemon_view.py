@@ -1,4 +1,4 @@
-"""What the shipper learns from the daemon while it runs: facts and generation for labels, and what to mask."""
+"""What the daemon publishes for the shipper: facts and generation for labels, and the texts to mask."""
 
 from __future__ import annotations
 
@@ -20,77 +20,78 @@ from agent.settings.models import Settings
 log = logging.getLogger("parbake")
 
 
-class _Watched:
-    """A file that is read again when it was replaced."""
+class _ReplacedFile:
+    """Detects that a file was replaced."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._seen: tuple[int, int, int] | None = None
+        self._identity: tuple[int, int, int] | None = None
 
     def changed(self) -> bool:
-        """Whether it is another one than at the last call. False where it is gone: what was known stays true."""
+        """Return whether the file is another one than at the last call. False if it does not exist."""
         try:
-            found = os.stat(self.path)
+            status = os.stat(self.path)
         except OSError:
             return False
-        now = (found.st_ino, found.st_mtime_ns, found.st_size)
-        before, self._seen = self._seen, now
-        return now != before
+        previous, self._identity = self._identity, (status.st_ino, status.st_mtime_ns, status.st_size)
+        return self._identity != previous
 
 
 class PlaceholderValues:
-    """`facts` and `build` for placeholders: facts of status.json over [facts] of the settings.
+    """The values of placeholders, {"facts": {...}, "build": {...}}: facts of status.json override [facts] of the settings.
 
-    A daemon that starts anew says "starting" before it has found out anything: what was known then stays true.
+    A daemon that restarts writes the state "starting" before it has discovered facts. The earlier values are kept then.
     """
 
     def __init__(self, settings: Settings, paths: Paths) -> None:
         self._settings = settings
-        self._status = _Watched(paths.status)
-        self._spaces = self._from({})
-        self._told = False
+        self._file = _ReplacedFile(paths.status)
+        self._values = self._from_status({})
+        self._ready = False
 
     @property
-    def known(self) -> bool:
-        """Whether the daemon has found out since the boot which instance this is."""
+    def ready(self) -> bool:
+        """Whether the daemon has discovered facts since the boot."""
         self.current()
-        return self._told
+        return self._ready
 
     def current(self) -> Mapping[str, Mapping[str, Any]]:
-        if self._status.changed():
+        """Return the values. The same object is returned until they change."""
+        if self._file.changed():
             try:
-                status = json.loads(self._status.path.read_bytes())
+                status = json.loads(self._file.path.read_bytes())
             except (OSError, ValueError):
                 status = None
             if isinstance(status, dict) and (status.get("state") != "starting" or status.get("facts")):
-                self._spaces, self._told = self._from(status), True
-        return self._spaces
+                self._values, self._ready = self._from_status(status), True
+        return self._values
 
-    def _from(self, status: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    def _from_status(self, status: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
         component, facts = self._settings.component, status.get("facts")
         build = {"component": component.name, "version": component.version, "generation": status.get("generation") or ""}
         return {"facts": {**self._settings.facts, **(facts if isinstance(facts, dict) else {})}, "build": build}
 
 
 class Labels:
-    """A sink's labels, filled from what is known now. One that needs an unknown fact is left out, with one warning."""
+    """The labels of a sink, filled with current values. A label that needs an unknown fact is omitted, with one warning."""
 
-    def __init__(self, sink: str, labels: Mapping[str, str], spaces: PlaceholderValues) -> None:
-        self._sink, self._labels, self._source = sink, labels, spaces
+    def __init__(self, sink: str, labels: Mapping[str, str], values: PlaceholderValues) -> None:
+        self._sink, self._labels, self._values = sink, labels, values
         self._filled: dict[str, str] = {}
-        self._from: Mapping[str, Mapping[str, Any]] | None = None
+        self._filled_from: Mapping[str, Mapping[str, Any]] | None = None
         self._warned: set[str] = set()
 
     def current(self) -> Mapping[str, str]:
-        spaces = self._source.current()
-        if spaces is not self._from:
-            self._from = spaces
-            self._filled = {name: value for name, text in self._labels.items() if (value := self._fill(name, text, spaces))}
+        """Return label names and texts."""
+        values = self._values.current()
+        if values is not self._filled_from:
+            self._filled_from = values
+            self._filled = {name: filled for name, text in self._labels.items() if (filled := self._fill(name, text, values))}
         return self._filled
 
-    def _fill(self, name: str, text: str, spaces: Mapping[str, Mapping[str, Any]]) -> str:
+    def _fill(self, name: str, text: str, values: Mapping[str, Mapping[str, Any]]) -> str:
         try:
-            return interpolation.fill(text, spaces)
+            return interpolation.fill(text, values)
         except DiscoveryError as error:
             if name not in self._warned:
                 self._warned.add(name)
@@ -99,24 +100,24 @@ class Labels:
 
 
 class Masking:
-    """The masker, made anew when the daemon says that there are other secrets."""
+    """The current masker. It is replaced when the daemon writes other texts to mask."""
 
     def __init__(self, settings: Settings, paths: Paths) -> None:
         self._patterns = settings.ship.mask
         self._needed = any(key.secret for key in settings.keys.values())
-        self._file = _Watched(paths.run / "mask")
+        self._file = _ReplacedFile(paths.run / "mask")
         self._texts: tuple[str, ...] | None = None
         self._masker = Masker((), self._patterns)
         self._lock = threading.Lock()
 
     @property
-    def known(self) -> bool:
-        """Whether it is known what to mask. Where the contract has no secret key, nothing has to be."""
+    def ready(self) -> bool:
+        """Whether the texts to mask are known, or the contract has no secret key."""
         self.current()
         return self._texts is not None or not self._needed
 
     def current(self) -> Masker:
-        """Secrets that were replaced stay masked until the shipper ends: lines with the old ones are still on their way."""
+        """Return the masker. Replaced secrets stay masked until the shipper ends, because older lines still hold them."""
         with self._lock:
             if self._file.changed():
                 try:

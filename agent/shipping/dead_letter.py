@@ -1,4 +1,4 @@
-"""Entries that a sink will never take, set aside in a file of bounded size: nothing waits for them, nothing hides them."""
+"""Entries that a sink will never accept, set aside in a file of bounded size, so that other entries do not wait for them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ MAX_BYTES = 16 * 2**20
 
 
 class DeadLetters:
-    """`DIRECTORY/SINK.ndjson`, and one predecessor; what is older is dropped. The entries are masked already; what the
-    sink says of them passes through `mask`."""
+    """`DIRECTORY/SINK.ndjson` and its predecessor `.1`; older entries are deleted.
+
+    The entries are masked before they arrive here. `mask` is applied to the reasons, which may quote a receiver.
+    """
 
     def __init__(self, directory: Path, sink: str, max_bytes: int = MAX_BYTES, mask: Callable[[str], str] = str) -> None:
         self._path = directory / f"{sink}.ndjson"
@@ -25,7 +27,7 @@ class DeadLetters:
         self._mask = mask
 
     def add(self, batch: Batch, refused: Sequence[tuple[int, str]]) -> None:
-        """Set entries aside, each with the sink's reason. Raises OSError."""
+        """Set aside entries of `batch`, given by index and reason. Raises OSError."""
         rows, stamps = batch.rows(), list(timestamps(batch.times))
         lines = [
             json.dumps({"timestamp": stamps[i], "refused": self._mask(reason), **rows[i], **batch.labels}) + "\n"
@@ -43,5 +45,5 @@ class DeadLetters:
             max_bytes=self._max_bytes,
             rotate=lambda: os.replace(self._path, self._path.with_suffix(".ndjson.1")),
             mode=0o600,
-            made=lambda descriptor: give_to_owner(descriptor, directory.parent),
+            on_create=lambda descriptor: give_to_owner(descriptor, directory.parent),
         )

@@ -1,4 +1,4 @@
-"""What would ship the shipper's own output, found before it runs in circles."""
+"""Finds settings that would ship the shipper's own output, and drops such lines if the settings did not show it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from agent.shipping import Batch
 
 log = logging.getLogger("parbake")
 _ANY = "\uffff"
-"""In a path, what a fact fills in: any text within a directory's name."""
+"""The value of a fact in a path: any text within one name."""
 _PLACEHOLDER = re.compile(r"\{\{\s*(.*?)\s*\}\}", re.DOTALL)
 _SYSLOG_FILES = tuple(
     f"/var/log/{name}"
@@ -31,139 +31,143 @@ _SYSLOG_FILES = tuple(
         "mail.log", "mail.info", "mail.warn", "mail.err", "user.log", "error", "local.log", "all.log",
     )
 )  # fmt: skip
-"""Where rsyslog and syslog-ng write what they receive, by the settings that distributions give them."""
+"""The files of rsyslog and syslog-ng with the settings of the distributions."""
 
 
 def problems(settings: Settings, paths: Paths) -> Iterator[str]:
-    """All that would go in circles if it were shipped now. What no settings show, a receiver on this host that logs what it
-    is sent, is known by the mark in it."""
+    """Yield every feedback loop that shipping would start now.
+
+    The settings do not show a receiver on this host that logs its requests. The loop marker in requests reveals it.
+    """
     yield from of_image(settings, paths)
-    if settings.ship.journal and _on_journal():
+    if settings.ship.journal and _stdout_is_journal():
         for sink in to_stdout(settings):
             yield f'[[sink]] "{sink.name}" writes to the journal, which would be shipped again; use it in a terminal or a pipe'
 
 
 def of_image(settings: Settings, paths: Paths) -> Iterator[str]:
-    """What is in the settings alone: a sink that writes, or sets entries aside, where a reader reads."""
+    """Yield the feedback loops that the settings alone show: a sink writes, or sets entries aside, in a file that is read."""
     globs = [_Glob(file.path if isinstance(file, LogFile) else file, paths) for file in settings.ship.files]
     for sink in settings.sinks:
-        for written in _written(sink, settings):
+        for written in _written_paths(sink, settings):
             for pattern in globs:
                 if shipped := next((path for path in written if pattern.reads(path)), ""):
-                    what = f"may write {shipped.replace(_ANY, '*')}" if _ANY in shipped else f"writes {shipped}"
-                    yield f'[[sink]] "{sink.name}" {what}, which [ship] files "{pattern.text}" would ship again'
+                    verb = f"may write {shipped.replace(_ANY, '*')}" if _ANY in shipped else f"writes {shipped}"
+                    yield f'[[sink]] "{sink.name}" {verb}, which [ship] files "{pattern.text}" would ship again'
         if _is_local_syslog(sink):
             for pattern in globs:
-                if found := next((path for path in _SYSLOG_FILES if pattern.reads(path)), ""):
+                if shipped := next((path for path in _SYSLOG_FILES if pattern.reads(path)), ""):
                     yield (
                         f'[[sink]] "{sink.name}" sends to {sink.options.url}, on this host, and a syslog daemon writes what it '
-                        f'receives to files such as {found}, which [ship] files "{pattern.text}" would ship again: name files '
-                        "that no syslog daemon writes; what it logs of this host is in the journal"
+                        f'receives to files such as {shipped}, which [ship] files "{pattern.text}" would ship again: name '
+                        "files that no syslog daemon writes; what it logs of this host is in the journal"
                     )
 
 
 def to_stdout(settings: Settings) -> Sequence[Sink]:
-    """The sinks that go in circles where standard output is the journal, as that of a service is."""
+    """Return the sinks that write to standard output, which is the journal in a service."""
     return [sink for sink in settings.sinks if sink.type == "stdout"]
 
 
-def _written(sink: Sink, settings: Settings) -> Iterator[Sequence[str]]:
-    """The files of a sink as the settings would name them, each with what it is renamed to. Facts, and what each
-    convergence makes anew, are left open."""
+def _written_paths(sink: Sink, settings: Settings) -> Iterator[Sequence[str]]:
+    """Yield each file that a sink writes, with the names it is rotated to. Values that vary are `_ANY`."""
     if sink.type == "file":
         component = settings.component
-        known = {"build.component": component.name, "build.version": component.version}
-        path = _PLACEHOLDER.sub(lambda found: known.get(found[1], _ANY), sink.options.path)
+        build = {"build.component": component.name, "build.version": component.version}
+        path = _PLACEHOLDER.sub(lambda match: build.get(match[1], _ANY), sink.options.path)
         yield [path, *(f"{path}.{number}" for number in range(1, sink.options.keep + 1))]
     letters = f"{Paths().ship}/dead-letter/{sink.name}.ndjson"
     yield [letters, f"{letters}.1"]
 
 
 class _Glob:
-    """An entry of [ship] files: what it matches now, and what it would match."""
+    """An entry of [ship] files: the files that it matches now, and those that it would match."""
 
     def __init__(self, text: str, paths: Paths) -> None:
         self.text = text
         self._paths = paths
-        wanted = str(paths.host(text))
-        # A rotated file is followed under its number, too.
-        self._patterns = [os.path.realpath(f"{wanted}{more}").split("/") for more in ("", ".[0-9]*")]
-        self._found = frozenset(map(os.path.realpath, glob.iglob(wanted, recursive=True)))
+        pattern = str(paths.host(text))
+        # A rotated file is read under its number, too.
+        self._patterns = [os.path.realpath(f"{pattern}{suffix}").split("/") for suffix in ("", ".[0-9]*")]
+        self._matched = frozenset(map(os.path.realpath, glob.iglob(pattern, recursive=True)))
 
     def reads(self, path: str) -> bool:
+        """Return whether `path` is or may become one of the files that are read."""
         real = os.path.realpath(self._paths.host(path))
-        # A fact that ends as a rotated file does is not feared: `*.log.1*` would meet every open name.
+        # A fact is not expected to end like a rotated file: `*.log.1*` would match every path with an open name.
         patterns = self._patterns[:1] if _ANY in path else self._patterns
-        if real in self._found or any(_fits(real.split("/"), pattern) for pattern in patterns):
+        if real in self._matched or any(_matches_path(real.split("/"), pattern) for pattern in patterns):
             return True
-        there = glob.escape(str(self._paths.host(path))).replace(_ANY, "*") if _ANY in path else ""
-        return bool(there) and any(os.path.realpath(found) in self._found for found in glob.iglob(there))
+        existing = glob.escape(str(self._paths.host(path))).replace(_ANY, "*") if _ANY in path else ""
+        return bool(existing) and any(os.path.realpath(file) in self._matched for file in glob.iglob(existing))
 
 
-def _fits(path: Sequence[str], pattern: Sequence[str]) -> bool:
-    """As the glob module has it: `*` stays within one directory, `**` does not."""
+def _matches_path(path: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Match the segments of a path as the glob module does: `*` stays within one directory, `**` does not."""
     if not pattern or not path:
         return not pattern and not path
     if pattern[0] == "**":
-        return any(_fits(path[skipped:], pattern[1:]) for skipped in range(len(path) + 1))
-    meet = _meet if _ANY in path[0] else fnmatch.fnmatchcase
-    return meet(path[0], pattern[0]) and _fits(path[1:], pattern[1:])
+        return any(_matches_path(path[skipped:], pattern[1:]) for skipped in range(len(path) + 1))
+    matches = _may_match if _ANY in path[0] else fnmatch.fnmatchcase
+    return matches(path[0], pattern[0]) and _matches_path(path[1:], pattern[1:])
 
 
-def _meet(name: str, pattern: str) -> bool:
-    """Whether a name with open parts may come to match the pattern."""
-    marks = re.findall(r"\[!?\]?[^\]]*\]|.", pattern, re.DOTALL)
+def _may_match(name: str, pattern: str) -> bool:
+    """Return whether a name with `_ANY` in it can match the pattern, for some value of each `_ANY`."""
+    tokens = re.findall(r"\[!?\]?[^\]]*\]|.", pattern, re.DOTALL)
 
     @functools.cache
-    def may(i: int, j: int) -> bool:
-        if i == len(name) or j == len(marks):
-            return all(c == _ANY for c in name[i:]) and all(m == "*" for m in marks[j:])
-        if name[i] == _ANY or marks[j] == "*":
-            return may(i + 1, j) or may(i, j + 1)
-        return fnmatch.fnmatchcase(name[i], marks[j]) and may(i + 1, j + 1)
+    def rest_may_match(i: int, j: int) -> bool:
+        if i == len(name) or j == len(tokens):
+            return all(c == _ANY for c in name[i:]) and set(tokens[j:]) <= {"*"}
+        if name[i] == _ANY or tokens[j] == "*":
+            return rest_may_match(i + 1, j) or rest_may_match(i, j + 1)
+        return fnmatch.fnmatchcase(name[i], tokens[j]) and rest_may_match(i + 1, j + 1)
 
-    return may(0, 0)
+    return rest_may_match(0, 0)
 
 
-class Written:
-    """What the `file` sinks write now that the facts are known. A path that a fact has made one of those that are read, or a
-    link that nobody saw, would fill the disk: lines from there are left out."""
+class SinkFiles:
+    """The files that `file` sinks write, with current facts.
 
-    def __init__(self, settings: Settings, paths: Paths, spaces: Callable[[], Mapping[str, Mapping[str, Any]]]) -> None:
+    A fact, or a link, can turn such a path into one of the files that are read. Shipping its lines would fill the disk.
+    """
+
+    def __init__(self, settings: Settings, paths: Paths, values: Callable[[], Mapping[str, Mapping[str, Any]]]) -> None:
         self._texts = [sink.options.path for sink in settings.sinks if sink.type == "file"]
-        self._paths, self._spaces = paths, spaces
-        self._from: Mapping[str, Mapping[str, Any]] | None = None
+        self._paths, self._values = paths, values
+        self._filled_from: Mapping[str, Mapping[str, Any]] | None = None
         self._written: frozenset[str] = frozenset()
-        self._told: set[bytes] = set()
+        self._reported: set[bytes] = set()
 
-    def left_out(self, batch: Batch) -> Batch:
-        """`batch`, of log files, without the lines of files that sinks write."""
+    def without_own_lines(self, batch: Batch) -> Batch:
+        """Return a batch of log files without the lines of files that sinks write."""
         files = batch.columns.get("FILE", ())
         own = {name for name in set(files) if name is not None and self._is_own(name)}
         if not own:
             return batch
-        for name in own - self._told:
+        for name in own - self._reported:
             log.error("%s is written by a sink and read by [ship] files: its lines are not shipped again", os.fsdecode(name))
-        self._told |= own
+        self._reported |= own
         return batch.pick([i for i, name in enumerate(files) if name not in own])
 
     def _is_own(self, name: bytes) -> bool:
-        if (spaces := self._spaces()) is not self._from:
-            self._from = spaces
-            self._written = frozenset(self._filled(spaces))
+        if (values := self._values()) is not self._filled_from:
+            self._filled_from = values
+            self._written = frozenset(self._fill(values))
         real = os.path.realpath(self._paths.host(os.fsdecode(name)))
         return real in self._written or re.sub(r"\.\d+\Z", "", real) in self._written
 
-    def _filled(self, spaces: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    def _fill(self, values: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         for text in self._texts:
             try:
-                yield os.path.realpath(self._paths.host(interpolation.fill(text, spaces)))
+                yield os.path.realpath(self._paths.host(interpolation.fill(text, values)))
             except DiscoveryError:
-                continue  # until the fact is known it is not written, either
+                continue  # the sink writes nothing until the fact is known
 
 
 def _is_local_syslog(sink: Sink) -> bool:
-    """Whether it sends, without a mark that a daemon's files would keep, to this host."""
+    """Return whether the sink sends to this host in a protocol whose receivers may drop the loop marker from their files."""
     if sink.type not in ("syslog", "gelf") or sink.options.url.partition(":")[0] in ("http", "https"):
         return False
     host = (urlsplit(sink.options.url).hostname or "").rstrip(".")
@@ -176,8 +180,8 @@ def _is_local_syslog(sink: Sink) -> bool:
     return mapped.is_loopback or mapped.is_unspecified
 
 
-def _on_journal() -> bool:
-    """Whether standard output is a stream to journald (systemd.exec(5), $JOURNAL_STREAM)."""
+def _stdout_is_journal() -> bool:
+    """Return whether standard output is a stream to journald (systemd.exec(5), $JOURNAL_STREAM)."""
     device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
-    found = os.fstat(1)
-    return (device, inode) == (str(found.st_dev), str(found.st_ino))
+    status = os.fstat(1)
+    return (device, inode) == (str(status.st_dev), str(status.st_ino))

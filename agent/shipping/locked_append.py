@@ -1,4 +1,4 @@
-"""Lines appended to a file that several lanes share: whole batches, or nothing of them."""
+"""Appends whole batches to a file that several pipelines share."""
 
 from __future__ import annotations
 
@@ -16,26 +16,29 @@ def append(
     rotate: Callable[[], None],
     mode: int,
     sync: bool = True,
-    made: Callable[[int], None] | None = None,
+    on_create: Callable[[int], None] | None = None,
 ) -> None:
-    """Append under a lock of the directory; `rotate` makes room first where the file would grow beyond `max_bytes`.
+    """Append `body` to the file at `path`, under a lock of its directory.
 
-    `mode` is that of a new file, whatever the umask; `made` is given its descriptor. With `sync` all of it is on the disk
-    before this returns. Of a full disk nothing stays: half a batch would be there twice after the next try. Raises OSError.
+    `rotate` moves the file away if it would grow beyond `max_bytes`. `mode` holds for a new file, regardless of the umask;
+    `on_create` receives its descriptor. With `sync` the bytes are on the disk when this returns.
+
+    If the write fails, the file keeps its earlier length: half a batch would be in it twice after the next try. Raises
+    OSError.
     """
     lock = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        descriptor, new = _open(path, mode)
+        descriptor, is_new = _open(path, mode)
         if (size := os.fstat(descriptor).st_size) and size + len(body) > max_bytes:
             os.close(descriptor)
             rotate()
-            (descriptor, new), size = _open(path, mode), 0
+            (descriptor, is_new), size = _open(path, mode), 0
         try:
-            if new:
+            if is_new:
                 os.fchmod(descriptor, mode)
-                if made is not None:
-                    made(descriptor)
+                if on_create is not None:
+                    on_create(descriptor)
             try:
                 _write_all(descriptor, body)
                 if sync:
@@ -45,14 +48,14 @@ def append(
                 raise
         finally:
             os.close(descriptor)
-        if new and sync:
-            os.fsync(lock)  # its name, too
+        if is_new and sync:
+            os.fsync(lock)  # the entry in the directory
     finally:
         os.close(lock)
 
 
 def _open(path: Path, mode: int) -> tuple[int, bool]:
-    """A descriptor to append with, and whether the file is a new one."""
+    """Return a descriptor for appending, and whether the file is new."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         return os.open(path, flags), False

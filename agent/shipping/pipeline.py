@@ -1,4 +1,4 @@
-"""One reader's way to one sink: read, clean, deliver, move the checkpoint. Each lane is a thread and delays only itself."""
+"""The path from one reader to one sink: read, scrub, deliver, save the checkpoint. Each pipeline has its own thread."""
 
 from __future__ import annotations
 
@@ -16,42 +16,49 @@ from agent.shipping import PRIORITY_OF_LOSS, Batch, Reader
 from agent.shipping.checkpoint import Checkpoint
 from agent.shipping.delivery import Delivery, DeliveryAborted
 from agent.shipping.shutdown import Stop
-from agent.shipping.status_file import Progress
+from agent.shipping.status_file import PipelineStatus
 
 log = logging.getLogger("parbake")
 _IDLE_SECONDS = 60.0
 _LINGER_SECONDS = 0.3
-"""At a stop, how long to wait for lines that services said last and journald has not written yet."""
+"""How long a stop waits for the last lines of services that journald has not written yet."""
 
 _URGENT_AGE_SECONDS = 0.1
-"""In place of batch_age once the instance is to go: long enough for what is written in one breath to go together."""
+"""Replaces batch_age once the instance is to go. Lines written at the same moment still go together."""
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
-    """`turn` is held while a batch is read and cleaned: libsystemd's calls give up Python's lock for a microsecond each,
-    and a second busy lane would take five milliseconds to give it back."""
+class Pipeline:
+    """One reader, one sink, and what is between them.
+
+    `checkpoint`: None if the checkpoint must not move.
+    `scrub`: masks, cuts and drops entries.
+    `labels`: returns the current labels.
+    `read_lock`: held while a batch is read and scrubbed. libsystemd's calls release Python's lock for a microsecond each,
+    and a second busy pipeline would take five milliseconds to give it back.
+    `once`: whether to end at the end of the stream.
+    """
 
     reader: Reader
     delivery: Delivery
     checkpoint: Checkpoint | None
-    progress: Progress
+    status: PipelineStatus
     settings: SinkSettings
-    clean: Callable[[Batch], Batch]
+    scrub: Callable[[Batch], Batch]
     labels: Callable[[], Mapping[str, str]]
-    turn: threading.Lock
+    read_lock: threading.Lock
     stop: Stop
     once: bool = False
 
     def run(self) -> bool:
-        """Ship until the stop, or once until the end of what is there. False where something had to stay behind."""
+        """Ship until the stop, or with `once` until the end of the stream. Return whether nothing was left behind."""
         lingered = False
         try:
             while True:
-                read = self._step()
-                if read.full or (len(read) and self._ending):
+                batch = self._ship_batch()
+                if batch.full or (len(batch) and self._ending):
                     continue
-                self.progress.caught_up()
+                self.status.set_caught_up()
                 if self._ending:
                     if lingered or self.once:
                         return True
@@ -69,19 +76,19 @@ class Lane:
     def _ending(self) -> bool:
         return self.once or self.stop.is_set
 
-    def _step(self) -> Batch:
-        """Ship one batch. What was read of it is returned."""
-        if self.stop.over:
+    def _ship_batch(self) -> Batch:
+        """Ship one batch. Return it as it was read."""
+        if self.stop.expired:
             raise DeliveryAborted
-        with self.turn:
+        with self.read_lock:
             read = self.reader.read(self.settings.batch_entries, self.settings.batch_bytes)
-            batch = self.clean(with_loss(read)) if len(read) or read.lost else read
+            batch = self.scrub(with_loss(read)) if len(read) or read.lost else read
         if read.skipped:
-            self.progress.skipped(read.skipped)
+            self.status.add_skipped(read.skipped)
         if read.lost:
-            self.progress.lost(read.lost, "vacuumed, rotated away or truncated before they were shipped")
+            self.status.add_lost(read.lost, "vacuumed, rotated away or truncated before they were shipped")
         if len(batch):
-            self.progress.pending(batch.times[0])
+            self.status.set_oldest(batch.times[0])
             self.delivery.deliver(replace(batch, labels=self.labels()))
         self._save(read)
         return read
@@ -92,31 +99,31 @@ class Lane:
         try:
             self.checkpoint.save(read.position)
         except StateError as error:
-            # Shipping goes on: the lines that tell why the disk is full are wanted elsewhere.
+            # Shipping goes on: an operator needs the lines that tell why the disk is full.
             log.error("%s; after a restart entries would be sent again", error)
 
 
 def with_loss(batch: Batch) -> Batch:
-    """Lost entries leave an entry of their own, so that whoever reads the logs elsewhere knows of the hole."""
+    """Return the batch with an entry about its lost entries in front, so that the gap is visible at the receiver."""
     if not batch.lost:
         return batch
     now = time.time_ns() // 1000
     text = f"parbake: {batch.lost} entries were gone before they were shipped"
-    told = {
+    loss = {
         "MESSAGE": text.encode(),
         "PRIORITY": PRIORITY_OF_LOSS,
         "SYSLOG_IDENTIFIER": b"parbake-ship",
         "PARBAKE_LOST": str(batch.lost).encode(),
     }
-    names = {*batch.columns, *told}
-    columns = {name: [told.get(name), *batch.columns.get(name, [None] * len(batch))] for name in names}
+    names = {*batch.columns, *loss}
+    columns = {name: [loss.get(name), *batch.columns.get(name, [None] * len(batch))] for name in names}
     times = [batch.times[0] if len(batch) else now, *batch.times]
-    # A batch of this entry alone has no ids to tell by whether they are wanted; one that is not is looked at by no sink.
+    # An empty batch does not show whether the sink wants ids. A sink that wants none ignores them.
     ids = [_loss_id(batch), *batch.ids] if len(batch.ids) == len(batch) else ()
     return replace(batch, times=times, columns=columns, ids=ids)
 
 
 def _loss_id(batch: Batch) -> str:
-    """Short however many files there are, and telling nothing of the position, which holds the key to the files' ids."""
-    told = json.dumps([batch.position, batch.lost], sort_keys=True)
-    return f"lost-{hashlib.sha256(told.encode()).hexdigest()[:32]}"
+    """Return a short digest. The position itself would be too long, and it holds the key of the ids of files."""
+    text = json.dumps([batch.position, batch.lost], sort_keys=True)
+    return f"lost-{hashlib.sha256(text.encode()).hexdigest()[:32]}"

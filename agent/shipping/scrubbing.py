@@ -1,4 +1,4 @@
-"""What happens to every batch between its reader and its sink: masked, cut to length, and free of what came back."""
+"""The step between reader and sink: masks secrets, cuts long texts, and drops entries that the shipper itself caused."""
 
 from __future__ import annotations
 
@@ -12,34 +12,39 @@ from agent.shipping import OVERLAP_BYTES, Batch, Column, Constant
 CUT = b" ...[cut]"
 _OWN_NAME = b"parbake"
 _NAME_BYTES = 65
-"""libsystemd cuts a field with its name and the equals sign, of 64 characters at most."""
+"""The longest field name, 64 characters, and the equals sign: libsystemd counts both when it cuts a field."""
 
 
 def own_lines(pid: int) -> re.Pattern[bytes]:
-    """The lines of a syslog daemon's file that this process has logged: two words (ISO time, host) to four (old style, host)
-    are before their tag."""
+    """Return a pattern for lines of this process in the file of a syslog daemon.
+
+    Two words (ISO time, host) to four (traditional time, host) come before the tag.
+    """
     return re.compile(rb"(?:\S+ +){2,4}parbake(?:-ship)?\[%d\]:" % pid)
 
 
-def clean(batch: Batch, masker: Masker, line_max: int, mark: str = "", own: re.Pattern[bytes] | None = None) -> Batch:
-    """The batch as it may leave: one masking pass over its distinct texts, then long ones cut, then entries dropped that
-    carry our own mark, because a receiver on this host has logged them, or begin with `own`: a warning for each batch that
-    fails would be shipped in a batch."""
+def scrub(batch: Batch, masker: Masker, line_max: int, loop_marker: str = "", own: re.Pattern[bytes] | None = None) -> Batch:
+    """Return the batch that may leave this host.
+
+    Distinct texts are masked in one pass. Texts longer than `line_max` bytes are cut. Entries are dropped whose message
+    has `loop_marker` (a receiver on this host has logged a request) or begins with `own`: otherwise the warning about a
+    failed batch would be shipped in another batch.
+    """
     texts = _texts(batch)
     masked = masker.mask_all(texts)
     longest = max(map(len, texts), default=0)
-    # what the reader cut may end in the head of a secret, and masking what is before it brings that nearer
+    # The reader may have cut a text inside a secret, and masking earlier secrets moves that end towards the front.
     read_max = line_max + OVERLAP_BYTES - _NAME_BYTES
     if longest >= read_max:
         masked = [masker.mask_cut(text) if len(text) >= read_max else new for text, new in zip(texts, masked, strict=True)]
     if masked is not texts or longest > line_max:
         new = {old: _cut(text, line_max) for old, text in zip(texts, masked, strict=True)}
         batch = replace(batch, columns={name: _replaced(column, new) for name, column in batch.columns.items()})
-    return _without_returned(batch, mark.encode(), own) if mark or own else batch
+    return _without_returned(batch, loop_marker.encode(), own) if loop_marker or own else batch
 
 
 def _texts(batch: Batch) -> list[bytes]:
-    """The texts of a batch, each once, but for messages: to look for equal ones costs more than to look at them twice."""
+    """Return each text once, except messages: finding equal messages costs more than masking them twice."""
     messages: Column = ()
     others = set[bytes | None]()
     for name, column in batch.columns.items():
@@ -62,13 +67,13 @@ def _replaced(column: Column, new: Mapping[bytes, bytes]) -> Column:
     return [value and new[value] for value in column]
 
 
-def _without_returned(batch: Batch, mark: bytes, own: re.Pattern[bytes] | None) -> Batch:
+def _without_returned(batch: Batch, marker: bytes, own: re.Pattern[bytes] | None) -> Batch:
     messages = batch.columns.get("MESSAGE", ())
-    joined = b"\n".join(filter(None, messages))  # one search is cheaper than a look at each line
-    if _OWN_NAME not in joined and not (mark and mark in joined):
+    joined = b"\n".join(filter(None, messages))  # one search costs less than a test of each message
+    if _OWN_NAME not in joined and not (marker and marker in joined):
         return batch
 
     def returned(text: bytes) -> bool:
-        return bool((mark and mark in text) or (own and own.match(text)))
+        return bool((marker and marker in text) or (own and own.match(text)))
 
     return batch.pick([i for i, text in enumerate(messages) if not text or not returned(text)])

@@ -1,220 +1,134 @@
-"""All lanes together: built from the settings, run each in a thread, drained at the end."""
+"""Runs all pipelines: waits for the daemon, starts a thread per pipeline, and drains them at the stop."""
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
-import secrets
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Sequence
 
-from agent.errors import BusyError, SettingsError, StateError
+from agent.errors import SettingsError
 from agent.paths import Paths
-from agent.settings import plugins
-from agent.settings.models import Journal, Settings
+from agent.settings.models import Settings
 from agent.settings.models import Sink as SinkSettings
-from agent.shipping import Batch, Reader, Sink, SinkContext, feedback_loops
-from agent.shipping.checkpoint import Checkpoint
-from agent.shipping.daemon_view import Labels, Masking, PlaceholderValues
-from agent.shipping.dead_letter import DeadLetters
-from agent.shipping.delivery import Delivery
-from agent.shipping.dry_run import DryRun
-from agent.shipping.lazy_sink import LazySink
-from agent.shipping.pipeline import Lane
-from agent.shipping.readers.files import FilesReader
-from agent.shipping.readers.journal import JournalReader
-from agent.shipping.scrubbing import clean, own_lines
+from agent.shipping import OpenSink, feedback_loops, ship_directory
+from agent.shipping.daemon_view import Masking, PlaceholderValues
+from agent.shipping.pipeline_factory import PipelineFactory, ShipOptions
 from agent.shipping.shutdown import Stop
-from agent.shipping.sinks import SINKS
-from agent.shipping.status_file import Progress, StatusFile
-from agent.shipping.supervisor import Guarded
+from agent.shipping.status_file import StatusFile
+from agent.shipping.supervisor import Supervisor
+
+__all__ = ["ShipOptions", "Shipper"]
 
 log = logging.getLogger("parbake")
-_MARK_BYTES = 12
 _GRACE_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class ShipOptions:
-    """What the command line asks for. `since_us` reads from there, and leaves the checkpoints alone."""
-
-    once: bool = False
-    since_us: int | None = None
-    only: str = ""
-    dry_run: IO[str] | None = None
-
-    @property
-    def keeps(self) -> bool:
-        """Whether checkpoints are moved."""
-        return self.since_us is None and self.dry_run is None
+_DAEMON_POLL_SECONDS = 0.25
 
 
 class Shipper:
-    """Builds and runs the lanes. Raises SettingsError for settings that cannot work."""
+    """Builds and runs the pipelines of the settings."""
 
-    def __init__(self, settings: Settings, paths: Paths, wishes: ShipOptions, stop: Stop) -> None:
-        self._settings, self._paths, self._wishes, self._stop = settings, paths, wishes, stop
-        self._spaces = PlaceholderValues(settings, paths)
+    def __init__(self, settings: Settings, paths: Paths, options: ShipOptions, stop: Stop) -> None:
+        self._settings, self._paths, self._options, self._stop = settings, paths, options, stop
+        self._values = PlaceholderValues(settings, paths)
         self._masking = Masking(settings, paths)
-        self._written = feedback_loops.Written(settings, paths, self._spaces.current)
-        self._turn = threading.Lock()
-        self._mark = ""
-        self._sinks: list[Sink] = []
-        self._crash: list[BaseException] = []
-        self._behind: list[str] = []
+        self._sinks: list[OpenSink] = []
+        self._close_errors: list[BaseException] = []
+        self._hanging: list[str] = []
 
     def run(self) -> tuple[str, ...]:
-        """Ship until the stop (or once). The names of the sinks that something was left behind for."""
-        found = list(feedback_loops.problems(self._settings, self._paths))
-        if found:
-            raise SettingsError("the settings would ship logs in circles", found, hint="ship to another place")
-        if not self._await_daemon():
-            log.warning("stopped before the daemon has said what to mask: nothing is shipped, and all of it at the next start")
-            return ()
-        with self._directory():
-            lanes = [lane for sink in self._chosen() for lane in self._lanes(sink)]
-            status = StatusFile(
-                self._paths.ship / "status.json",
-                [lane.progress for lane in lanes],
-                draining=lambda: self._stop.urgent or self._stop.is_set,
-            )
-            if self._wishes.keeps:
-                status.start()
-            threads = [threading.Thread(target=lane.run, name=lane.progress.sink, daemon=True) for lane in lanes]
-            for thread in threads:
-                thread.start()
-            self._await(threads)
-            self._close()
-            if self._wishes.keeps:
-                status.end()
-        for crash in (*(lane.crash for lane in lanes), *self._crash):
-            if crash is not None:
-                raise crash
-        return tuple(dict.fromkeys((*(lane.progress.sink for lane in lanes if lane.left_behind), *self._behind)))
+        """Ship until the stop, or once. Return the names of the sinks for which entries were left behind.
 
-    def _await(self, threads: Sequence[threading.Thread]) -> None:
+        Raises SettingsError if the settings cannot work, BusyError and StateError for the shipper's directory, and after
+        all pipelines have ended the first exception of a pipeline that crashed.
+        """
+        problems = list(feedback_loops.problems(self._settings, self._paths))
+        if problems:
+            raise SettingsError("the settings would ship logs in circles", problems, hint="ship to another place")
+        if not self._await_daemon():
+            log.warning("stopped before it was known what to mask: nothing is shipped now, and all of it at the next start")
+            return ()
+        with ship_directory.hold(self._paths.ship, write=self._options.moves_checkpoints) as loop_marker:
+            supervisors = self._supervisors(loop_marker)
+            self._run_all(supervisors)
+        crashes = (*(supervisor.crash for supervisor in supervisors), *self._close_errors)
+        if crash := next(filter(None, crashes), None):
+            raise crash
+        behind = (supervisor.status.sink for supervisor in supervisors if supervisor.left_behind)
+        return tuple(dict.fromkeys((*behind, *self._hanging)))
+
+    def _supervisors(self, loop_marker: str) -> Sequence[Supervisor]:
+        factory = PipelineFactory(
+            settings=self._settings,
+            paths=self._paths,
+            options=self._options,
+            stop=self._stop,
+            values=self._values,
+            masking=self._masking,
+            sink_files=feedback_loops.SinkFiles(self._settings, self._paths, self._values.current),
+            loop_marker=loop_marker,
+            read_lock=threading.Lock(),
+            opened=self._sinks,
+        )
+        return [supervisor for sink in self._chosen_sinks() for supervisor in factory.supervisors(sink)]
+
+    def _chosen_sinks(self) -> Sequence[SinkSettings]:
+        name = self._options.sink_name
+        chosen = [sink for sink in self._settings.sinks if name in ("", sink.name)]
+        if name and not chosen:
+            names = ", ".join(sink.name for sink in self._settings.sinks) or "none"
+            raise SettingsError(f'there is no [[sink]] called "{name}"', [], hint=f"configured: {names}")
+        return chosen
+
+    def _run_all(self, supervisors: Sequence[Supervisor]) -> None:
+        """Run each pipeline in a thread until all have ended, and write the status meanwhile."""
+        status = StatusFile(
+            self._paths.ship / "status.json",
+            [supervisor.status for supervisor in supervisors],
+            draining=lambda: self._stop.urgent or self._stop.is_set,
+        )
+        if self._options.moves_checkpoints:
+            status.start()
+        threads = [
+            threading.Thread(target=supervisor.run, name=supervisor.status.sink, daemon=True) for supervisor in supervisors
+        ]
         for thread in threads:
-            while thread.is_alive() and not self._stop.over:
+            thread.start()
+        self._join(threads)
+        self._close_sinks()
+        if self._options.moves_checkpoints:
+            status.end()
+
+    def _join(self, threads: Sequence[threading.Thread]) -> None:
+        """Wait for the threads, after the stop's deadline for one more second in all. The others count as hanging."""
+        for thread in threads:
+            while thread.is_alive() and not self._stop.expired:
                 thread.join(0.5)
         ends = time.monotonic() + _GRACE_SECONDS
         for thread in threads:
             thread.join(max(0.0, ends - time.monotonic()))
             if thread.is_alive():
-                self._behind.append(thread.name)
+                self._hanging.append(thread.name)
 
-    def _close(self) -> None:
+    def _close_sinks(self) -> None:
         for sink in self._sinks:
             try:
                 sink.close()
-            except BaseException as error:  # noqa: BLE001 - a third party's may fail in any way; raised once all are closed
-                self._crash.append(error)
-
-    def _chosen(self) -> Sequence[SinkSettings]:
-        only = self._wishes.only
-        chosen = [sink for sink in self._settings.sinks if only in ("", sink.name)]
-        if only and not chosen:
-            names = ", ".join(sink.name for sink in self._settings.sinks) or "none"
-            raise SettingsError(f'there is no [[sink]] called "{only}"', [], hint=f"configured: {names}")
-        return chosen
-
-    def _lanes(self, sink: SinkSettings) -> Iterator[Guarded]:
-        journal, files = self._settings.ship.journal, self._settings.ship.files
-        labels = partial(self._labels, Labels(sink.name, sink.labels, self._spaces))
-        if journal:
-            yield self._lane(sink, labels, "journal", journal if isinstance(journal, Journal) else Journal())
-        if files:
-            yield self._lane(sink, labels, "files", None)
-
-    def _lane(self, sink: SinkSettings, labels: Callable[[], Mapping[str, str]], kind: str, journal: Journal | None) -> Guarded:
-        progress = Progress(sink.name, sink.type, kind, self._mask)
-        directory = self._paths.ship
-        checkpoint = Checkpoint(directory, sink.name, kind)
-        plugin: Any = DryRun if self._wishes.dry_run else plugins.load(SINKS, sink.type, "type")
-        made = self._sink(sink, plugin)
-        self._sinks.append(made)
-        patience = self._settings.ship.drain if self._wishes.once else float("inf")
-        letters = DeadLetters(directory / "dead-letter", sink.name, mask=self._mask)
-        delivery = Delivery(made, letters, progress, self._stop, patience_seconds=patience)
-        keeps = checkpoint if self._wishes.keeps else None
-        once = self._wishes.once or self._wishes.dry_run is not None
-        tidy = self._clean if journal is not None else self._clean_lines
-
-        def lane() -> Lane:
-            position = checkpoint.load() if self._wishes.since_us is None else None
-            reader = self._reader(sink, journal, position, plugin.wants_ids)
-            return Lane(reader, delivery, keeps, progress, sink, tidy, labels, self._turn, self._stop, once)
-
-        def again() -> Lane:
-            made.close()  # what it was in the middle of is not to be trusted; the next batch makes it anew
-            return lane()
-
-        pipe = sink.type == "stdout" or self._wishes.dry_run is not None
-        return Guarded(lane(), self._stop, None if once else again, pipe=pipe)
-
-    def _reader(self, sink: SinkSettings, journal: Journal | None, position: Any, wants_ids: bool) -> Reader:
-        ship, since_us = self._settings.ship, self._wishes.since_us
-        if journal is not None:
-            return JournalReader(
-                journal,
-                self._paths,
-                fields=sink.fields,
-                position=position,
-                since_us=since_us,
-                line_max=ship.line_max,
-                wants_ids=wants_ids,
-            )
-        return FilesReader(
-            ship.files,
-            self._paths,
-            position=position,
-            since_us=since_us,
-            line_max=ship.line_max,
-            wants_ids=wants_ids,
-            ending=lambda: self._ending,
-        )
-
-    def _sink(self, sink: SinkSettings, plugin: Any) -> Sink:
-        if self._wishes.dry_run is not None:
-            return DryRun(sink.name, self._wishes.dry_run)
-        context = SinkContext(sink.name, self._paths, self._stop, self._mark)
-        return LazySink(plugin, sink.options, context, self._spaces.current)
-
-    @property
-    def _ending(self) -> bool:
-        return self._wishes.once or self._wishes.dry_run is not None or self._stop.is_set
-
-    def _mask(self, text: str) -> str:
-        return self._masking.current().mask(text)
-
-    def _labels(self, labels: Labels) -> Mapping[str, str]:
-        masker = self._masking.current()
-        return {name: masker.mask(value) for name, value in labels.current().items()}
-
-    def _clean(self, batch: Batch) -> Batch:
-        return clean(batch, self._masking.current(), self._settings.ship.line_max, self._mark)
-
-    def _clean_lines(self, batch: Batch) -> Batch:
-        mine = own_lines(os.getpid())
-        return clean(self._written.left_out(batch), self._masking.current(), self._settings.ship.line_max, self._mark, mine)
+            except BaseException as error:  # noqa: BLE001 - a third party's sink may raise anything; raised once all are closed
+                self._close_errors.append(error)
 
     def _await_daemon(self) -> bool:
-        """Hold the lines until the daemon has said what to mask, and has set aside what another instance left, checkpoints
-        among it; but not for ever: the logs of an instance whose daemon does not come up are those that are wanted most.
-        False where a stop came first: then they stay, as nobody has waited as long as the settings ask."""
-        left = 0.0 if self._wishes.once or self._wishes.dry_run else self._settings.ship.mask_wait
-        while left > 0 and not (self._masking.known and self._ours):
-            if self._stop.wait(min(0.25, left)):
+        """Hold all lines until the daemon has written what to mask and has archived another instance's checkpoints.
+
+        The wait ends after [ship] mask_wait: the logs of an instance whose daemon does not start are the most wanted ones.
+        Return False if a stop comes first. The lines are left for the next start then, because mask_wait has not passed.
+        """
+        left_seconds = 0.0 if self._options.ends else self._settings.ship.mask_wait
+        while left_seconds > 0 and not (self._masking.ready and self._checkpoints_are_own):
+            if self._stop.wait(min(_DAEMON_POLL_SECONDS, left_seconds)):
                 return False
-            left -= 0.25
-        if not self._masking.known:
+            left_seconds -= _DAEMON_POLL_SECONDS
+        if not self._masking.ready:
             log.warning(
                 "%s does not exist, so that only patterns are masked: parbake has not converged since this boot",
                 self._paths.run / "mask",
@@ -222,51 +136,11 @@ class Shipper:
         return True
 
     @property
-    def _ours(self) -> bool:
-        """Whether the checkpoints are this instance's. Below a root no daemon says so, and nobody has captured an image."""
-        if not self._paths.is_host or self._spaces.known:
+    def _checkpoints_are_own(self) -> bool:
+        """Whether the checkpoints belong to this instance, and not to one whose disk was captured as an image.
+
+        Below a root no daemon tells, and no image was captured.
+        """
+        if not self._paths.is_host or self._values.ready:
             return True
         return all(path.name == "status.json" for path in self._paths.ship.glob("*.json"))
-
-    @contextmanager
-    def _directory(self) -> Iterator[None]:
-        """ship/, held against a second shipper where checkpoints are moved. Raises BusyError, StateError."""
-        directory = self._paths.ship
-        lock: int | None = None
-        try:
-            if self._wishes.keeps:
-                directory.mkdir(parents=True, exist_ok=True)
-                lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._mark = _mark(directory, write=self._wishes.keeps)
-            yield
-        except BlockingIOError:
-            raise BusyError("another `parbake ship` is running", hint="stop parbake-ship.service, or add --since") from None
-        except PermissionError as error:
-            raise StateError(f"{error.filename} cannot be used: {error.strerror}", hint="run as parbake-ship") from None
-        finally:
-            if lock is not None:
-                os.close(lock)
-
-
-def _mark(directory: Path, *, write: bool) -> str:
-    """A word of this instance's own that is in nobody's logs unless a receiver wrote it there."""
-    path = directory / "mark"
-    try:
-        if text := path.read_text("ascii").strip():
-            return text
-    except (OSError, UnicodeDecodeError):
-        pass
-    mark = f"parbake-{secrets.token_hex(_MARK_BYTES)}"
-    if write:
-        path.write_text(mark + "\n", "ascii")
-    return mark
-
-
-def notify(state: str) -> None:
-    """Tell systemd, where it started us."""
-    if os.environ.get("NOTIFY_SOCKET"):
-        from systemd import daemon
-
-        daemon.notify(state)
-    sys.stdout.flush()

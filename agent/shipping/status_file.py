@@ -1,4 +1,4 @@
-"""How each sink fares: counted by its lanes, written to ship/status.json. `agent.status.shipper` reads it for the others."""
+"""The status of the pipelines, written to ship/status.json. `agent.status.shipper` has its fields and reads it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 from agent.errors import ParbakeError
 from agent.shipping.checkpoint import give_to_owner
+from agent.status.shipper import COUNTERS, NUMBERS, SCHEMA, STATES, SinkState
 from agent.system.safe_files import write_atomic
 
 log = logging.getLogger("parbake")
@@ -20,112 +21,120 @@ _REMIND_SECONDS = 300.0
 _RATE_SECONDS = 30.0
 
 
-class Progress:
-    """The counters of one lane, a reader's way to a sink. `lag_seconds`: the age of the oldest entry that is not
-    acknowledged, 0 where the reader's end is reached. What a sink says of its refusal passes through `mask`."""
+class PipelineStatus:
+    """The state and the counters of one pipeline, that is of one reader for one sink.
+
+    `mask` is applied to texts that may quote the answer of a sink.
+    """
 
     def __init__(self, sink: str, kind: str, reader: str, mask: Callable[[str], str] = str) -> None:
         self.sink, self.kind, self.reader = sink, kind, reader
         self._mask = mask
-        self.state = "starting"
+        self.state = SinkState.STARTING
         self.error = ""
-        self.counts = {"sent": 0, "retries": 0, "lost": 0, "set_aside": 0, "skipped": 0}
+        self.counts = dict.fromkeys(COUNTERS, 0)
         self._oldest_us: int | None = None
         self._rate = 0.0
-        self._rated = time.monotonic()
+        self._rate_time = time.monotonic()
         self._reminded = 0.0
 
-    def sent(self, entries: int) -> None:
+    def add_sent(self, entries: int) -> None:
         self.counts["sent"] += entries
         now = time.monotonic()
-        passed = max(now - self._rated, 1e-6)
-        weight = min(1.0, passed / _RATE_SECONDS)
-        self._rate += weight * (entries / passed - self._rate)
-        self._rated = now
+        elapsed = max(now - self._rate_time, 1e-6)
+        weight = min(1.0, elapsed / _RATE_SECONDS)
+        self._rate += weight * (entries / elapsed - self._rate)
+        self._rate_time = now
 
-    def pending(self, oldest_us: int) -> None:
-        self._oldest_us = oldest_us
+    def set_oldest(self, time_us: int) -> None:
+        """Note the time of the oldest entry that the sink has not acknowledged."""
+        self._oldest_us = time_us
 
-    def caught_up(self) -> None:
+    def set_caught_up(self) -> None:
+        """Note that every entry is acknowledged."""
         self._oldest_us = None
-        if self.state == "starting":
-            self.state = "ok"
+        if self.state == SinkState.STARTING:
+            self.state = SinkState.OK
 
-    def waiting(self, why: str) -> None:
-        self.state, self.error = "waiting", why
-
-    def failing(self, error: ParbakeError) -> None:
-        """A try that has to be repeated. Logged when it begins, and every five minutes."""
+    def set_failing(self, error: ParbakeError) -> None:
+        """Count a try that has to be repeated. Logged when the failure begins, and every five minutes."""
         self.counts["retries"] += 1
         now = time.monotonic()
-        if self.state != "failing" or now - self._reminded > _REMIND_SECONDS:
+        if self.state != SinkState.FAILING or now - self._reminded > _REMIND_SECONDS:
             hint = f" ({error.hint})" if error.hint else ""
-            said = self._mask(f"{error}{hint}")
-            log.warning("sink %s: %s; %s entries wait in their place", self.sink, said, self.reader)
+            log.warning(
+                "sink %s: %s; its %s entries are kept and sent later", self.sink, self._mask(f"{error}{hint}"), self.reader
+            )
             self._reminded = now
-        self.state, self.error = "failing", self._mask(str(error))
+        self.state, self.error = SinkState.FAILING, self._mask(str(error))
 
-    def recovered(self) -> None:
-        if self.state == "failing":
-            log.info("sink %s takes %s entries again", self.sink, self.reader)
-        self.state, self.error = "ok", ""
+    def set_recovered(self) -> None:
+        """Note that the sink has answered for a batch."""
+        if self.state == SinkState.FAILING:
+            log.info("sink %s accepts %s entries again", self.sink, self.reader)
+        self.state, self.error = SinkState.OK, ""
 
-    def lost(self, entries: int, why: str) -> None:
+    def add_lost(self, entries: int, reason: str) -> None:
         self.counts["lost"] += entries
-        log.error("sink %s: %d %s entries are lost: %s", self.sink, entries, self.reader, self._mask(why))
+        log.error("sink %s: %d %s entries are lost: %s", self.sink, entries, self.reader, self._mask(reason))
 
-    def skipped(self, entries: int) -> None:
-        self.counts["skipped"] += entries
-        log.warning("sink %s: %d damaged places of the %s skipped", self.sink, entries, self.reader)
+    def add_skipped(self, places: int) -> None:
+        self.counts["skipped"] += places
+        log.warning("sink %s: %d damaged places of the %s skipped", self.sink, places, self.reader)
 
-    def set_aside(self, entries: int, why: str) -> None:
+    def add_set_aside(self, entries: int, reason: str) -> None:
+        """Count entries in the dead-letter file. Logged for the first ones, and every five minutes."""
         first = not self.counts["set_aside"]
         self.counts["set_aside"] += entries
         now = time.monotonic()
         if first or now - self._reminded > _REMIND_SECONDS:
-            said = self._mask(why)
-            log.warning("sink %s refuses %d %s entries; they are set aside: %s", self.sink, entries, self.reader, said)
+            log.warning(
+                "sink %s refuses %d %s entries; they are set aside: %s", self.sink, entries, self.reader, self._mask(reason)
+            )
             self._reminded = now
 
-    def row(self) -> dict[str, Any]:
+    def as_row(self) -> dict[str, Any]:
+        """Return state, error and numbers. The rate falls to 0 in two minutes without an acknowledgement."""
         oldest = self._oldest_us
         lag = max(0.0, time.time() - oldest / 1e6) if oldest is not None else 0.0
-        rate = self._rate * max(0.0, 1 - (time.monotonic() - self._rated) / (4 * _RATE_SECONDS))
+        rate = self._rate * max(0.0, 1 - (time.monotonic() - self._rate_time) / (4 * _RATE_SECONDS))
         return {"state": self.state, "error": self.error, "lag_seconds": round(lag, 1), "rate": round(rate, 1), **self.counts}
 
 
-_WORST = ("failing", "waiting", "starting", "ok")
+def as_status(pipelines: Iterable[PipelineStatus], *, draining: bool = False) -> dict[str, Any]:
+    """Return the document of ship/status.json.
 
-
-def as_status(lanes: Iterable[Progress], *, draining: bool = False) -> dict[str, Any]:
-    """By sink, the sum of its lanes; `lag_seconds` is the greatest. `draining`: whether the end is near, and nothing waits."""
+    A sink has the worst state of its pipelines, the sum of their numbers, and the greatest `lag_seconds`; `readers` has the
+    row of each pipeline. `draining`: whether entries are sent without waiting for others.
+    """
     sinks: dict[str, dict[str, Any]] = {}
-    for lane in lanes:
-        row = lane.row()
-        total = sinks.setdefault(lane.sink, {"type": lane.kind, "state": "ok", "error": "", "lag_seconds": 0.0, "rate": 0.0})
-        if _WORST.index(row["state"]) < _WORST.index(total["state"]):
+    for pipeline in pipelines:
+        row = pipeline.as_row()
+        empty = {"type": pipeline.kind, "state": SinkState.OK, "error": "", **dict.fromkeys(NUMBERS, 0)}
+        total = sinks.setdefault(pipeline.sink, empty)
+        if STATES.index(row["state"]) < STATES.index(total["state"]):
             total["state"], total["error"] = row["state"], row["error"]
-        total["lag_seconds"] = max(total["lag_seconds"], row["lag_seconds"])
-        for name in ("rate", *lane.counts):
-            total[name] = round(total.get(name, 0) + row[name], 1)
-        total.setdefault("readers", {})[lane.reader] = row
-    return {"schema": 1, "time": round(time.time(), 3), "draining": draining, "sinks": sinks}
+        for name in NUMBERS:
+            combined = max(total[name], row[name]) if name == "lag_seconds" else total[name] + row[name]
+            total[name] = round(combined, 1)
+        total.setdefault("readers", {})[pipeline.reader] = row
+    return {"schema": SCHEMA, "time": round(time.time(), 3), "draining": draining, "sinks": sinks}
 
 
 class StatusFile:
-    """Writes ship/status.json now and then, from a thread of its own."""
+    """Writes ship/status.json at an interval, in a thread."""
 
     def __init__(
         self,
         path: Path,
-        lanes: Iterable[Progress],
-        every_seconds: float = 2.0,
+        pipelines: Iterable[PipelineStatus],
+        interval_seconds: float = 2.0,
         draining: Callable[[], bool] = lambda: False,
     ) -> None:
         self._path = path
         self._draining = draining
-        self._lanes = tuple(lanes)
-        self._every_seconds = every_seconds
+        self._pipelines = tuple(pipelines)
+        self._interval_seconds = interval_seconds
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="status", daemon=True)
 
@@ -134,16 +143,18 @@ class StatusFile:
         self._thread.start()
 
     def end(self) -> None:
+        """Stop the thread and write the last status."""
         self._ended.set()
         self._thread.join(5)
         self.write()
 
     def _run(self) -> None:
-        while not self._ended.wait(self._every_seconds):
+        while not self._ended.wait(self._interval_seconds):
             self.write()
 
     def write(self) -> None:
-        content = json.dumps(as_status(self._lanes, draining=self._draining())).encode()
+        """Write the file. A failure is logged at debug level: shipping does not depend on the file."""
+        content = json.dumps(as_status(self._pipelines, draining=self._draining())).encode()
         give = functools.partial(give_to_owner, directory=self._path.parent)
         try:
             write_atomic(self._path, content, 0o644, sync=False, on_created=give)

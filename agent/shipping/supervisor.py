@@ -1,4 +1,4 @@
-"""A lane that a bug has ended, parbake's or a third party's, begins again after a while; the other lanes go on meanwhile."""
+"""Restarts a pipeline that ended with an exception, a bug of parbake or of a third party's sink. Other pipelines go on."""
 
 from __future__ import annotations
 
@@ -8,73 +8,81 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from agent.shipping.pipeline import Lane
+from agent.net.backoff import Backoff
+from agent.shipping.pipeline import Pipeline
 from agent.shipping.shutdown import Stop
+from agent.status.shipper import SinkState
 
 log = logging.getLogger("parbake")
 _FIRST_WAIT_SECONDS = 5.0
 _LONGEST_WAIT_SECONDS = 300.0
-_SOUND_SECONDS = 600.0
-"""A lane that has lived as long is waited for as after its first crash."""
+_STABLE_SECONDS = 600.0
+"""After a run of this length the next restart waits as after the first crash."""
 
 
-class Guarded:
-    """`lane` is the first one, `again` makes the next; without it a crash is the lane's end. `pipe`: whether it writes to
-    one, whose end is that of the command. `crash` is the first, for the exit code."""
+class Supervisor:
+    """Runs `pipeline`, and after a crash the pipelines that `restart_factory` returns.
+
+    `restart_factory`: None if a crash ends the pipeline for good.
+    `is_pipe`: whether the sink writes to a pipe. If its reader has gone, the whole command ends.
+    `crash`: the first exception, for the exit code.
+    `left_behind`: whether entries are left for the next start.
+    """
 
     def __init__(
         self,
-        lane: Lane,
+        pipeline: Pipeline,
         stop: Stop,
-        again: Callable[[], Lane] | None,
+        restart_factory: Callable[[], Pipeline] | None,
         *,
-        pipe: bool = False,
+        is_pipe: bool = False,
         first_wait_seconds: float = _FIRST_WAIT_SECONDS,
     ) -> None:
-        self.progress = lane.progress
-        self._lane: Lane | None = lane
-        self._stop, self._again, self._pipe = stop, again, pipe
-        self._first_wait_seconds = first_wait_seconds
+        self.status = pipeline.status
+        self._next: Pipeline | None = pipeline
+        self._stop, self._restart_factory, self._is_pipe = stop, restart_factory, is_pipe
+        self._backoff = Backoff(first_wait_seconds, _LONGEST_WAIT_SECONDS, low=1.0)
         self.crash: BaseException | None = None
         self.left_behind = False
 
     def run(self) -> None:
-        """Return at the end of the lane, and leave in `crash` and `left_behind` how it was. Never raises."""
-        crashes = 0
+        """Return when the pipeline has ended for good; `crash` and `left_behind` tell how. Never raises."""
         while True:
             began = time.monotonic()
             try:
-                self.left_behind = not self._next().run()
+                self.left_behind = not self._take_next().run()
                 return
-            except BaseException as error:  # noqa: BLE001 - whatever it is, other sinks are not to blame; the exit code says it
+            except BaseException as error:  # noqa: BLE001 - no exception may end other pipelines; the exit code reports it
                 self.left_behind = True
-                if self._pipe and isinstance(error, BrokenPipeError):
+                if self._is_pipe and isinstance(error, BrokenPipeError):
                     self.crash = error
                     self._stop.set(0)
                     return
-                if self._stop.over:  # then sinks are closed under those who still use them
+                if self._stop.expired:  # sinks are closed then while pipelines still use them
                     return
-                crashes = 1 if time.monotonic() - began > _SOUND_SECONDS else crashes + 1
-                seconds = min(_LONGEST_WAIT_SECONDS, self._first_wait_seconds * 2 ** min(crashes - 1, 10))
-                self._tell(error, seconds)
-            if self._again is None or self._stop.is_set or self._stop.wait(seconds):
+                if time.monotonic() - began > _STABLE_SECONDS:
+                    self._backoff.reset()
+                seconds = self._backoff.next_seconds()
+                self._report(error, seconds)
+            if self._restart_factory is None or self._stop.is_set or self._stop.wait(seconds):
                 return
 
-    def _next(self) -> Lane:
-        lane, self._lane = self._lane, None
-        if lane is None:
-            assert self._again is not None
-            lane = self._again()
-        return lane
+    def _take_next(self) -> Pipeline:
+        pipeline, self._next = self._next, None
+        if pipeline is None:
+            assert self._restart_factory is not None
+            pipeline = self._restart_factory()
+        return pipeline
 
-    def _tell(self, error: BaseException, seconds: float) -> None:
-        """Where it was, without an exception's own text, which may quote an entry."""
+    def _report(self, error: BaseException, seconds: float) -> None:
+        """Log the type and the place of the exception. Its text may quote an entry and is left out."""
         frames = traceback.extract_tb(error.__traceback__)
-        place = ", ".join(f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}" for frame in frames[-3:])
-        text = f"a bug in parbake or in the sink: {type(error).__name__} at {place}"
-        self.progress.state, self.progress.error = "failing", text
-        then = f"it begins again in {seconds:.0f} s" if self._again is not None and not self._stop.is_set else "it ends"
-        log.error("sink %s: %s; %s; its %s entries wait in their place", self.progress.sink, text, then, self.progress.reader)
+        location = ", ".join(f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}" for frame in frames[-3:])
+        message = f"a bug in parbake or in the sink: {type(error).__name__} at {location}"
+        self.status.state, self.status.error = SinkState.FAILING, message
+        restarts = self._restart_factory is not None and not self._stop.is_set
+        then = f"it restarts in {seconds:.0f} s" if restarts else "it ends"
+        log.error("sink %s: %s; %s; its %s entries are kept", self.status.sink, message, then, self.status.reader)
         if self.crash is None:
-            traceback.clear_frames(error.__traceback__)  # or a batch would be held for as long as the shipper runs
+            traceback.clear_frames(error.__traceback__)  # frames hold the batch, and the crash is kept until the end
             self.crash = error

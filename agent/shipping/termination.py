@@ -1,4 +1,4 @@
-"""Before the instance goes: the daemon's fact `terminating` makes the shipper hurry, so that the last lines get away."""
+"""The end of the instance, as the daemon announces it: the fact `terminating` makes shipping urgent."""
 
 from __future__ import annotations
 
@@ -9,35 +9,37 @@ from agent.shipping.daemon_view import PlaceholderValues
 from agent.shipping.shutdown import Stop
 
 log = logging.getLogger("parbake")
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 
 
 class Termination:
-    """Looks for the fact in a thread, since every lane may be asleep. What was called off brings the usual pace back."""
+    """Checks the fact in a thread, because every pipeline may be asleep. Shipping is normal again if the fact disappears."""
 
-    def __init__(self, spaces: PlaceholderValues, stop: Stop) -> None:
-        self._spaces = spaces
+    def __init__(self, values: PlaceholderValues, stop: Stop) -> None:
+        self._values = values
         self._stop = stop
-        self._why = ""
+        self._reason = ""
 
     def start(self) -> None:
-        """Returns after the first look, so that a shipper that is started late hurries at once."""
-        self._look()
+        """Check once, then start the thread. A shipper that starts late is urgent from its first batch."""
+        self._check()
         threading.Thread(target=self._run, name="termination", daemon=True).start()
 
     def _run(self) -> None:
-        while not self._stop.wait(LOOK_SECONDS):
-            self._look()
+        while not self._stop.wait(CHECK_SECONDS):
+            self._check()
 
-    def _look(self) -> None:
-        facts = self._spaces.current()["facts"]
-        why, before = str(facts.get("terminating") or ""), self._why
-        if why == before:
+    def _check(self) -> None:
+        facts = self._values.current()["facts"]
+        reason, previous = str(facts.get("terminating") or ""), self._reason
+        if reason == previous:
             return
-        self._why = why
-        self._stop.hurry(bool(why))
-        if not why:
-            log.warning("this instance is not to go any more (it was: %s): logs are shipped at their usual pace again", before)
+        self._reason = reason
+        self._stop.set_urgent(bool(reason))
+        if not reason:
+            log.warning(
+                "this instance is not to go any more (it was: %s): logs are shipped at their usual pace again", previous
+            )
             return
         when = f" at {at}" if (at := facts.get("terminating_at")) else ""
-        log.warning("this instance is to go (%s%s): logs are shipped without delay from now on", why, when)
+        log.warning("this instance is to go (%s%s): logs are shipped without delay from now on", reason, when)

@@ -50,7 +50,7 @@ Options_co = TypeVar("Options_co", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class SourceContext:
-    """What a source gets besides its options.
+    """What a source gets in addition to its options.
 
     `timeout_seconds` bounds one fetch, retries included. `poll_seconds` is the interval for a `watch` whose store sends no
     notifications. `stopping` is set when parbake stops: a fetch then raises SourceUnreachable within 2 seconds, and a watch

@@ -41,7 +41,7 @@ def layer_names(settings: SourceSettings, facts: Facts, build: Mapping[str, str]
     try:
         return tuple(interpolation.fill(layer, spaces) for layer in settings.layers)
     except DiscoveryError as error:
-        raise DiscoveryError(f"layer {error} (asked: {engine.asked(facts)})", hint=error.hint) from None
+        raise DiscoveryError(f"layer {error} (asked: {engine.providers_summary(facts)})", hint=error.hint) from None
 
 
 def pull(

@@ -107,7 +107,7 @@ class Records:
             log.warning("%s cannot be renamed: %s", path, failure.strerror)
 
     def digest_key(self) -> bytes:
-        """Return the key of this instance, so that a digest of a secret helps nobody to guess the secret.
+        """Return the key of this instance, so that a digest of a secret cannot be used to guess the secret.
 
         A command that changes nothing, or may not read the key, uses one for itself alone.
         """

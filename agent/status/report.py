@@ -1,4 +1,4 @@
-"""What a convergence has found and done so far, for status.json, the metrics, and people. Never holds a value of run config."""
+"""The report of a process: what its convergences found and did. It holds no value of run config."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
+from agent.errors import ParbakeError, RolledBack
 from agent.model import FactValue, SourceReport, SourceState, UnitResult
 from agent.paths import Paths
 from agent.settings.models import Settings
@@ -19,19 +21,41 @@ from agent.system.safe_files import write_atomic
 
 log = logging.getLogger("parbake")
 SCHEMA = 1
-STATES = ("starting", "converged", "stale", "failed", "rolled-back")
+
+
+class InstanceState(StrEnum):
+    """`state` of status.json."""
+
+    STARTING = "starting"
+    CONVERGED = "converged"
+    STALE = "stale"
+    """It runs on the last good run config."""
+    FAILED = "failed"
+    ROLLED_BACK = "rolled-back"
+
+
+class TemplateState(StrEnum):
+    """`state` of a template in status.json."""
+
+    CURRENT = "current"
+    DRIFTED = "drifted"
+    """The target was edited by hand and is left so."""
+    WAITING = "waiting"
+    """An error holds its group up; the old target stays."""
+    REJECTED = "rejected"
+    """Its group did not hold, and is not tried again."""
 
 
 def now() -> str:
-    """The time as status.json, history and messages write it: UTC, whole seconds."""
+    """Return the time as status.json, history and messages write it: UTC, whole seconds."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @dataclass(slots=True)
 class Report:
-    """Filled in step by step, so that a failure half way still tells what was known by then."""
+    """It is filled step by step, so that a failure half way still shows what was known by then."""
 
-    state: str = "starting"
+    state: InstanceState = InstanceState.STARTING
     since: str = field(default_factory=now)
     generation: int = 0
     digest: str = ""
@@ -46,15 +70,15 @@ class Report:
     convergences: int = 0
     failures: int = 0
 
-    def set_state(self, state: str, error: str | None = None) -> None:
-        """Take on a state; `since` moves only when the state does."""
+    def set_state(self, state: InstanceState, error: str | None = None) -> None:
+        """Set the state and the error. `since` changes only if the state does."""
         if state != self.state:
             self.since = now()
         self.state, self.error = state, error
 
 
 def as_status(report: Report) -> dict[str, Any]:
-    """status.json as INTERFACE.md section 7 has it. `userdata` is left out: user-data is where people put secrets."""
+    """Return the content of status.json (INTERFACE section 7). `userdata` is left out: people put secrets into user-data."""
     status: dict[str, Any] = {
         "schema": SCHEMA,
         "state": report.state,
@@ -76,11 +100,17 @@ def as_status(report: Report) -> dict[str, Any]:
 
 
 def as_metrics(report: Report) -> str:
-    """Prometheus text exposition format 0.0.4."""
+    """Return metrics.prom, in the Prometheus text exposition format 0.0.4."""
     family = metrics.family
+    states = [({"state": state.value}, state == report.state) for state in InstanceState]
     return "".join(
         (
-            family("state", "gauge", "1 for the state the instance is in", [({"state": s}, s == report.state) for s in STATES]),
+            family(
+                "state",
+                "gauge",
+                "1 for the state the instance is in",
+                states,
+            ),
             family("generation", "gauge", "The applied generation", [({}, report.generation)]),
             family("convergences_total", "counter", "Convergences since start", [({}, report.convergences)]),
             family("convergence_failures_total", "counter", "Convergences that failed since start", [({}, report.failures)]),
@@ -88,14 +118,14 @@ def as_metrics(report: Report) -> str:
             family(
                 "source_up",
                 "gauge",
-                "1 where the source answered and was believed",
+                "1 if the source answered and its answer was accepted",
                 [({"source": s.name, "backend": s.backend}, s.state == SourceState.OK) for s in report.sources],
             ),
             family(
                 "template_current",
                 "gauge",
-                "1 where the target holds the rendered run config",
-                [({"template": t["name"]}, t["state"] == "current") for t in report.templates],
+                "1 if the target has the rendered run config",
+                [({"template": t["name"]}, t["state"] == TemplateState.CURRENT) for t in report.templates],
             ),
         )
     )
@@ -114,17 +144,19 @@ StatusStamp = tuple[int, int] | None
 
 
 def status_stamp(paths: Paths) -> StatusStamp:
-    """Which status.json there is: another one was written by another parbake. None where there is none."""
+    """Return a stamp of status.json, or None if it does not exist. After another parbake wrote it, the stamp is another."""
     try:
-        found = paths.status.stat()
+        status = paths.status.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns
+    return status.st_ino, status.st_mtime_ns
 
 
 def refresh(report: Report, paths: Paths) -> None:
-    """Write metrics.prom anew where it changed: what the shipper says of itself does so without a convergence. Nothing
-    depends on it, so a failure is left to the next `publish`, which complains."""
+    """Write metrics.prom again if it changed: the shipper's numbers change without a convergence.
+
+    A failure is left to the next `publish`, which raises it.
+    """
     content = _all_metrics(report, paths).encode()
     try:
         if paths.metrics.read_bytes() != content:
@@ -142,5 +174,11 @@ def _all_metrics(report: Report, paths: Paths) -> str:
     return as_metrics(report) + (shipper.as_metrics(shipping, time.time()) if shipping else "")
 
 
+def state_after(error: ParbakeError) -> InstanceState:
+    """Return the state of the instance after a convergence that raised an error."""
+    return InstanceState.ROLLED_BACK if isinstance(error, RolledBack) else InstanceState.FAILED
+
+
 def new_report(settings: Settings) -> Report:
+    """Return the report of a process that has not converged yet."""
     return Report(component={"name": settings.component.name, "version": settings.component.version})

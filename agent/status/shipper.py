@@ -1,7 +1,7 @@
-"""What the shipper says of itself, as the rest may use it: read by root, written by a user with fewer rights.
+"""The status of the log shipper, ship/status.json: its states and numbers, a safe reader, and its metrics.
 
-Whoever has taken over the shipper writes ship/status.json. So it is opened without following a link or waiting for a pipe,
-read up to a bound, and only known numbers and plain text are taken from it.
+A process with fewer rights writes the file and root reads it. An attacker who controls the shipper controls the file, so
+that the reader follows no link, waits for no pipe, reads a bounded size, and keeps only known numbers and printable text.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,23 @@ _BYTES_MAX = 256 * 1024
 _SINKS_MAX = 64
 _TEXT_MAX = 300
 _LATEST = 253_402_300_799.0
-"""The end of the year 9999, which is as far as a date goes."""
-STATES = ("ok", "starting", "waiting", "failing")
+"""The end of the year 9999, the last date that datetime can show."""
 STALE_SECONDS = 60.0
-"""The shipper writes every two seconds. Older than this, it does not run."""
+"""The shipper writes every two seconds. A status older than this means that the shipper does not run."""
+
+
+class SinkState(StrEnum):
+    """The state of a sink, worst first."""
+
+    FAILING = "failing"
+    STARTING = "starting"
+    OK = "ok"
+
+
+STATES = tuple(SinkState)
+UNKNOWN = "unknown"
+"""The state of a sink in a status that a shipper of this version does not write."""
+SCHEMA = 1
 
 NUMBERS = {
     "lag_seconds": ("gauge", "Age of the oldest entry that the sink has not acknowledged"),
@@ -35,22 +49,31 @@ NUMBERS = {
     "set_aside": ("counter", "Entries the sink refused, set aside in the dead-letter file"),
     "skipped": ("counter", "Damaged or unreadable places that were skipped"),
 }
+"""The numbers of a sink, in ship/status.json and in the metrics: name to metric type and description."""
+COUNTERS = tuple(name for name, (kind, _) in NUMBERS.items() if kind == "counter")
 
 
 @dataclass(frozen=True, slots=True)
 class ShipStatus:
-    """`time` is when the shipper wrote it, in seconds since 1970; `sinks` has `type`, `state`, `error` and NUMBERS of each."""
+    """A status that has been checked.
+
+    `time`: when the shipper wrote it, in seconds since 1970.
+    `sinks`: per name of a sink its `type`, `state`, `error` and the NUMBERS.
+    """
 
     time: float
     sinks: Mapping[str, Mapping[str, Any]]
 
     def stale(self, now: float) -> bool:
-        """Whether the shipper has not written for so long that it does not run, or hangs."""
+        """Return whether the status is so old at `now` that the shipper does not run, or hangs."""
         return now - self.time > STALE_SECONDS
 
 
 def read(path: Path) -> ShipStatus | None:
-    """None where there is none. Raises OSError where it may not be read, ValueError for anything but what a shipper writes."""
+    """Read the status; None if the file does not exist.
+
+    Raises OSError if the file cannot be read, and ValueError if it is not the status of a shipper.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
@@ -64,13 +87,13 @@ def read(path: Path) -> ShipStatus | None:
     if len(content) > _BYTES_MAX:
         raise ValueError(f"more than {_BYTES_MAX} bytes")
     try:
-        return _taken(json.loads(content))
+        return _checked(json.loads(content))
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
-def _taken(document: Any) -> ShipStatus:
-    if not isinstance(document, dict) or document.get("schema") != 1 or not isinstance(document.get("sinks"), dict):
+def _checked(document: Any) -> ShipStatus:
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA or not isinstance(document.get("sinks"), dict):
         raise ValueError("not what a shipper of this version writes")
     sinks = document["sinks"]
     if len(sinks) > _SINKS_MAX:
@@ -83,34 +106,33 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
     state = row.get("state")
     return {
         "type": _text(row.get("type")),
-        "state": state if state in STATES else "unknown",
+        "state": state if state in STATES else UNKNOWN,
         "error": _text(row.get("error")),
         **{name: _number(row.get(name)) for name in NUMBERS},
     }
 
 
 def _number(value: object) -> float:
-    """A finite number that is not negative; 0 for anything else."""
+    """Return `value` if it is a finite number that is not negative, else 0."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e18 or not math.isfinite(value):
         return 0
     return value
 
 
 def _text(value: object) -> str:
-    """One line of it without what a terminal would obey."""
+    """Return the beginning of a text, with "?" for each character that a terminal would not print."""
     text = value[:_TEXT_MAX] if isinstance(value, str) else ""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def as_metrics(status: ShipStatus, now: float) -> str:
-    """For metrics.prom. `now` in seconds since 1970."""
+    """Return the part of metrics.prom for the shipper. `now` is in seconds since 1970."""
     sinks = sorted(status.sinks.items())
-    up = [({"sink": sink, "type": row["type"]}, row["state"] == "ok" and not status.stale(now)) for sink, row in sinks]
+    stale = status.stale(now)
+    up = [({"sink": sink, "type": row["type"]}, row["state"] == SinkState.OK and not stale) for sink, row in sinks]
     families = [
-        metrics.family(
-            "ship_status_timestamp_seconds", "gauge", "When the shipper last said how it fares", [({}, status.time)]
-        ),
-        metrics.family("ship_up", "gauge", "1 where the shipper runs and the sink takes entries", up),
+        metrics.family("ship_status_timestamp_seconds", "gauge", "When the shipper last wrote its status", [({}, status.time)]),
+        metrics.family("ship_up", "gauge", "1 if the shipper runs and the sink accepts entries", up),
     ]
     for name, (kind, doc) in NUMBERS.items():
         metric = f"ship_{name}_total" if kind == "counter" else f"ship_{name}"

@@ -50,10 +50,11 @@ class DirectoryObserver:
         """
         from watchdog.observers import Observer
 
-        self._observer: Any = Observer()
-        self._observer.daemon = True
+        self._observer: Any = None
         receiver: Any = _Receiver(on_event)  # watchdog calls nothing but `dispatch`
         try:
+            self._observer = Observer()  # later versions of watchdog start a thread here
+            self._observer.daemon = True
             if on_unwatchable is not None:
                 self._observer.start()  # before the directories are added, so that each fails separately
             for directory, recursive in directories.items():
@@ -66,8 +67,9 @@ class DirectoryObserver:
             if on_unwatchable is None:
                 self._observer.start()
         except (OSError, RuntimeError) as error:
-            self._observer.stop()
-            self._observer.unschedule_all()
+            if self._observer is not None:
+                self._observer.stop()
+                self._observer.unschedule_all()
             _close_descriptors_of(error)
             reason = getattr(error, "strerror", None) or type(error).__name__
             raise WatchUnavailable(reason, no_threads=isinstance(error, RuntimeError)) from None

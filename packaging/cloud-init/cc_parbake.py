@@ -4,11 +4,11 @@
       facts: {environment: prod}
       source: [{backend: consul, address: "http://10.0.0.9:8500", layers: [common]}]
 
-Only what may be set at run time is taken: facts, source, sink and log. Whatever else is below the key is there for
-`[facts_from]` ("userdata:NAME"). The file is written anew at each boot, since /run does not outlive one.
+The tables facts, source, sink and log may be set at run time, so these are written. All other keys below `parbake` are for
+`[facts_from]` ("userdata:NAME"). The file is written at each boot, because /run does not survive one.
 
-A module at the top level of sys.path, which cloud-init 22.4 and 25.1 both find; the first calls `handle` by position
-with five arguments, the second by keyword with four.
+The module is at the top level of sys.path, where cloud-init 22.4 and 25.1 both find it. The first calls `handle` by
+position with five arguments, the second by keyword with four.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ meta = {
 
 
 def handle(*args: Any, **kwargs: Any) -> None:
-    """cloud-init's entry. Raises ValueError, which cloud-init reports, for a key that is no settings."""
+    """Handle a call of cloud-init. Raises ValueError, which cloud-init reports, for a key that is not valid as settings."""
     named = {**dict(zip(("name", "cfg", "cloud", "log", "args"), args, strict=False)), **kwargs}
-    given = named.get("cfg", {}).get("parbake")
-    if given is None:
+    key = named.get("cfg", {}).get("parbake")
+    if key is None:
         LOG.debug("no key parbake, nothing to do")
         return
-    if apply(given, Path(TARGET)):
+    if apply(key, Path(TARGET)):
         restart()
 
 
-def apply(given: Any, target: Path) -> bool:
-    """Write the settings; whether the file changed. A key without settings removes what an earlier one left."""
-    text = render(given)
+def apply(key: object, target: Path) -> bool:
+    """Write the settings in the key, and return whether the file changed. A key without settings removes the file."""
+    text = render(key)
     before = target.read_text("utf-8") if target.is_file() else ""
     if text == before:
         return False
@@ -64,7 +64,7 @@ def apply(given: Any, target: Path) -> bool:
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
-        # The shipper, which is not root, reads its sinks from here.
+        # The shipper reads its sinks from here, and is not root.
         os.chmod(name, 0o644)
         os.replace(name, target)
     except BaseException:
@@ -74,9 +74,9 @@ def apply(given: Any, target: Path) -> bool:
 
 
 def restart() -> None:
-    """Have a parbake that runs already take the settings up; one that is yet to start reads them anyway.
+    """Let running services of parbake read the settings. A service that starts later reads them anyway.
 
-    Without waiting: the unit may be ordered after cloud-init, which would then wait for itself.
+    The call does not wait: a unit may be ordered after cloud-init, which would then wait for itself.
     """
     if not Path("/run/systemd/system").is_dir():
         return
@@ -84,27 +84,29 @@ def restart() -> None:
     subprocess.run(command, check=False, stdin=subprocess.DEVNULL, timeout=30)
 
 
-def render(given: Any) -> str:
-    """The settings as TOML, "" where there are none. Raises ValueError."""
-    if not isinstance(given, Mapping):
+def render(key: object) -> str:
+    """Return the settings in the key as TOML, "" if it has no settings. Raises ValueError."""
+    if not isinstance(key, Mapping):
         raise ValueError("parbake: expected a mapping")
-    parts = [_table(f"[{name}]", given[name], f"parbake.{name}") for name in TABLES if name in given]
+    parts = [_table(f"[{name}]", key[name], f"parbake.{name}") for name in TABLES if name in key]
     for name in LISTS:
-        items = given.get(name, [])
+        items = key.get(name, [])
         if not isinstance(items, list):
             raise ValueError(f"parbake.{name}: expected a list of mappings")
         parts += [_table(f"[[{name}]]", item, f"parbake.{name}[{index}]") for index, item in enumerate(items)]
-    return "\n".join(["# From cloud-init's key `parbake`; written anew at each boot.", *parts]) if parts else ""
+    return "\n".join(["# From cloud-init's key `parbake`. Written at each boot.", *parts]) if parts else ""
 
 
-def _table(heading: str, table: Any, where: str) -> str:
+def _table(heading: str, table: object, key_path: str) -> str:
     if not isinstance(table, Mapping):
-        raise ValueError(f"{where}: expected a mapping")
-    lines = [f"{_text(str(key))} = {_value(value, f'{where}.{key}')}" for key, value in table.items() if value is not None]
+        raise ValueError(f"{key_path}: expected a mapping")
+    lines = [
+        f"{_text(str(name))} = {_value(value, f'{key_path}.{name}')}" for name, value in table.items() if value is not None
+    ]
     return "\n".join([heading, *lines]) + "\n"
 
 
-def _value(value: Any, where: str) -> str:
+def _value(value: object, key_path: str) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):
@@ -112,13 +114,13 @@ def _value(value: Any, where: str) -> str:
     if isinstance(value, str):
         return _text(value)
     if isinstance(value, list):
-        return "[" + ", ".join(_value(item, where) for item in value) + "]"
+        return "[" + ", ".join(_value(item, key_path) for item in value) + "]"
     if isinstance(value, Mapping):
-        inner = (f"{_text(str(key))} = {_value(item, f'{where}.{key}')}" for key, item in value.items() if item is not None)
+        inner = (f"{_text(str(key))} = {_value(item, f'{key_path}.{key}')}" for key, item in value.items() if item is not None)
         return "{" + ", ".join(inner) + "}"
-    raise ValueError(f"{where}: found a {type(value).__name__}, which settings cannot hold")
+    raise ValueError(f"{key_path}: found a {type(value).__name__}, which settings cannot hold")
 
 
 def _text(text: str) -> str:
-    # JSON's string is a TOML string but for DEL, and for half a pair of surrogates, which is no text at all.
+    # A JSON string is a TOML string, except for DEL and for a lone surrogate, which is not valid text.
     return json.dumps(text.encode("utf-8", "replace").decode(), ensure_ascii=False).replace("\x7f", "\\u007f")

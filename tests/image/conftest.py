@@ -1,4 +1,4 @@
-"""Fixtures of the booted-image tests: machines, a network of their own, and the servers in it."""
+"""Fixtures of the booted-image tests: machines, a private network, and the servers in it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SUITES = ("bookworm", "trixie")
 
 
 class Machines:
-    """Makes machines that are gone after the test: `machines(image, network=...)`, options as for `Machine`."""
+    """Makes machines that are removed after the test: `machines(image, network=...)`, with the options of `Machine`."""
 
     def __init__(self, stack: ExitStack, scratch: Path) -> None:
         self.made: list[Machine] = []
@@ -41,7 +41,7 @@ class Machines:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Result[pytest.TestReport], None]:
-    """A failed test shows the last words of every machine it used."""
+    """Add the end of the console and of the journal of each machine to the report of a failed test."""
     report = (yield).get_result()
     if report.failed:
         values = getattr(item, "funcargs", {}).values()
@@ -53,7 +53,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Result[pytes
 
 @pytest.fixture(scope="session")
 def lab() -> None:
-    """Skips, with the reasons, where images cannot be booted; clears away what a killed run has left."""
+    """Skip with the reasons if images cannot be booted here. Remove the leftovers of killed runs."""
     if missing := missing_requirements():
         pytest.skip("; ".join(missing))
     sweep()
@@ -70,32 +70,32 @@ def session_scratch(lab: None) -> Iterator[Path]:
 
 @pytest.fixture
 def scratch(session_scratch: Path) -> Path:
-    """A directory of the test's own below `session_scratch`."""
+    """A directory for one test below `session_scratch`."""
     return Path(tempfile.mkdtemp(dir=session_scratch))
 
 
 @pytest.fixture(scope="session", params=SUITES)
 def suite(request: pytest.FixtureRequest) -> str:
-    """Each Debian release that is tested, in turn."""
+    """Each tested Debian release in turn."""
     name: str = request.param
     return name
 
 
 @pytest.fixture(scope="session")
 def bare_image(lab: None, suite: str) -> Image:
-    """Debian with what the package depends on, and without the package."""
+    """Debian with the dependencies of the package, without the package itself."""
     return base_image(suite)
 
 
 @pytest.fixture(scope="session")
 def deb(session_scratch: Path) -> Path:
-    """The package of this tree."""
+    """The package built from this tree."""
     return built_package(session_scratch / "deb")
 
 
 @pytest.fixture
 def network(lab: None) -> Iterator[Network]:
-    """A network with nothing but loopback and the metadata address."""
+    """A network with only loopback and the metadata address."""
     with Network() as made:
         yield made
 
@@ -118,6 +118,6 @@ def receiver(network: Network, scratch: Path) -> Iterator[Receiver]:
 
 @pytest.fixture
 def machines(scratch: Path) -> Iterator[Machines]:
-    """Makes machines, `machines(image, network=...)`, that are gone after the test."""
+    """Makes machines, `machines(image, network=...)`, that are removed after the test."""
     with ExitStack() as stack:
         yield Machines(stack, scratch)

@@ -1,4 +1,4 @@
-"""A machine whose haproxy serves what Consul says, and what may stand in that haproxy's way."""
+"""A machine whose haproxy serves a value from Consul, and a process that can take its port."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ frontend web
     bind 127.0.0.1:{{ config.web.port }}
     http-request return status 200 content-type text/plain string {{ config.web.greeting | to_json }}
 """
-#: A port that another process of the machine has from the boot on: `haproxy -c` does not try to bind, so it passes.
+#: Listens on the port ACCEPTED from the boot on. `haproxy -c` does not bind, so it accepts a config with that port.
 SQUATTER = f"""\
 [Unit]
 Before=haproxy.service parbake.service
@@ -62,7 +62,7 @@ WantedBy=multi-user.target
 
 
 def files(action: str, *, more: str = "", template: str = "") -> dict[str, str]:
-    """Build config of the machine: haproxy acted on with `action`; `template` is added to its table, `more` follows."""
+    """Return the machine's build config by path. haproxy is acted on with `action`; `template` is added to its table."""
     return {
         "/etc/parbake/parbake.toml": SOURCE + TEMPLATE.replace("ACTION", action) + template + more,
         "/etc/parbake/templates/haproxy.cfg.j2": CONFIG,
@@ -71,19 +71,19 @@ def files(action: str, *, more: str = "", template: str = "") -> dict[str, str]:
 
 
 def fill(consul: Consul, **values: str | int) -> None:
-    """Keys below web/, over a config that works, all at once."""
-    wanted = {"greeting": "first", "port": 8088, "timeout": "30s", **values}
+    """Set the keys below web/ in one transaction: a config that works, with `values` over it."""
+    pairs = {"greeting": "first", "port": 8088, "timeout": "30s", **values}
     operations = [
         {"KV": {"Verb": "set", "Key": f"site/common/web/{name}", "Value": b64encode(str(value).encode()).decode()}}
-        for name, value in wanted.items()
+        for name, value in pairs.items()
     ]
     consul.request("PUT", "/v1/txn", json.dumps(operations).encode())
 
 
 def served(machine: Machine, port: int = 8088) -> str:
-    """What haproxy answers; "" where it does not."""
+    """Return haproxy's answer, or "" if there is none."""
     return machine.run(["curl", "-sS", "--max-time", "5", f"http://127.0.0.1:{port}/"], check=False).stdout
 
 
-def serves(machine: Machine, greeting: str, *, port: int = 8088, seconds: float = 30.0) -> bool:
+def serves(machine: Machine, greeting: str, *, port: int = 8088, seconds: float = 60.0) -> bool:
     return until(lambda: served(machine, port) == greeting, seconds)

@@ -1,4 +1,4 @@
-"""What a booted machine says of itself: status, units, journal; and waiting for it."""
+"""The state of a booted machine: parbake's status and history, units, the journal. And waiting for it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ RELOADED = "7b05ebc668384222baa8881179cfda54"
 """systemd's MESSAGE_IDs for a unit that was started, and for one that was reloaded."""
 
 
-def until(what: Callable[[], bool], seconds: float = 30.0, pause_seconds: float = 0.1) -> bool:
-    """Whether `what` comes true in time."""
+def until(condition: Callable[[], bool], seconds: float = 60.0, pause_seconds: float = 0.1) -> bool:
+    """Return whether `condition` becomes true within `seconds`. The default is for a busy machine."""
     end = time.monotonic() + seconds
-    while not what():
+    while not condition():
         if time.monotonic() > end:
             return False
         time.sleep(pause_seconds)
@@ -33,27 +33,28 @@ def bake(machine: Machine, files: Mapping[str, str]) -> Machine:
 
 
 def status(machine: Machine) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(machine.read("/run/parbake/status.json"))
-    return found
+    report: dict[str, Any] = json.loads(machine.read("/run/parbake/status.json"))
+    return report
 
 
-def state_becomes(machine: Machine, state: str, seconds: float = 30.0) -> bool:
+def state_becomes(machine: Machine, state: str, seconds: float = 60.0) -> bool:
     return until(lambda: machine.exists("/run/parbake/status.json") and status(machine)["state"] == state, seconds)
 
 
 def history(machine: Machine) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(machine.run(["parbake", "history", "--json"]).stdout)
-    return found
+    generations: list[dict[str, Any]] = json.loads(machine.run(["parbake", "history", "--json"]).stdout)
+    return generations
 
 
 def events(machine: Machine, message_id: str, *matches: str) -> list[dict[str, Any]]:
-    """The entries of this boot's journal with a MESSAGE_ID, oldest first."""
+    """Return the entries of this boot's journal with a MESSAGE_ID, oldest first, up to the moment of the call."""
+    machine.run(["journalctl", "--sync"])
     argv = ["journalctl", "-b", "-q", "-o", "json", f"MESSAGE_ID={message_id}", *matches]
     return [json.loads(line) for line in machine.run(argv).stdout.splitlines()]
 
 
 def count(machine: Machine, message_id: str, unit: str) -> int:
-    """How often systemd said this of a unit since the boot."""
+    """Count the entries with a MESSAGE_ID that systemd logged about a unit since the boot."""
     return len(events(machine, message_id, f"UNIT={unit}"))
 
 
@@ -62,6 +63,6 @@ def show(machine: Machine, unit: str, name: str) -> str:
 
 
 def leftovers(machine: Machine, *directories: str) -> list[str]:
-    """Candidates, kept old files and journals of a commit: what no quiet machine has."""
+    """Return candidates, kept old files and journals of a commit. An idle machine has none."""
     names = ["-name", ".*.parbake-*", "-o", "-name", "transaction*"]
     return machine.run(["find", *directories, "/var/lib/parbake", *names]).stdout.split()

@@ -1,4 +1,4 @@
-"""The package, built from this tree for the tests of the booted images."""
+"""Build the package from this tree, for the tests of the booted images."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ TREE = Path(__file__).parents[2]
 
 
 def built_package(directory: Path, tree: Path = TREE) -> Path:
-    """The .deb that packaging/build-deb.sh makes of `tree`, in `directory`; raises LabError with its output."""
+    """Build the .deb of `tree` with packaging/build-deb.sh into `directory`. Raises LabError with its output."""
     printed = call([str(tree / "packaging/build-deb.sh"), str(directory)], timeout_seconds=120).stdout
     return Path(printed.strip())
 
 
 def next_version(directory: Path, version: str) -> Path:
-    """A copy of the tree in `directory` that says it is `version`, with one module more and one less."""
+    """Copy the tree to `directory` as `version`, with one module more and one less."""
     for part in ("agent", "packaging", "systemd"):
         shutil.copytree(TREE / part, directory / part, ignore=shutil.ignore_patterns("__pycache__"))
     init = directory / "agent/__init__.py"

@@ -1,8 +1,9 @@
-"""Units in a booted image: an action that fails once, one that parbake does not live to see, a storm, a hundred templates."""
+"""Actions on units in a booted image: one that fails once, one during which parbake is killed, a storm, many templates."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ target = "/etc/nginx/conf.d/site.conf"
 units = [{ name = "nginx.service", action = "reload" }]
 """
 NGINX_SITE = "server { listen 127.0.0.1:8088; location / { return 200 '{{ config.web.greeting }}'; } }\n"
-# nginx's own reload, which leaves a line for each time and asks `GATE` first.
+# nginx's own reload. It appends a line each time and runs `GATE` first.
 NGINX_RELOAD = """\
 #!/bin/sh
 echo reload >>/run/reloads
@@ -67,9 +68,10 @@ def machine(installed: Image, machines: Machines, network: Network) -> Machine:
     return machines(installed, network=network)
 
 
-def nginx(machine: Machine, gate: str) -> Machine:
-    """Bake a machine whose nginx serves the greeting, and boot it."""
+def nginx(machine: Machine, gate: str, files: Mapping[str, str] | None = None) -> Machine:
+    """Bake a machine whose nginx serves the greeting, and boot it. `files` are added to its build config."""
     files = {
+        **(files or {}),
         "/etc/parbake/parbake.toml": SOURCE + NGINX,
         "/etc/parbake/templates/site.conf.j2": NGINX_SITE,
         "/etc/systemd/system/nginx.service.d/reload.conf": EXEC_RELOAD,
@@ -84,10 +86,10 @@ def reloads(machine: Machine) -> int:
     return machine.run(["cat", "/run/reloads"], check=False).stdout.count("reload")
 
 
-def test_a_reload_that_fails_once_is_done_again_until_it_works(
+def test_a_reload_that_fails_once_is_repeated_until_it_works(
     with_nginx: Image, machines: Machines, network: Network, consul: Consul
 ) -> None:
-    """nginx's reload fails, then works: the new config is in use without anybody's help, and status tells of the attempt."""
+    """nginx's reload fails, then works: the new config is in use by itself, and the status has the number of attempts."""
     fill(consul)
     machine = nginx(machines(with_nginx, network=network), FAILS_ONCE)
     assert served(machine) == "first"
@@ -100,30 +102,32 @@ def test_a_reload_that_fails_once_is_done_again_until_it_works(
     assert show(machine, "nginx.service", "MainPID") == pid
 
 
-def test_an_action_that_parbake_did_not_live_to_see_done_is_done_at_its_next_start(
+def test_an_action_that_a_kill_interrupted_is_repeated_at_the_next_start(
     with_nginx: Image, machines: Machines, network: Network, consul: Consul
 ) -> None:
-    """kill -9 between the commit and the end of nginx's reload, which dies too: the next start reloads, with nothing
-    new in the store, and records what it did."""
+    """kill -9 between the commit and the end of nginx's reload, which dies too: the next start reloads, without a
+    change in the store, and records the action."""
     fill(consul)
-    machine = nginx(machines(with_nginx, network=network), BLOCKS)
+    # systemd must not start parbake again before the test has seen what nginx serves without it.
+    restart = {"/etc/systemd/system/parbake.service.d/restart.conf": "[Service]\nRestartSec=1h\n"}
+    machine = nginx(machines(with_nginx, network=network), BLOCKS, restart)
     machine.run(["mkfifo", "/run/gate"])
     consul.put("site/common/web/greeting", "second")
     assert until(lambda: reloads(machine) == 1)
     assert "second" in machine.read("/etc/nginx/conf.d/site.conf")
-    old = show(machine, "parbake.service", "MainPID")
-    machine.run(["kill", "-9", old])
+    machine.run(["kill", "-9", show(machine, "parbake.service", "MainPID")])
     machine.run(["rm", "/run/gate"])
     machine.run(["systemctl", "kill", "--kill-whom=control", "--signal=KILL", "nginx.service"])
     assert until(lambda: show(machine, "nginx.service", "ActiveState") == "active")
     assert served(machine) == "first"
 
+    machine.run(["systemctl", "restart", "parbake.service"])
     assert until(lambda: served(machine) == "second")
     assert reloads(machine) == 2
     assert until(lambda: show(machine, "parbake.service", "ActiveState") == "active")
     assert state_becomes(machine, "converged")
-    known = [(g["number"], g["state"], [u["result"] for u in g["units"]]) for g in history(machine)]
-    assert known[-1] == (2, "applied", ["ok"])
+    generations = [(g["number"], g["state"], [u["result"] for u in g["units"]]) for g in history(machine)]
+    assert generations[-1] == (2, "applied", ["ok"])
 
 
 def test_a_storm_of_changes_gives_a_handful_of_reloads_and_the_last_value(
@@ -148,8 +152,8 @@ def test_a_storm_of_changes_gives_a_handful_of_reloads_and_the_last_value(
 
 
 def test_a_hundred_templates_of_which_fifty_share_a_unit_give_one_action_on_it(machine: Machine, consul: Consul) -> None:
-    """One start at the boot, one reload when a key of all of them changes, none when a key changes that only templates
-    without a unit read."""
+    """One start at the boot, one reload when a key changes that all of them read, and no reload when a key changes that
+    only templates without a unit read."""
     tables, files = [], {}
     for number in range(100):
         unit = 'units = [{ name = "app.service", action = "reload" }]\n' if number % 2 else ""
@@ -186,62 +190,62 @@ COMMANDS = """
 source = "a.j2"
 target = "/etc/app/a"
 units = [
-  { command = ["/usr/local/bin/tell", "before"] },
+  { command = ["/usr/local/bin/record", "before"] },
   { name = "app.service", action = "reload" },
-  { name = "index", command = ["/usr/local/bin/tell", "after"], timeout = "2s" },
+  { name = "index", command = ["/usr/local/bin/record", "after"], timeout = "2s" },
 ]
 [[template]]
 source = "a.j2"
 target = "/etc/app/b"
-units = [{ command = ["/usr/local/bin/tell", "before"] }]
+units = [{ command = ["/usr/local/bin/record", "before"] }]
 """
-# says that it was called and, where it finds /run/hang, hangs once, with a child of its own
-TELL = """\
+# Records its call. If /run/hang exists it hangs once, with a child process.
+RECORD = """\
 #!/bin/sh
-echo "$1" >>/run/told
+echo "$1" >>/run/calls
 [ "$1" = after ] && rm /run/hang 2>/dev/null && { sleep 87654 & sleep 87654; }
 exit 0
 """
-TOLD_SERVICE = """\
+RECORDED_SERVICE = """\
 [Service]
 ExecStart=sleep infinity
-ExecReload=/usr/local/bin/tell reload
+ExecReload=/usr/local/bin/record reload
 [Install]
 WantedBy=multi-user.target
 """
 
 
-def test_commands_and_units_run_in_the_order_given_and_one_that_hangs_is_ended_and_done_again(
+def test_commands_and_units_run_in_the_order_given_and_one_that_hangs_is_killed_and_repeated(
     machine: Machine, consul: Consul
 ) -> None:
-    """What is no unit is told by a command: once a generation, in its place among the units, within its time-out."""
+    """A command runs once a generation, at its place among the units, and is killed at its time-out."""
     fill(consul)
     files = {
         "/etc/parbake/parbake.toml": SOURCE + COMMANDS,
         "/etc/parbake/templates/a.j2": "{{ config.web.greeting }}\n",
-        "/usr/local/bin/tell": TELL,
-        "/etc/systemd/system/app.service": TOLD_SERVICE,
+        "/usr/local/bin/record": RECORD,
+        "/etc/systemd/system/app.service": RECORDED_SERVICE,
     }
     bake(machine, files)
     machine.run(["systemctl", "enable", "app.service"])
     machine.boot()
 
-    def told() -> list[str]:
-        return machine.run(["cat", "/run/told"]).stdout.split()
+    def calls() -> list[str]:
+        return machine.run(["cat", "/run/calls"]).stdout.split()
 
     assert state_becomes(machine, "converged")
-    assert told() == ["before", "after"]
+    assert calls() == ["before", "after"]
     consul.put("site/common/web/greeting", "second")
-    assert until(lambda: len(told()) >= 5)
+    assert until(lambda: len(calls()) >= 5)
     assert until(lambda: status(machine)["generation"] == 2 and status(machine)["state"] == "converged")
-    assert told()[2:] == ["before", "reload", "after"]
+    assert calls()[2:] == ["before", "reload", "after"]
 
     machine.run(["touch", "/run/hang"])
     consul.put("site/common/web/greeting", "third")
     assert until(lambda: status(machine)["generation"] == 3 and status(machine)["state"] == "converged", 60)
-    assert told()[5:] == ["before", "reload", "after", "after"]
+    assert calls()[5:] == ["before", "reload", "after", "after"]
     assert machine.run(["pgrep", "-f", "^sleep 87654"], check=False).stdout == ""
     results = {unit["name"]: (unit["result"], unit["detail"]) for unit in status(machine)["units"]}
     assert results["index"] == ("ok", "at attempt 2")
-    assert results["/usr/local/bin/tell before"][0] == "ok"
+    assert results["/usr/local/bin/record before"][0] == "ok"
     assert machine.read("/etc/app/a") == machine.read("/etc/app/b") == "third\n"

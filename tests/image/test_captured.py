@@ -36,13 +36,13 @@ type = "http"
 url = "http://{METADATA_ADDRESS}:8080/logs"
 labels.instance = "{{{{ facts.instance_id }}}}"
 """
-# The daemon comes late, so that a shipper that does not wait for it has the earlier checkpoint before it is set aside.
+# The daemon starts late: a shipper that does not wait for it would read the earlier checkpoint before it is archived.
 LATE = "[Service]\nExecStartPre=/bin/sleep 5\n"
 
 
 @pytest.fixture(scope="session")
 def image(bare_image: Image, session_scratch: Path, deb: Path) -> Image:
-    """An image that ships its journal, with a daemon that takes its time."""
+    """An image that ships its journal, with a daemon that starts late."""
 
     def finish(root: Path) -> None:
         files = {
@@ -59,8 +59,8 @@ def image(bare_image: Image, session_scratch: Path, deb: Path) -> Image:
 
 
 @pytest.fixture
-def disk(image: Image, machines: Machines, network: Network, receiver: Receiver) -> Machine:
-    """A machine that is off: i-1 had shipped, and was switched off before it could ship its last line."""
+def machine(image: Image, machines: Machines, network: Network, receiver: Receiver) -> Machine:
+    """A machine that is powered off: i-1 shipped its journal up to the last line, which it did not ship."""
     machine = machines(image, network=network, hostname="web-1")
     machine.seed(instance_id="i-1")
     machine.boot()
@@ -71,19 +71,19 @@ def disk(image: Image, machines: Machines, network: Network, receiver: Receiver)
     return machine
 
 
-def test_the_same_instance_ships_what_it_had_left_behind(disk: Machine, receiver: Receiver) -> None:
-    """After a reboot the checkpoint goes on where it was."""
-    disk.boot()
+def test_the_same_instance_ships_the_lines_it_had_not_shipped(machine: Machine, receiver: Receiver) -> None:
+    """After a reboot the shipper continues from its checkpoint."""
+    machine.boot()
     (line,) = receiver.wait_for(1, 60, SYSLOG_IDENTIFIER="probe")
     assert line["instance"] == "i-1"
 
 
-def test_another_instance_ships_its_own_lines_alone(disk: Machine, receiver: Receiver) -> None:
-    """With another id the checkpoints are set aside before the shipper reads one: what the first left is not sent as ours."""
-    disk.seed(instance_id="i-2")
-    disk.boot()
-    assert status(disk)["facts"]["instance_id"] == "i-2"
-    disk.run(["logger", "-t", "probe", "of the second"])
+def test_another_instance_ships_only_its_own_lines(machine: Machine, receiver: Receiver) -> None:
+    """With another instance id the checkpoints are archived before the shipper reads one: it ships no line of the first."""
+    machine.seed(instance_id="i-2")
+    machine.boot()
+    assert status(machine)["facts"]["instance_id"] == "i-2"
+    machine.run(["logger", "-t", "probe", "of the second"])
     receiver.wait_for(1, 60, MESSAGE="of the second", instance="i-2")
     assert [line["MESSAGE"] for line in receiver.lines() if line.get("SYSLOG_IDENTIFIER") == "probe"] == ["of the second"]
-    assert disk.run(["sh", "-c", "ls /var/lib/parbake/earlier-*/ship"]).stdout.split().count("central.journal.json") == 1
+    assert machine.run(["sh", "-c", "ls /var/lib/parbake/earlier-*/ship"]).stdout.split().count("central.journal.json") == 1

@@ -1,4 +1,4 @@
-"""The ways that parbake and cloud-init work together, and a boot where cloud-init is absent or switched off."""
+"""The ways in which parbake works with cloud-init, and boots without cloud-init."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ source = "app.conf.j2"
 target = "/etc/app.conf"
 units = [{ name = "app.service", action = "restart" }]
 """
-# Each start leaves a line: what the config was.
+# Each start appends the config at that moment.
 APP = """\
 [Service]
 ExecStartPre=/bin/sh -c 'cat /etc/app.conf >>/var/lib/app.starts'
@@ -42,7 +42,7 @@ ExecStart=sleep infinity
 [Install]
 WantedBy=multi-user.target
 """
-# As an image build sets the other two ways up.
+# How an image build sets up the module and the part handler.
 MODULE = ["/usr/lib/parbake/cloud-init/enable-module"]
 HANDLER = ["ln", "-s", "/usr/lib/parbake/cloud-init/parbake_part.py", "/var/lib/cloud/handlers/"]
 PARTS = """\
@@ -74,7 +74,7 @@ write_files:
 
 
 def finish(root: Path, commands: Iterable[list[str]]) -> None:
-    """One application, whose config is a template's; `commands` are the image's own last steps."""
+    """Add one application whose config is a template's target, then run `commands` in the image."""
     files = {
         "etc/parbake/parbake.toml": SETTINGS,
         "etc/parbake/templates/app.conf.j2": "{{ config.greeting }}\n",
@@ -94,20 +94,20 @@ def finish(root: Path, commands: Iterable[list[str]]) -> None:
 
 @pytest.fixture(scope="session")
 def baked(bare_image: Image, session_scratch: Path, deb: Path) -> Image:
-    """The image as it is meant: the service enabled, the application waiting for it."""
+    """The usual image: the service is enabled, and the application waits for it."""
     return prepared_image(bare_image, session_scratch, [deb], lambda root: finish(root, [["parbake", "bake"]]))
 
 
 @pytest.fixture(scope="session")
 def integrated(bare_image: Image, session_scratch: Path, deb: Path) -> Image:
-    """The image as it is meant, with cloud-init's module and part handler set up too."""
+    """The usual image with parbake's cloud-init module and part handler."""
     commands = [["parbake", "bake"], MODULE, ["install", "-d", "/var/lib/cloud/handlers"], HANDLER]
     return prepared_image(bare_image, session_scratch, [deb], lambda root: finish(root, commands))
 
 
 @pytest.fixture(scope="session")
 def without_service(bare_image: Image, session_scratch: Path, deb: Path) -> Image:
-    """An image where cloud-init alone calls parbake: the service is off, and nothing waits for it."""
+    """An image where only cloud-init calls parbake: the service is disabled, and nothing waits for it."""
     disable = ["systemctl", "disable", "parbake.service", "parbake-ship.service"]
     return prepared_image(bare_image, session_scratch, [deb], lambda root: finish(root, [disable]))
 
@@ -117,45 +117,45 @@ def starts(machine: Machine) -> list[str]:
 
 
 def state(machine: Machine) -> str:
-    found: str = json.loads(machine.read("/run/parbake/status.json"))["state"]
-    return found
+    value: str = json.loads(machine.read("/run/parbake/status.json"))["state"]
+    return value
 
 
 @pytest.fixture(scope="session")
 def usual(bare_image: Image, session_scratch: Path) -> frozenset[str]:
-    """What cloud-init complains of on this Debian without parbake, such as the ssh that the image does not have."""
+    """The complaints of cloud-init on this Debian without parbake, such as the missing ssh."""
     with Machine(bare_image, session_scratch) as machine:
         machine.seed()
         machine.boot()
-        found = frozenset(complaints(machine))
-        # One about the lab's own settings would hide one about ours: it does not say which it means.
-        assert not [line for line in found if "schema" in line]
-        return found
+        problems = frozenset(complaints(machine))
+        # A complaint about the lab's own settings would hide one about parbake's: it does not name them.
+        assert not [line for line in problems if "schema" in line]
+        return problems
 
 
 def settled(machine: Machine) -> None:
     """Wait until the daemon has seen the application stay up."""
-    script = "for i in $(seq 100); do ls /var/lib/parbake/transaction* >/dev/null 2>&1 || exit 0; sleep 0.1; done; exit 1"
-    machine.run(["sh", "-c", script])
+    script = "for i in $(seq 600); do ls /var/lib/parbake/transaction* >/dev/null 2>&1 || exit 0; sleep 0.1; done; exit 1"
+    machine.run(["sh", "-c", script], timeout_seconds=90)
 
 
 def complaints(machine: Machine) -> list[str]:
-    """What cloud-init says went wrong, and every warning of its log, without the times."""
+    """Return the errors that cloud-init reports, and the warnings of its log without their times."""
     result = json.loads(machine.read("/run/cloud-init/result.json"))["v1"]
-    found = [str(error) for error in result["errors"]]
-    found += [str(error) for errors in result.get("recoverable_errors", {}).values() for error in errors]
+    problems = [str(error) for error in result["errors"]]
+    problems += [str(error) for errors in result.get("recoverable_errors", {}).values() for error in errors]
     log = machine.read("/var/log/cloud-init.log").splitlines()
     lines = [line for line in log if "WARNING" in line or "ERROR" in line or "Traceback" in line]
-    # 1 with an error, 2 with a warning, where this release of cloud-init tells them apart.
+    # Newer releases exit 1 with an error and 2 with a warning.
     status = machine.run(["cloud-init", "status", "--long"], check=False)
-    found += [f"status exits {status.returncode}"] if status.returncode else []
-    return found + [line.partition(" - ")[2] or line for line in lines]
+    problems += [f"status exits {status.returncode}"] if status.returncode else []
+    return problems + [line.partition(" - ")[2] or line for line in lines]
 
 
 def test_the_service_waits_for_cloud_init_and_the_application_for_the_service(
     baked: Image, usual: frozenset[str], machines: Machines
 ) -> None:
-    """What user-data writes is there at the first convergence, and cloud-init has nothing to complain about."""
+    """Files that user-data writes exist at the first convergence, and cloud-init complains about nothing new."""
     machine = machines(baked)
     machine.seed(user_data=FACTS)
     machine.boot()
@@ -166,10 +166,10 @@ def test_the_service_waits_for_cloud_init_and_the_application_for_the_service(
 
 
 @pytest.mark.parametrize("module", ["runcmd", "bootcmd"])
-def test_parbake_once_in_cloud_inits_hands_does_not_wait_for_itself(
+def test_parbake_once_called_by_cloud_init_does_not_wait_for_itself(
     without_service: Image, usual: frozenset[str], machines: Machines, module: str
 ) -> None:
-    """`parbake once` from user-data converges and ends, whether the application is up by then or not."""
+    """`parbake once` from user-data converges and ends, whether the application is already up or not."""
     machine = machines(without_service)
     machine.seed(user_data=FACTS.replace("#cloud-config\n", f"#cloud-config\n{module}: [[parbake, once]]\n"))
     machine.boot()
@@ -183,7 +183,7 @@ def test_parbake_once_in_cloud_inits_hands_does_not_wait_for_itself(
 def test_parbake_once_beside_the_service_changes_nothing_for_the_application(
     baked: Image, usual: frozenset[str], machines: Machines, module: str
 ) -> None:
-    """With the service enabled as well nothing waits for ever, and the application starts once, on the run config."""
+    """With the service enabled too there is no deadlock, and the application starts once, on the run config."""
     machine = machines(baked)
     machine.seed(user_data=FACTS.replace("#cloud-config\n", f"#cloud-config\n{module}: [[parbake, once]]\n"))
     machine.boot()
@@ -191,9 +191,7 @@ def test_parbake_once_beside_the_service_changes_nothing_for_the_application(
     assert set(complaints(machine)) <= usual
 
 
-def test_the_module_of_cloud_init_takes_the_image_builders_key(
-    integrated: Image, usual: frozenset[str], machines: Machines
-) -> None:
+def test_the_cloud_init_module_takes_a_key_from_the_image(integrated: Image, usual: frozenset[str], machines: Machines) -> None:
     """A key `parbake` in cloud.cfg.d becomes settings before the first convergence, on every boot, without a warning."""
     machine = machines(integrated)
     machine.write("/etc/cloud/cloud.cfg.d/96_site.cfg", "parbake: {facts: {environment: staging}}\n")
@@ -207,10 +205,10 @@ def test_the_module_of_cloud_init_takes_the_image_builders_key(
     assert set(complaints(machine)) <= usual
 
 
-def test_the_module_of_cloud_init_takes_the_key_of_user_data(
+def test_the_cloud_init_module_takes_a_key_from_user_data(
     integrated: Image, usual: frozenset[str], machines: Machines, suite: str
 ) -> None:
-    """A key `parbake` in user-data works on both; Debian 13's cloud-init finds it unknown to its schema, and says so."""
+    """A key `parbake` in user-data works on both. Debian 13's cloud-init warns that its schema lacks the key."""
     machine = machines(integrated)
     machine.seed(user_data="#cloud-config\nparbake: {facts: {environment: staging}}\n")
     machine.boot()
@@ -221,7 +219,7 @@ def test_the_module_of_cloud_init_takes_the_key_of_user_data(
 
 
 def test_without_the_key_the_module_is_silent(integrated: Image, usual: frozenset[str], machines: Machines) -> None:
-    """An instance whose user-data has no such key boots as if there were no module."""
+    """Without the key in user-data an instance boots as without the module."""
     machine = machines(integrated)
     machine.seed()
     machine.boot()
@@ -230,7 +228,7 @@ def test_without_the_key_the_module_is_silent(integrated: Image, usual: frozense
 
 
 def test_a_part_of_user_data_becomes_settings(integrated: Image, usual: frozenset[str], machines: Machines) -> None:
-    """A part of type text/x-parbake is a file of settings by the first convergence, on every boot, without a warning."""
+    """A part of type text/x-parbake is a settings file at the first convergence of every boot, without a warning."""
     machine = machines(integrated)
     machine.seed(user_data=PARTS)
     machine.boot()
@@ -242,10 +240,10 @@ def test_a_part_of_user_data_becomes_settings(integrated: Image, usual: frozense
 
 
 @pytest.mark.parametrize("switch", ["/etc/cloud/cloud-init.disabled", ""])
-def test_a_machine_without_cloud_init_boots_as_well(
+def test_a_machine_without_cloud_init_boots(
     baked: Image, suite: str, machines: Machines, session_scratch: Path, deb: Path, switch: str
 ) -> None:
-    """Where cloud-init is switched off, or not installed at all, the machine converges on the facts that there are."""
+    """With cloud-init disabled, or not installed, the machine converges on the other facts."""
     image = baked
     if not switch:
         bare = base_image(suite, [name for name in BASE_PACKAGES if name != "cloud-init"])

@@ -1,4 +1,4 @@
-"""All or nothing in a booted image: bad values before and after the check, a first boot that fails, and rollback by hand."""
+"""All or nothing in a booted image: values that fail before and after the check, a failed first boot, a rollback by hand."""
 
 from __future__ import annotations
 
@@ -29,6 +29,9 @@ from tests.servers.consul import Consul
 
 pytestmark = [pytest.mark.image, pytest.mark.root, pytest.mark.server]
 
+#: A rollback takes about five seconds. The rest is for a busy machine; a retry, which would do too, comes after a minute.
+ROLLBACK_SECONDS = 45
+
 bookworm = pytest.mark.parametrize("suite", ["bookworm"], indirect=True)
 BESIDES = """
 [[template]]
@@ -41,7 +44,7 @@ target = "/etc/app/other"
 group_name = "other"
 """
 APP_ENV = "GREETING={{ config.web.greeting }}\n"
-# Whether what is served is what the target says, and not what an old worker of haproxy still serves on its old socket.
+# Compares the target with the answer of its port: an old worker of haproxy still answers on its old socket.
 VERIFY = """\
 #!/bin/sh -eu
 port=$(sed -n 's/.*bind 127.0.0.1://p' "$1")
@@ -63,14 +66,14 @@ def machine(installed: Image, machines: Machines, network: Network) -> Machine:
 
 
 def identity(machine: Machine, *paths: str) -> str:
-    """Inode, times and bytes: what is the same only where a file was not touched."""
+    """Return inode, times and bytes, which are the same only if the files were not touched."""
     return machine.run(["sh", "-c", 'stat -c "%i %y %z" "$@" && cat "$@"', "sh", *paths]).stdout
 
 
 @bookworm
 def test_a_value_that_fails_the_check_replaces_nothing_and_a_good_one_converges(machine: Machine, consul: Consul) -> None:
-    """Nothing of the group is replaced, haproxy is not touched and serves, status names the template and has the check's
-    own words; another group goes on; a corrected value converges by itself."""
+    """Nothing of the group is replaced, haproxy keeps serving, the status names the template and has the check's output.
+    Another group is applied. A corrected value converges by itself."""
     fill(consul)
     templates = {f"/etc/parbake/templates/{name}.j2": APP_ENV for name in ("app.env", "other")}
     bake(machine, {**haproxy.files("reload", more=BESIDES), **templates}).boot()
@@ -78,10 +81,10 @@ def test_a_value_that_fails_the_check_replaces_nothing_and_a_good_one_converges(
 
     fill(consul, timeout="plenty", greeting="second")
     assert state_becomes(machine, "failed")
-    found = status(machine)
-    assert "template haproxy.cfg: its check refused" in found["error"]
-    assert "unexpected character 'p' in 'timeout client'" in found["error"]
-    assert {t["name"]: t["state"] for t in found["templates"]} == {
+    report = status(machine)
+    assert "template haproxy.cfg: its check refused" in report["error"]
+    assert "unexpected character 'p' in 'timeout client'" in report["error"]
+    assert {t["name"]: t["state"] for t in report["templates"]} == {
         "haproxy.cfg": "waiting",
         "app.env": "waiting",
         "other": "current",
@@ -101,8 +104,8 @@ def test_a_value_that_fails_the_check_replaces_nothing_and_a_good_one_converges(
 
 @bookworm
 def test_a_value_that_keeps_a_unit_from_starting_is_rolled_back_and_not_tried_again(machine: Machine, consul: Consul) -> None:
-    """haproxy serves with the earlier config within seconds; the journal names the key; neither SIGHUP, a restart of
-    parbake nor a key that changes nothing tries the bad generation again; a good value does."""
+    """haproxy serves with the earlier config within seconds, and the journal names the key. Neither SIGHUP, a restart of
+    parbake nor an unrelated key makes it try the bad generation again. A good value converges."""
     fill(consul)
     bake(machine, haproxy.files("restart"))
     machine.run(["systemctl", "enable", "squatter.service"])
@@ -111,9 +114,9 @@ def test_a_value_that_keeps_a_unit_from_starting_is_rolled_back_and_not_tried_ag
 
     began = time.monotonic()
     consul.put("site/common/web/port", str(haproxy.ACCEPTED))
-    assert state_becomes(machine, "rolled-back", 20)
-    assert serves(machine, "first", seconds=5)
-    assert time.monotonic() - began < 15
+    assert state_becomes(machine, "rolled-back")
+    assert serves(machine, "first")
+    assert time.monotonic() - began < ROLLBACK_SECONDS
     assert machine.read(haproxy.TARGET) == before
     rolled_back = events(machine, journal_log.ROLLED_BACK)
     assert len(rolled_back) == 1
@@ -140,8 +143,8 @@ def test_a_value_that_keeps_a_unit_from_starting_is_rolled_back_and_not_tried_ag
 
 
 @bookworm
-def test_a_unit_comes_back_whose_start_limit_the_bad_generation_used_up(machine: Machine, consul: Consul) -> None:
-    """systemd refuses to start a unit that failed too often; going back starts it all the same."""
+def test_a_rollback_starts_a_unit_whose_start_limit_is_used_up(machine: Machine, consul: Consul) -> None:
+    """systemd refuses to start a unit that failed too often. A rollback resets that and starts it."""
     fill(consul)
     limit = "[Unit]\nStartLimitIntervalSec=1h\nStartLimitBurst=2\n"
     bake(machine, {**haproxy.files("restart"), "/etc/systemd/system/haproxy.service.d/limit.conf": limit})
@@ -149,13 +152,13 @@ def test_a_unit_comes_back_whose_start_limit_the_bad_generation_used_up(machine:
     machine.boot()
     consul.put("site/common/web/port", str(haproxy.ACCEPTED))
     assert state_becomes(machine, "rolled-back")
-    assert serves(machine, "first", seconds=5)
+    assert serves(machine, "first")
     assert show(machine, haproxy.UNIT, "ActiveState") == "active"
 
 
-def test_a_reload_that_the_unit_only_pretends_is_found_by_verify_and_rolled_back(machine: Machine, consul: Consul) -> None:
-    """haproxy's master keeps its old worker where a reload fails, and systemd takes that for success: the template's
-    `verify` tells, and the earlier config is back in the file and in use."""
+def test_verify_finds_a_reload_that_had_no_effect_and_it_is_rolled_back(machine: Machine, consul: Consul) -> None:
+    """haproxy's master keeps its old worker if a reload fails, and systemd takes that for success. The template's `verify`
+    fails, and the earlier config is back in the file and in use."""
     fill(consul)
     verify = 'verify = ["/usr/local/bin/edge-verify", "{target}"]\nverify_timeout = "5s"\n'
     bake(machine, {**haproxy.files("reload", template=verify), "/usr/local/bin/edge-verify": VERIFY})
@@ -183,7 +186,7 @@ def test_a_reload_that_the_unit_only_pretends_is_found_by_verify_and_rolled_back
 def test_a_first_config_that_does_not_start_is_reported_and_a_good_one_starts_the_unit(
     machine: Machine, consul: Consul
 ) -> None:
-    """There is nothing to go back to: `failed`, the unit stays down, parbake itself is up; a corrected value starts it."""
+    """Without an earlier generation: `failed`, the unit stays down, parbake runs. A corrected value starts the unit."""
     fill(consul, port=haproxy.ACCEPTED)
     bake(machine, haproxy.files("reload"))
     machine.run(["systemctl", "enable", "squatter.service"])
@@ -208,7 +211,7 @@ def test_a_first_config_that_does_not_start_is_reported_and_a_good_one_starts_th
 def test_a_first_config_that_verify_refuses_leaves_the_unit_as_the_settings_say(
     machine: Machine, consul: Consul, setting: str, left: str
 ) -> None:
-    """`on_first_failure`: a unit that runs on a bad config is stopped or left running; a corrected value is served."""
+    """`on_first_failure`: a unit that runs on a bad config is stopped or left running. A corrected value is served."""
     fill(consul, greeting="broken")
     verify = 'verify = ["sh", "-c", "! grep broken {target}"]\nverify_timeout = "1s"\n'
     bake(machine, haproxy.files("reload", template=verify, more=f'\n[units]\non_first_failure = "{setting}"\n')).boot()
@@ -225,8 +228,8 @@ def test_a_first_config_that_verify_refuses_leaves_the_unit_as_the_settings_say(
 
 @bookworm
 def test_a_rollback_by_hand_holds_over_changes_until_resume(machine: Machine, consul: Consul) -> None:
-    """`parbake rollback` puts the earlier content back and keeps it whatever Consul says, status says so, and `parbake
-    resume` catches up."""
+    """`parbake rollback` applies the earlier generation and holds it over changes in Consul, the status shows the hold, and
+    `parbake resume` applies the newest values."""
     fill(consul)
     bake(machine, haproxy.files("reload")).boot()
     consul.put("site/common/web/greeting", "second")
@@ -234,21 +237,21 @@ def test_a_rollback_by_hand_holds_over_changes_until_resume(machine: Machine, co
     assert until(lambda: status(machine)["generation"] == 2 and status(machine)["state"] == "converged")
 
     machine.run(["parbake", "rollback"])
-    assert serves(machine, "first", seconds=5)
+    assert serves(machine, "first")
     digest = status(machine)["digest"]
     consul.put("site/common/web/greeting", "third")
     assert until(lambda: status(machine)["digest"] != digest)
     time.sleep(2)
     assert served(machine) == "first"
-    found = status(machine)
-    assert (found["state"], found["hold"], found["generation"]) == ("rolled-back", 1, 1)
+    report = status(machine)
+    assert (report["state"], report["hold"], report["generation"]) == ("rolled-back", 1, 1)
     assert "held at generation 1; `parbake resume` ends it" in machine.run(["parbake", "status"]).stdout
     machine.run(["systemctl", "restart", "parbake.service"])
     assert state_becomes(machine, "rolled-back")
     assert served(machine) == "first"
 
     machine.run(["parbake", "resume"])
-    assert serves(machine, "third", seconds=5)
+    assert serves(machine, "third")
     assert state_becomes(machine, "converged")
     consul.put("site/common/web/greeting", "fourth")
     assert serves(machine, "fourth")
@@ -258,7 +261,7 @@ def test_a_rollback_by_hand_holds_over_changes_until_resume(machine: Machine, co
 
 @bookworm
 def test_a_second_convergence_waits_or_exits_75(machine: Machine, consul: Consul) -> None:
-    """While the daemon converges, `once --no-wait` exits 75 and does nothing, and `once` waits for its turn and says so."""
+    """While the daemon converges, `once --no-wait` exits 75 and does nothing, and `once` waits and logs that."""
     fill(consul)
     check = '#!/bin/sh\nwhile [ -e /run/hold-the-check ]; do sleep 0.05; done\nexec haproxy -c -f "$1"\n'
     files = haproxy.files("reload")
@@ -274,9 +277,10 @@ def test_a_second_convergence_waits_or_exits_75(machine: Machine, consul: Consul
     assert refused.returncode == 75
     assert "another parbake is converging" in refused.stderr
     assert served(machine) == "first"
-    script = "parbake once & sleep 2; rm /run/hold-the-check; wait $!"
-    waited = machine.run(["sh", "-c", script])
-    assert "waiting for another parbake" in waited.stderr
+    script = """parbake once 2>/run/once.err &
+    until grep -q 'waiting for another parbake' /run/once.err; do kill -0 $! || exit 1; sleep 0.05; done
+    rm /run/hold-the-check; wait $!"""
+    waited = machine.run(["sh", "-c", script], timeout_seconds=90)
     assert "converged, generation 2" in waited.stdout
     assert served(machine) == "second"
     assert count(machine, RELOADED, haproxy.UNIT) == 1

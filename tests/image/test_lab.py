@@ -1,4 +1,4 @@
-"""The lab keeps its own promises, so that a failing image test speaks about parbake."""
+"""Tests of the lab itself, so that a failing image test is about parbake."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.image, pytest.mark.root]
 def test_a_machine_boots_runs_commands_and_reboots_on_its_own_disk(
     bare_image: Image, machines: Machines, network: Network
 ) -> None:
-    """What a machine wrote is there after a reboot, in a boot of its own, and never in the image."""
+    """The files that a machine wrote are there after a reboot, and never in the image."""
     machine = machines(bare_image, network=network, hostname="web-1")
     machine.seed(user_data="#cloud-config\nwrite_files:\n- {path: /run/seeded, content: yes-it-was}\n")
     machine.boot()
@@ -49,7 +49,7 @@ def test_a_machine_boots_runs_commands_and_reboots_on_its_own_disk(
 def test_two_machines_run_side_by_side_and_one_survives_the_others_death(
     bare_image: Image, machines: Machines, network: Network
 ) -> None:
-    """A machine that is killed takes nothing of another with it, and boots again on the disk it had."""
+    """A killed machine does not affect another one, and boots again from its disk."""
     one, two = (machines(bare_image, network=network, hostname=name) for name in ("one", "two"))
     for machine in (one, two):
         machine.seed()
@@ -86,7 +86,7 @@ def test_a_machine_reaches_the_servers_of_its_network_and_nothing_else(
 
 
 def test_a_machine_has_the_firmware_that_it_was_given(bare_image: Image, machines: Machines) -> None:
-    """The kernel command line and the DMI strings are the test's, and the rest of /sys is still there."""
+    """The kernel command line and the DMI strings are those of the test, and the rest of /sys is still there."""
     machine = machines(bare_image)
     machine.firmware(cmdline="quiet parbake.environment=prod", dmi={"sys_vendor": "Amazon EC2"})
     machine.boot()
@@ -98,7 +98,7 @@ def test_a_machine_has_the_firmware_that_it_was_given(bare_image: Image, machine
 def test_a_package_is_installed_once_for_every_machine_of_the_run(
     bare_image: Image, machines: Machines, scratch: Path, tmp_path: Path
 ) -> None:
-    """A prepared image has the package, its maintainer scripts run, and a finishing touch; the image below has none."""
+    """A prepared image has the package, its maintainer scripts have run, and `finish` too. The image below is unchanged."""
     package = standin_package(tmp_path)
     prepared = prepared_image(bare_image, scratch, [package], lambda root: (root / "etc/touched").touch())
     machine = machines(prepared)
@@ -128,8 +128,8 @@ def standin_package(directory: Path) -> Path:
 
 
 @pytest.mark.parametrize("suite", ["bookworm"], indirect=True)
-def test_a_boot_that_goes_wrong_says_what_failed(bare_image: Image, machines: Machines) -> None:
-    """A failed unit fails the boot, by name, unless the test asked for a degraded machine."""
+def test_a_failed_boot_names_the_failed_unit(bare_image: Image, machines: Machines) -> None:
+    """A failed unit fails the boot, and the error names it, unless the test allows a degraded machine."""
     machine = machines(bare_image)
     machine.write("/etc/systemd/system/broken.service", "[Service]\nType=oneshot\nExecStart=/bin/false\n")
     machine.run(["systemctl", "add-wants", "multi-user.target", "broken.service"])
@@ -144,18 +144,18 @@ def test_a_boot_that_goes_wrong_says_what_failed(bare_image: Image, machines: Ma
 
 @pytest.mark.parametrize("suite", ["bookworm"], indirect=True)
 def test_a_command_that_hangs_is_ended_inside_the_machine(bare_image: Image, machines: Machines) -> None:
-    """A bounded command costs its bound, and no process of it goes on in the machine."""
+    """A command ends at its time-out, and no process of it is left in the machine."""
     machine = machines(bare_image)
     machine.boot()
     began = time.monotonic()
     with pytest.raises(LabError, match=r"more than 0\.5 s"):
         machine.run(["sleep", "98765"], timeout_seconds=0.5)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert "98765" not in machine.run(["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"]).stdout
 
 
 def test_the_lab_leaves_nothing_behind(lab: None, scratch: Path) -> None:
-    """A network's name is gone with it, and a sweep finds nothing of this run to remove."""
+    """A network leaves no namespace and no process, and a sweep finds nothing of this run to remove."""
     with Network() as network:
         log = scratch / "server.log"
         child = network.spawn(["sleep", "1000"], log)
@@ -166,8 +166,8 @@ def test_the_lab_leaves_nothing_behind(lab: None, scratch: Path) -> None:
     assert sweep() == []
 
 
-def test_what_a_killed_run_left_is_removed_by_the_next(lab: None, tmp_path: Path) -> None:
-    """A sweep ends the processes of a run that died, and removes its namespace and control groups."""
+def test_the_next_run_removes_the_leftovers_of_a_killed_run(lab: None, tmp_path: Path) -> None:
+    """A sweep ends the processes of a run that was killed, and removes its namespace and control groups."""
     script = (
         "import os, signal, subprocess\n"
         "from tests.image.lab.cgroups import ControlGroup\n"

@@ -1,4 +1,4 @@
-"""The package installs, upgrades and purges cleanly on every Debian that is tested, and its files are as they should be."""
+"""The package installs, upgrades and purges cleanly on each tested Debian, and its files are correct."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.image.package import built_package, next_version
 
 pytestmark = [pytest.mark.image, pytest.mark.root]
 
-# dpkg's own records; and the locked user that stays, as Debian wants it.
+# dpkg's own records, and the locked user, which Debian's policy keeps.
 KEPT = (
     "etc/.pwd.lock", "etc/passwd", "etc/group", "etc/shadow", "etc/gshadow",
     "var/lib/dpkg/", "var/log/dpkg.log", "var/cache/ldconfig/",
@@ -28,7 +28,7 @@ UNITS = ("parbake.service", "parbake-ship.service", "parbake-lift.service")
 
 @pytest.fixture(scope="session")
 def newer_deb(session_scratch: Path) -> Path:
-    """A later version of the package, with a module more and a module less, built outside any git work tree."""
+    """A later version of the package with one module more and one less, built outside a git work tree."""
     tree = session_scratch / "newer-tree"
     tree.mkdir()
     return built_package(session_scratch / "newer", next_version(tree, "99.1"))
@@ -36,7 +36,7 @@ def newer_deb(session_scratch: Path) -> Path:
 
 @pytest.fixture
 def disk(bare_image: Image, scratch: Path, deb: Path, newer_deb: Path) -> Iterator[Overlay]:
-    """A file system of Debian with both packages in /root, none installed."""
+    """A file system of Debian with both packages in /root. Neither is installed."""
     with Overlay(bare_image.layers, scratch) as overlay:
         for name, package in (("old.deb", deb), ("new.deb", newer_deb)):
             (overlay.root / "root" / name).write_bytes(package.read_bytes())
@@ -44,8 +44,8 @@ def disk(bare_image: Image, scratch: Path, deb: Path, newer_deb: Path) -> Iterat
 
 
 def left_behind(disk: Overlay, lower: tuple[Path, ...]) -> list[str]:
-    """What the disk has more, or less, than its image, besides what dpkg and the test keep."""
-    found = []
+    """Return the paths that differ from the image, except those that dpkg and the test keep."""
+    paths = []
     for directory, _, names in os.walk(disk.changes):
         for path in [Path(directory), *(Path(directory, name) for name in names)]:
             shown = str(path.relative_to(disk.changes))
@@ -56,26 +56,25 @@ def left_behind(disk: Overlay, lower: tuple[Path, ...]) -> list[str]:
                 continue
             whiteout = stat.S_ISCHR(path.lstat().st_mode) and path.lstat().st_rdev == 0
             if not (whiteout and below is None):
-                found.append(f"{shown}{' (removed)' if whiteout else ''}")
-    return sorted(found)
+                paths.append(f"{shown}{' (removed)' if whiteout else ''}")
+    return sorted(paths)
 
 
 def bytecode(root: Path) -> dict[str, set[str]]:
-    """For each directory of the program that has bytecode, its names."""
+    """Return the names of the bytecode files by directory of the program."""
     agent = root / "usr/lib/parbake/agent"
-    found: dict[str, set[str]] = {}
+    names: dict[str, set[str]] = {}
     for path in agent.rglob("*.pyc"):
-        found.setdefault(str(path.parent.parent.relative_to(agent)), set()).add(path.name)
-    return found
+        names.setdefault(str(path.parent.parent.relative_to(agent)), set()).add(path.name)
+    return names
 
 
 def expected_bytecode(root: Path, tags: set[str]) -> dict[str, set[str]]:
     agent = root / "usr/lib/parbake/agent"
-    found: dict[str, set[str]] = {}
+    names: dict[str, set[str]] = {}
     for path in agent.rglob("*.py"):
-        names = {f"{path.stem}.{tag}.pyc" for tag in tags}
-        found.setdefault(str(path.parent.relative_to(agent)), set()).update(names)
-    return found
+        names.setdefault(str(path.parent.relative_to(agent)), set()).update(f"{path.stem}.{tag}.pyc" for tag in tags)
+    return names
 
 
 def tag_of(root: Path) -> str:
@@ -83,7 +82,7 @@ def tag_of(root: Path) -> str:
 
 
 def test_a_package_that_is_purged_leaves_nothing(disk: Overlay, bare_image: Image) -> None:
-    """After install, use, bake's drop-ins and purge, the disk is as before, less dpkg's records and the locked user."""
+    """After install, use and purge the disk is as before, except for dpkg's records and the locked user."""
     run_in(disk.root, ["dpkg", "-i", "/root/old.deb"])
     assert "parbake" in run_in(disk.root, ["parbake", "--version"])
     assert (disk.root / "etc/systemd/system/multi-user.target.wants/parbake.service").is_symlink()
@@ -104,8 +103,8 @@ def test_a_package_that_is_purged_leaves_nothing(disk: Overlay, bare_image: Imag
     assert run_in(disk.root, ["passwd", "--status", "parbake-ship"]).split()[1] == "L"
 
 
-def test_a_package_that_is_removed_keeps_no_application_down(disk: Overlay) -> None:
-    """Removal takes the drop-ins that require parbake.service along, and leaves those that someone else wrote."""
+def test_a_removed_package_keeps_no_application_down(disk: Overlay) -> None:
+    """Removal deletes the drop-ins that require parbake.service, and keeps those that an administrator wrote."""
     run_in(disk.root, ["dpkg", "-i", "/root/old.deb"])
     system = disk.root / "etc/systemd/system"
     for unit, text in (("a.service", "# Made by `parbake bake`; do not edit\n"), ("b.service", "# mine\n")):
@@ -116,9 +115,9 @@ def test_a_package_that_is_removed_keeps_no_application_down(disk: Overlay) -> N
     assert (system / "b.service.d/50-parbake.conf").read_text() == "# mine\n"
 
 
-def test_the_program_starts_from_bytecode_that_belongs_to_it(disk: Overlay) -> None:
-    """Each module has bytecode for this Debian's Python that is believed without a look at the source; after an upgrade
-    it is that of the new modules, and nothing of the old ones or of another Python is left."""
+def test_the_program_has_its_own_bytecode(disk: Overlay) -> None:
+    """Each module has bytecode with unchecked hashes for this Debian's Python. After an upgrade it is that of the new
+    modules, and no bytecode of old modules or of another Python is left."""
     built = "cpython-311"
     run_in(disk.root, ["dpkg", "-i", "/root/old.deb"])
     tags = {built, tag_of(disk.root)}
@@ -134,7 +133,7 @@ def test_the_program_starts_from_bytecode_that_belongs_to_it(disk: Overlay) -> N
 
 
 def test_a_new_python_gets_bytecode_when_debian_changes_its_version(disk: Overlay) -> None:
-    """Debian's python3 calls the hook with the new interpreter, and the bytecode is that one's."""
+    """Debian's python3 calls the hook with the new interpreter, and the hook compiles for it."""
     run_in(disk.root, ["dpkg", "-i", "/root/old.deb"])
     tags = {"cpython-311", tag_of(disk.root)}
     interpreter = tag_of(disk.root).replace("cpython-3", "python3.")
@@ -146,14 +145,14 @@ def test_a_new_python_gets_bytecode_when_debian_changes_its_version(disk: Overla
 
 
 def test_systemd_finds_no_fault_with_the_units(disk: Overlay) -> None:
-    """systemd-analyze verify says nothing about the units, on either version of systemd."""
+    """systemd-analyze verify reports nothing about the units, on either version of systemd."""
     run_in(disk.root, ["dpkg", "-i", "/root/old.deb"])
     command = "systemd-analyze verify --man=no --recursive-errors=no " + " ".join(UNITS) + " 2>&1"
     assert run_in(disk.root, ["sh", "-c", command]) == ""
 
 
 def test_lintian_finds_no_error(deb: Path) -> None:
-    """lintian, with warnings taken as errors too, has nothing to say."""
+    """lintian reports neither an error nor a warning."""
     call(["lintian", "--allow-root", "--fail-on", "error,warning", str(deb)], timeout_seconds=120)
 
 
@@ -164,7 +163,7 @@ def test_the_package_is_the_same_when_built_again(newer_deb: Path, session_scrat
 
 
 def test_a_version_that_the_changelog_does_not_have_is_not_built(scratch: Path) -> None:
-    """The version of the program and of the package cannot drift apart: the build names both and stops."""
+    """If the versions of the program and of the changelog differ, the build fails and names both."""
     tree = scratch / "tree"
     tree.mkdir()
     next_version(tree, "99.2")

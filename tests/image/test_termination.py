@@ -1,4 +1,4 @@
-"""A spot instance in a booted image: the notice becomes a fact and config, and the last lines get away before the end."""
+"""A spot instance in a booted image: the notice becomes a fact and config, and the last lines leave before the end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from base64 import b64encode
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ pytestmark = [pytest.mark.image, pytest.mark.root, pytest.mark.server]
 
 CANARY = "kanarienvogel-4Wq8-geheim"
 LAST_WORDS = 20
+IDLE_SECONDS = 4.0
 SETTINGS = f"""\
 [component]
 name = "worker"
 version = "1.2.3"
 
 [discovery]
-# the firmware that a container sees is its host's; what cloud-init knows here is the lab's seed
+# A container sees its host's firmware, and cloud-init has only the lab's seed.
 providers = ["kernel", "imds"]
 imds = "ec2"
 
@@ -52,12 +54,12 @@ units = [{{ name = "worker.service", action = "reload" }}]
 name = "central"
 type = "http"
 url = "http://{METADATA_ADDRESS}:8080/logs"
-# nothing but urgency sends a line during the test
+# Only a notice sends a line during the test.
 batch_age = "1h"
 labels.instance = "{{{{ facts.instance_id }}}}"
 """
 TEMPLATE = 'DB_PASSWORD={{ config.db.password }}\nSTATE={{ facts.terminating | default("serving") }}\n'
-# It says what it was reloaded for; at its end, slowly, that it goes, and once what must leave the machine masked alone.
+# Logs the state at each reload. At its end it logs its last words slowly, then the secret, which must be masked.
 WORKER = f"""\
 #!/bin/bash
 trap '. /etc/worker.env; echo "reloaded: $STATE"' HUP
@@ -78,7 +80,7 @@ WantedBy=multi-user.target
 
 @pytest.fixture(scope="session")
 def spot(bare_image: Image, session_scratch: Path, deb: Path) -> Image:
-    """An image for EC2, with a worker that has a secret and last words."""
+    """An image for EC2 with a worker that logs a secret at its end."""
 
     def finish(root: Path) -> None:
         files = {
@@ -99,7 +101,7 @@ def spot(bare_image: Image, session_scratch: Path, deb: Path) -> Image:
 
 
 class Cloud:
-    """EC2's metadata service at its own address in a network, steered while it runs."""
+    """EC2's metadata service at its own address in a network. Its answers can be changed while it runs."""
 
     def __init__(self, network: Network, directory: Path) -> None:
         directory.mkdir()
@@ -109,8 +111,8 @@ class Cloud:
         log = directory / "metadata.log"
         child.wait_ready(lambda: "ec2 at" in log.read_text(), 20, "the metadata service")
 
-    def say(self, **options: Any) -> None:
-        """What it answers from now on: `spot="terminate"` is a notice, `spot=None` none."""
+    def set(self, **options: Any) -> None:
+        """Change its answers from now on: `spot="terminate"` is a notice, `spot=None` takes it back."""
         new = self._steering.with_suffix(".new")
         new.write_text(json.dumps(options))
         new.replace(self._steering)
@@ -123,60 +125,79 @@ def cloud(network: Network, scratch: Path) -> Cloud:
 
 @pytest.fixture
 def machine(spot: Image, machines: Machines, network: Network, cloud: Cloud, receiver: Receiver) -> Machine:
-    """A spot instance that serves, and whose shipper has sent what the boot had said by then and collects again."""
+    """A spot instance that serves, and whose shipper has sent the lines of the boot and collects again."""
     made = machines(spot, network=network, hostname="spot-1")
     made.seed()
     made.boot()
     assert state_becomes(made, "converged")
     receiver.wait_for(1, 90)
+    wait_until_idle(receiver)
     return made
 
 
+def wait_until_idle(receiver: Receiver) -> None:
+    """Wait until no line has arrived for IDLE_SECONDS: the boot's backlog may be more than one batch."""
+    counts = deque([-1], maxlen=int(IDLE_SECONDS / 0.5))
+
+    def idle() -> bool:
+        counts.append(len(receiver.lines()))
+        return len(counts) == counts.maxlen and len(set(counts)) == 1
+
+    assert until(idle, 90, pause_seconds=0.5)
+
+
+def draining(machine: Machine) -> bool:
+    """Return whether the shipper sends each line at once, as its status says."""
+    report: dict[str, Any] = json.loads(machine.read("/var/lib/parbake/ship/status.json"))
+    return bool(report["draining"])
+
+
 def terminating(machine: Machine) -> str | None:
-    found: str | None = status(machine)["facts"].get("terminating")
-    return found
+    fact: str | None = status(machine)["facts"].get("terminating")
+    return fact
 
 
 def test_a_spot_instance_gets_its_last_lines_away(machine: Machine, cloud: Cloud, receiver: Receiver) -> None:
-    """A notice is a fact and a convergence within EC2's poll; from then on every line leaves within seconds, though the sink
-    collects for an hour; the last words of a service at the power-off arrive, whole, in order, and without the secret."""
+    """A notice is a fact and a convergence within EC2's poll. Every later line leaves within seconds, though the sink
+    collects for an hour. A service's last words at the power-off arrive complete, in order, and without the secret."""
     assert status(machine)["facts"]["instance_id"] == "i-0123456789abcdef0"
     machine.run(["logger", "-t", "probe", "before the notice"])
     time.sleep(2)
     assert [line for line in receiver.lines() if line.get("SYSLOG_IDENTIFIER") == "probe"] == []
 
-    cloud.say(spot="terminate")
-    assert until(lambda: terminating(machine) == "spot", 45), status(machine)
+    cloud.set(spot="terminate")
+    assert until(lambda: terminating(machine) == "spot", 60), status(machine)
     assert until(lambda: "STATE=spot" in machine.read("/etc/worker.env"))
     assert until(lambda: status(machine)["generation"] == 2)
-    (probe,) = receiver.wait_for(1, 20, SYSLOG_IDENTIFIER="probe")
+    (probe,) = receiver.wait_for(1, 60, SYSLOG_IDENTIFIER="probe")
     assert probe["instance"] == "i-0123456789abcdef0"
-    receiver.wait_for(1, 20, MESSAGE="started: serving")
-    receiver.wait_for(1, 20, MESSAGE="reloaded: spot")
+    receiver.wait_for(1, 60, MESSAGE="started: serving")
+    receiver.wait_for(1, 60, MESSAGE="reloaded: spot")
     for number in range(3):
         machine.run(["logger", "-t", "probe", f"after the notice {number}"])
-        receiver.wait_for(1, 20, MESSAGE=f"after the notice {number}")
+        receiver.wait_for(1, 60, MESSAGE=f"after the notice {number}")
 
     machine.poweroff()
-    said = [line["MESSAGE"] for line in receiver.lines() if line.get("SYSLOG_IDENTIFIER") == "worker"]
-    assert said[-LAST_WORDS - 1 : -1] == [f"last words {n}" for n in range(1, LAST_WORDS + 1)], said
-    assert said[-1] == "with ********"
+    messages = [line["MESSAGE"] for line in receiver.lines() if line.get("SYSLOG_IDENTIFIER") == "worker"]
+    assert messages[-LAST_WORDS - 1 : -1] == [f"last words {n}" for n in range(1, LAST_WORDS + 1)], messages
+    assert messages[-1] == "with ********"
     assert receiver.refusals() == []
     for form in (CANARY.encode(), b64encode(CANARY.encode())):
         assert form not in receiver.raw()
 
 
 @pytest.mark.parametrize("suite", ["bookworm"], indirect=True)
-def test_a_notice_that_is_called_off_brings_the_usual_pace_back(machine: Machine, cloud: Cloud, receiver: Receiver) -> None:
-    """When the platform takes the notice back the fact goes, the config is as it was, and lines wait for company again."""
-    cloud.say(spot="terminate")
-    assert until(lambda: terminating(machine) == "spot", 45), status(machine)
-    receiver.wait_for(1, 20, MESSAGE="reloaded: spot")
-    cloud.say(spot=None)
-    assert until(lambda: terminating(machine) is None, 45), status(machine)
+def test_after_a_withdrawn_notice_lines_are_collected_again(machine: Machine, cloud: Cloud, receiver: Receiver) -> None:
+    """When the platform withdraws the notice the fact goes, the config is the earlier one, and lines wait for batches again."""
+    cloud.set(spot="terminate")
+    assert until(lambda: terminating(machine) == "spot", 60), status(machine)
+    receiver.wait_for(1, 60, MESSAGE="reloaded: spot")
+    assert until(lambda: draining(machine))
+    cloud.set(spot=None)
+    assert until(lambda: terminating(machine) is None, 60), status(machine)
     assert until(lambda: "STATE=serving" in machine.read("/etc/worker.env"))
     assert until(lambda: status(machine)["generation"] == 3)
-    time.sleep(3)
+    assert until(lambda: not draining(machine))
     machine.run(["logger", "-t", "probe", "afterwards"])
     time.sleep(3)
     assert [line for line in receiver.lines() if line.get("SYSLOG_IDENTIFIER") == "probe"] == []

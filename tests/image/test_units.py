@@ -1,9 +1,8 @@
-"""The units on a booted machine: what waits for what, and what survives whose death."""
+"""The units on a booted machine: their order at the boot, and how they survive the death of another."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from tests.image.conftest import Machines
 from tests.image.lab import Image, Machine, prepared_image
 from tests.image.lab.images import run_in
+from tests.image.observing import show, until
 from tests.image.package import built_package, next_version
 
 pytestmark = [pytest.mark.image, pytest.mark.root]
@@ -32,7 +32,7 @@ source = "app.conf.j2"
 target = "/etc/app.conf"
 units = [{ name = "app.service", action = "restart" }]
 """
-# Each start leaves a line: what the config was.
+# Each start appends the config at that moment.
 APP = """\
 [Service]
 ExecStartPre=/bin/sh -c 'cat /etc/app.conf >>/var/lib/app.starts'
@@ -44,7 +44,7 @@ WantedBy=multi-user.target
 
 @pytest.fixture(scope="session")
 def baked(bare_image: Image, session_scratch: Path, deb: Path) -> Image:
-    """An image with one application, whose config is a template's, baked; the config of the image says so."""
+    """A baked image with one application whose config is a template's target. Its config in the image is another one."""
 
     def finish(root: Path) -> None:
         files = {
@@ -63,26 +63,12 @@ def baked(bare_image: Image, session_scratch: Path, deb: Path) -> Image:
     return prepared_image(bare_image, session_scratch, [deb], finish)
 
 
-def show(machine: Machine, unit: str, name: str) -> str:
-    return machine.run(["systemctl", "show", "--value", "-P", name, unit]).stdout.strip()
-
-
-def until(what: Callable[[], bool], seconds: float = 20.0) -> bool:
-    """Whether `what` comes true in time."""
-    end = time.monotonic() + seconds
-    while not what():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.1)
-    return True
-
-
 def starts(machine: Machine) -> list[str]:
     return machine.read("/var/lib/app.starts").splitlines()
 
 
 def crash(machine: Machine) -> None:
-    """kill -9 of the daemon; returns once systemd has it back."""
+    """Kill the daemon with kill -9 and wait until systemd has started it again."""
     old = show(machine, "parbake.service", "MainPID")
     machine.run(["kill", "-9", old])
     assert until(lambda: show(machine, "parbake.service", "MainPID") not in ("0", old))
@@ -90,7 +76,7 @@ def crash(machine: Machine) -> None:
 
 
 def test_an_application_starts_once_and_on_its_run_config_on_every_boot(baked: Image, machines: Machines) -> None:
-    """A fresh instance never starts an application on the config of the image, and nothing fails on the way."""
+    """A new instance never starts an application on the config of the image, and no unit fails at the boot."""
     machine = machines(baked)
     machine.boot()
     assert starts(machine) == ["from the store"]
@@ -99,7 +85,7 @@ def test_an_application_starts_once_and_on_its_run_config_on_every_boot(baked: I
     assert starts(machine) == ["from the store"] * 2
 
 
-def test_a_daemon_that_dies_comes_back_and_takes_no_application_along(baked: Image, machines: Machines) -> None:
+def test_a_daemon_that_dies_comes_back_and_stops_no_application(baked: Image, machines: Machines) -> None:
     """kill -9, restart and stop of parbake leave the application's process alone."""
     machine = machines(baked)
     machine.boot()
@@ -112,8 +98,8 @@ def test_a_daemon_that_dies_comes_back_and_takes_no_application_along(baked: Ima
     assert starts(machine) == ["from the store"]
 
 
-def test_a_daemon_that_dies_right_after_the_boot_takes_no_application_along(baked: Image, machines: Machines) -> None:
-    """Before the requirement was lifted in its own time, a crash lifts it."""
+def test_a_daemon_that_dies_right_after_the_boot_stops_no_application(baked: Image, machines: Machines) -> None:
+    """A crash lifts the requirement if parbake-lift has not done so yet."""
     machine = machines(baked)
     machine.run(["systemctl", "mask", "parbake-lift.service"])
     machine.boot()
@@ -123,7 +109,7 @@ def test_a_daemon_that_dies_right_after_the_boot_takes_no_application_along(bake
     assert show(machine, "app.service", "MainPID") == application
 
 
-def test_an_application_stays_down_where_the_settings_are_invalid(baked: Image, machines: Machines) -> None:
+def test_an_application_stays_down_if_the_settings_are_invalid(baked: Image, machines: Machines) -> None:
     """Exit 78 is final: systemd does not try again, and the application does not start on the config of the image."""
     machine = machines(baked)
     machine.write("/etc/parbake/conf.d/typo.toml", "[watch]\nsetle = 1\n")
@@ -135,8 +121,8 @@ def test_an_application_stays_down_where_the_settings_are_invalid(baked: Image, 
 
 
 def test_an_application_waits_for_a_source_that_is_late_and_then_starts(baked: Image, machines: Machines) -> None:
-    """Where there is no run config yet, the application is down; it starts by itself when there is. Waiting for that is
-    not taken for a start that hangs."""
+    """Without run config the application is down; it starts by itself once there is one. systemd does not take the wait for
+    a start that hangs."""
     machine = machines(baked)
     machine.run(["mv", "/etc/parbake/site", "/etc/parbake/late"])
     machine.write("/etc/systemd/system/parbake.service.d/short.conf", "[Service]\nTimeoutStartSec=3\n")
@@ -173,7 +159,7 @@ def test_an_upgrade_replaces_the_daemon_and_leaves_the_application_alone(
 
 
 def test_a_machine_without_a_sink_has_no_shipper_and_no_failure(baked: Image, machines: Machines) -> None:
-    """The shipper ends with success where nothing is to be shipped, and systemd leaves it at that."""
+    """Without a sink the shipper exits with success, and systemd does not start it again."""
     machine = machines(baked)
     machine.boot()
     assert until(lambda: show(machine, "parbake-ship.service", "ActiveState") == "inactive")
@@ -182,7 +168,7 @@ def test_a_machine_without_a_sink_has_no_shipper_and_no_failure(baked: Image, ma
 
 
 def test_the_last_words_of_an_application_are_shipped_from_the_sandbox(baked: Image, machines: Machines) -> None:
-    """At shutdown the shipper, which sees nothing of root's state, outlives the application and ships what it says then."""
+    """At shutdown the shipper outlives the application and ships its last lines. It cannot read root's state directory."""
     machine = machines(baked)
     machine.write("/etc/parbake/conf.d/sink.toml", '[[sink]]\ntype = "file"\npath = "/var/log/parbake/shipped"\n')
     machine.write(

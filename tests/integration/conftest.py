@@ -1,4 +1,4 @@
-"""What takes minutes begins: at the end it would keep one worker busy and the others waiting."""
+"""Run the tests that take minutes first: run last, they would keep one worker busy while the others are idle."""
 
 from __future__ import annotations
 

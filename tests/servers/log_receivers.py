@@ -1,4 +1,4 @@
-"""Strict stand-ins for log receivers that no registry has: each refuses what its protocol's documentation does not allow.
+"""Strict fakes of log receivers that no registry has: each refuses requests that its protocol's documentation does not allow.
 
 Behaviours are queued: `receiver.next("503", "reset", ...)` decides how the next requests are answered.
 """
@@ -19,7 +19,7 @@ from typing import Any
 
 
 class Refused(Exception):
-    """What a protocol does not allow: answered with `status` and `body`, and kept in `complaints`."""
+    """A request that the protocol does not allow. It is answered with `status` and `body`, and kept in `complaints`."""
 
     def __init__(self, status: int, body: str) -> None:
         super().__init__(body)
@@ -114,7 +114,7 @@ def _parse(body: bytes) -> Any:
 
 
 class Stored:
-    """What a receiver keeps: message, and all else of each entry as strings."""
+    """The entries that a receiver keeps: the message, and all other fields as strings."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, dict[str, str]]] = []

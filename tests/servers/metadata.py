@@ -1,4 +1,4 @@
-"""A loopback emulator of the clouds' metadata services, strict about method, path, headers, tokens and versions.
+"""An emulator of the clouds' metadata services on loopback, strict about method, path, headers, tokens and versions.
 
 In a test: `with Metadata("ec2") as service: ... service.url`. In a namespace, for a booted image:
 `python3 tests/servers/metadata.py --platform ec2 --bind 169.254.169.254:80`. Standard library only.
@@ -49,10 +49,10 @@ FAULTS = (
 
 @dataclass
 class Metadata:
-    """One platform's service on `host`:`port`, in a thread. `fault` is what goes wrong, and `on` with which paths.
+    """One platform's service on `host`:`port`, in a thread. `fault` names the fault, and `on` a part of the paths that have it.
 
-    `seen` holds every request; `violations` what a real service would have refused, or not have understood. `steering`
-    is a file with more options in JSON, read anew for each request, for a service in another process.
+    `seen` holds every request, `violations` those that a real service would have refused or not understood. `steering` is a
+    file with more options in JSON, read for each request, for a service in another process.
     """
 
     platform: str
@@ -77,11 +77,10 @@ class Metadata:
         return f"http://{host}:{self.port}"
 
     def __enter__(self) -> Metadata:
-        made = _server(self)
-        self._server = made
+        self._server = _server(self)
         if not self.unix_socket:
-            self.port = made.server_address[1]
-        self._thread = threading.Thread(target=made.serve_forever, args=(0.02,), daemon=True)
+            self.port = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
         return self
 
@@ -92,7 +91,7 @@ class Metadata:
         self._thread.join(5)
 
     def answer(self, request: Request) -> Answer:
-        """The platform's answer, with what it would refuse noted."""
+        """Return the platform's answer, and record a violation."""
         self.seen.append(request)
         if self.steering is not None and self.steering.exists():
             self.options.update(json.loads(self.steering.read_text("utf-8")))
@@ -102,7 +101,7 @@ class Metadata:
         return answer
 
     def fault_for(self, path: str) -> str:
-        """What goes wrong with this request, if anything."""
+        """Return the fault of this request, or ""."""
         if not self.fault or self.on not in path:
             return ""
         self._faulted += 1
@@ -111,7 +110,7 @@ class Metadata:
         return self.fault
 
     def wait(self, seconds: float) -> bool:
-        """Sleep, but no longer than the service lives. True: it is stopping."""
+        """Sleep until the time is over or the service stops. True if it stops."""
         return self._stopping.wait(seconds)
 
 
@@ -126,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
             super().log_message(format, *args)
 
     def handle(self) -> None:
-        with contextlib.suppress(ConnectionError, TimeoutError):  # clients hang up on purpose here
+        with contextlib.suppress(ConnectionError, TimeoutError):  # clients close connections on purpose
             super().handle()
 
     def do_GET(self) -> None:
@@ -185,7 +184,7 @@ def _truncated(handler: _Handler, answer: Answer) -> None:
 
 
 def _drip(handler: _Handler, answer: Answer) -> None:
-    """A byte at a time, headers and all, so that no read ever waits long."""
+    """Send headers and body one byte at a time, so that no read waits long."""
     head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(answer.body)}\r\n\r\n".encode()
     for byte in head + answer.body:
         if handler.service.wait(0.1):
@@ -216,7 +215,7 @@ class _TcpServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def server_bind(self) -> None:
-        # Not HTTPServer's, which looks the host's name up.
+        # HTTPServer's method looks up the host's name.
         socketserver.TCPServer.server_bind(self)
 
 
@@ -237,7 +236,7 @@ def main() -> None:
     parser.add_argument("--platform", choices=sorted(PLATFORMS), required=True)
     parser.add_argument("--bind", default="127.0.0.1:8169", help="ADDRESS:PORT, an IPv6 one in brackets")
     parser.add_argument("--fault", choices=FAULTS, default="")
-    parser.add_argument("--on", default="", help="only requests with this in their path go wrong")
+    parser.add_argument("--on", default="", help="only requests with this in their path have the fault")
     parser.add_argument("--steering", type=Path, help="a JSON file with options of the platform, read for each request")
     parser.add_argument("--userdata", type=Path, help="a file with the user-data")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option of the platform")

@@ -1,4 +1,4 @@
-"""What an emulated metadata service is asked, and what it answers."""
+"""Requests and answers of an emulated metadata service."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Request:
 
 @dataclass
 class Answer:
-    """`violation`: why a real service would refuse the request, or not understand it."""
+    """An answer. `violation`: the reason why a real service would refuse the request, or not understand it."""
 
     status: int
     body: bytes = b""
@@ -43,12 +43,12 @@ def document(value: object, **headers: str) -> Answer:
     return Answer(200, json.dumps(value).encode(), {"Content-Type": "application/json", **headers})
 
 
-def refuse(status: int, why: str) -> Answer:
-    return Answer(status, b"refused", {}, why)
+def refuse(status: int, reason: str) -> Answer:
+    return Answer(status, b"refused", {}, reason)
 
 
 def walk(tree: Mapping[str, Any], path: str) -> Answer:
-    """A path in a tree of EC2's kind: a leaf is its text, a directory the listing of its entries."""
+    """Answer for a path in a tree of EC2's kind: the text of a leaf, or the listing of a directory."""
     node: Any = tree
     for part in [p for p in path.split("/") if p]:
         if not isinstance(node, Mapping) or part not in node:
@@ -60,7 +60,7 @@ def walk(tree: Mapping[str, Any], path: str) -> Answer:
 
 
 class Base:
-    """A service that takes GET alone. `options`: userdata, and whatever a platform names."""
+    """A service that accepts only GET. `options`: userdata, and the options of the platform."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options

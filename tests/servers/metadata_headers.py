@@ -1,4 +1,4 @@
-"""Platforms whose metadata service wants a header of its own."""
+"""Platforms whose metadata service requires a header."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tests.servers.metadata_answers import MISSING, Answer, Base, Request, docum
 
 
 class Gce(Base):
-    """`change()` changes the attribute `environment`, and lets those go that wait for a change.
+    """`change()` changes the attribute `environment`, and answers the requests that wait for a change.
 
-    `patience`: none lets nobody wait, as a service in the middle that does not know of waiting. `restless`: on makes each
-    answer another one.
+    `patience`: none answers at once, as an intermediate service without long polls does. `restless`: on makes all answers
+    different.
     """
 
     def __init__(self, options: dict[str, Any]) -> None:
@@ -104,7 +104,7 @@ class Gce(Base):
 
 
 class Azure(Base):
-    """`events`: an EventType that is scheduled, such as Preempt."""
+    """`events`: the EventType that is scheduled, such as Preempt."""
 
     VERSIONS = ("2019-06-01", "2021-02-01", "2021-08-01", "2023-07-01")
 
@@ -165,7 +165,7 @@ class Azure(Base):
 
 
 class Oracle(Base):
-    """`version`: v1 takes the second version away."""
+    """`version`: v1 removes version 2."""
 
     def get(self, request: Request) -> Answer:
         version = request.path.split("/")[2] if request.path.startswith("/opc/") else ""

@@ -1,4 +1,4 @@
-"""Platforms whose metadata service answers anybody."""
+"""Platforms whose metadata service needs neither a token nor a header."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.servers.metadata_answers import MISSING, Answer, Base, Request, docum
 
 
 class OpenStack(Base):
-    """`ec2`: off takes the imitation of EC2's tree away."""
+    """`ec2`: off removes the imitation of EC2's tree."""
 
     VERSIONS = ("2012-08-10", "2015-10-15", "2016-06-30", "2018-08-27", "latest")
 
@@ -28,8 +28,8 @@ class OpenStack(Base):
             return MISSING
         if name == "user_data":
             return self.userdata_answer()
-        found = {"meta_data.json": self.meta(), "network_data.json": self.network(), "vendor_data.json": {}}
-        return document(found[name]) if name in found else MISSING
+        documents = {"meta_data.json": self.meta(), "network_data.json": self.network(), "vendor_data.json": {}}
+        return document(documents[name]) if name in documents else MISSING
 
     def meta(self) -> dict[str, Any]:
         return {
@@ -66,7 +66,7 @@ class OpenStack(Base):
 
 
 class OneDocument(Base):
-    """A service that says all in one JSON document at `PATH`."""
+    """A service with one JSON document at `PATH`."""
 
     PATH = ""
 
@@ -135,7 +135,7 @@ class UpCloud(OneDocument):
     PATH = "/metadata/v1.json"
 
     def content(self) -> dict[str, Any]:
-        def face(index: int, kind: str, address: str, family: str = "IPv4") -> dict[str, Any]:
+        def interface(index: int, kind: str, address: str, family: str = "IPv4") -> dict[str, Any]:
             return {
                 "index": index,
                 "type": kind,
@@ -148,10 +148,10 @@ class UpCloud(OneDocument):
             "instance_id": "00322b68-0096-4042-9406-faad61922128",
             "network": {
                 "interfaces": [
-                    face(1, "utility", "10.5.4.5"),
-                    face(2, "public", "198.51.100.7"),
-                    face(3, "public", "2001:db8::5", "IPv6"),
-                    face(4, "private", "172.16.0.5"),
+                    interface(1, "utility", "10.5.4.5"),
+                    interface(2, "public", "198.51.100.7"),
+                    interface(3, "public", "2001:db8::5", "IPv6"),
+                    interface(4, "private", "172.16.0.5"),
                 ]
             },
             "platform": "servers",
@@ -163,7 +163,7 @@ class UpCloud(OneDocument):
 
 
 class Hetzner(Base):
-    """`userdata` empty: 204, as there."""
+    """Answers 204 if `userdata` is empty, as the platform does."""
 
     def get(self, request: Request) -> Answer:
         if request.path == "/hetzner/v1/metadata":

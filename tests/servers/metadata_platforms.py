@@ -1,4 +1,4 @@
-"""The platforms that are emulated, written from their documentation."""
+"""The emulated platforms, written from their documentation."""
 
 from __future__ import annotations
 

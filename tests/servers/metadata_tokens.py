@@ -1,4 +1,4 @@
-"""Platforms whose metadata service gives a token first."""
+"""Platforms whose metadata service has tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.servers.metadata_answers import MISSING, Answer, Base, Request, docum
 class Ec2(Base):
     """`imds`: v2 (tokens required, the default), v1 (no tokens: PUT is 405), both. `tags`: off makes them 404.
 
-    `spot` and `lifecycle` set what those paths say.
+    `spot` and `lifecycle` set the values of those paths.
     """
 
     TOKEN = "AQAEAtoken=="
@@ -92,7 +92,7 @@ class Ec2(Base):
 
 
 class Alibaba(Ec2):
-    """`imds`: both (the default), v1, v2. `spot`: when the instance is to be taken back."""
+    """`imds`: both (the default), v1, v2. `spot`: the time at which the instance is reclaimed."""
 
     TOKEN = "aliyun-token"
 
@@ -151,12 +151,12 @@ class Akamai(Base):
     def get(self, request: Request) -> Answer:
         if request.path == "/v1/user-data":
             return text(base64.b64encode(self.userdata.encode()).decode()) if self.userdata else MISSING
-        found = {"/v1/instance": self.instance(), "/v1/network": self.network()}.get(request.path)
-        if found is None:
+        content = {"/v1/instance": self.instance(), "/v1/network": self.network()}.get(request.path)
+        if content is None:
             return MISSING
         if request.headers.get("accept") != "application/json":
             return refuse(200, "no Accept: application/json, so it answers with plain text")
-        return document(found)
+        return document(content)
 
     def instance(self) -> dict[str, Any]:
         return {

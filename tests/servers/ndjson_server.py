@@ -24,7 +24,7 @@ DEFAULT_CONTROL: dict[str, Any] = {"mode": "answer", "status": 200, "keep": None
 
 
 class Refused(Exception):
-    """A request that is not what the protocol asks for; `status` is the answer it gets."""
+    """A request that breaks the protocol. `status` is the status of the answer."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -73,7 +73,7 @@ class Endpoint(ThreadingHTTPServer):
         super().__init__((options.address, options.port), Request)
 
     def control(self) -> dict[str, Any]:
-        """What the test asks for now: `DEFAULT_CONTROL` with what `control.json` overrides."""
+        """Return the present orders of the test: `DEFAULT_CONTROL` with the changes of `control.json`."""
         try:
             steered: dict[str, Any] = json.loads((self.directory / "control.json").read_text())
         except FileNotFoundError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import signal
 import socket
@@ -26,12 +27,13 @@ def wait_until(check: Callable[[], bool], timeout_seconds: float, awaited: str, 
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """Return a TCP port of `address` that is not in use, and that this function has not returned before.
+    """Return a TCP port of `address` that is not in use and that no worker of this test run has been given before.
 
-    The port is below the range of outgoing connections, so that the kernel does not give it to one of these.
+    The port is below the range that the kernel uses for outgoing connections, so none of those takes it.
     """
+    ports = _ports_of_worker()
     while True:
-        port = random.randrange(10_000, 32_000)
+        port = random.choice(ports)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((address, port))
             if port not in _returned:
@@ -40,6 +42,13 @@ def free_port(address: str = "127.0.0.1") -> int:
 
 
 _returned: set[int] = set()
+
+
+def _ports_of_worker() -> range:
+    """Return this pytest-xdist worker's share of the ports: two workers that choose at random may choose the same one."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    size = 22_000 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    return range(10_000 + number * size, 10_000 + (number + 1) * size)
 
 
 class Child:

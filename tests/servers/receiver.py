@@ -1,4 +1,4 @@
-"""A strict NDJSON receiver in a process of its own, so that it can live in a network namespace and be taken away."""
+"""A strict NDJSON receiver in a separate process, so that it can run in a network namespace and be stopped."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ class Receiver:
         self._steer(mode="answer", status=status, keep=keep, retry_after_seconds=retry_after_seconds)
 
     def hang(self, *, keep: bool = False) -> None:
-        """Take batches and never answer; the next mode closes the connections that wait."""
+        """Read batches and never answer; the next mode closes the connections that wait."""
         self._steer(mode="hang", keep=keep)
 
     def disconnect(self, *, keep: bool = False) -> None:
-        """Take batches and close the connection in place of an answer."""
+        """Read batches and close the connection instead of an answer."""
         self._steer(mode="disconnect", keep=keep)
 
     def lines(self) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Real syslog receivers, Debian's rsyslog and syslog-ng, which write what they have understood as lines of JSON.
+"""Real syslog receivers, Debian's rsyslog and syslog-ng, which write the messages that they have parsed as lines of JSON.
 
 The packages conflict with each other and with whatever logs on this machine, and would start a service. So they are
 unpacked into the lab's cache with the libraries that they need, and are never installed.
@@ -30,7 +30,7 @@ MESSAGE_MAX = 256 * 1024
 def unpacked(name: str) -> Path:
     """The root directory of the unpacked packages of `rsyslog` or `syslog-ng`.
 
-    Raises LabError where the machine's mirror does not have them: they are Debian 12's.
+    Raises LabError if the machine's mirror does not have them: they are from Debian 12.
     """
 
     def unpack(directory: Path) -> None:
@@ -43,7 +43,7 @@ def unpacked(name: str) -> Path:
 
 @functools.cache
 def missing(name: str) -> str:
-    """Why there is no `rsyslog` or `syslog-ng` to be had here; empty where there is."""
+    """Return why `rsyslog` or `syslog-ng` is not available here; "" if it is."""
     try:
         unpacked(name)
     except LabError as error:
@@ -52,7 +52,7 @@ def missing(name: str) -> str:
 
 
 class SyslogDaemon:
-    """`with Rsyslog(directory) as server:` listens on `server.port`; `rows()` is what it has written so far.
+    """`with Rsyslog(directory) as server:` listens on `server.port`; `rows()` returns the messages that it has written so far.
 
     `tls` are the server's certificate and key, `ca` the authority of its clients, who then must show a certificate.
     `message_max` None leaves the limit that the daemon ships with.
@@ -172,7 +172,7 @@ syslog.* action(type="omfile" file="{self._directory}/own.log")
 
 
 class SyslogNg(SyslogDaemon):
-    """syslog-ng's syslog() source: octet counting over TCP or TLS; the structured data as format-json tells it."""
+    """syslog-ng's syslog() source: octet counting over TCP or TLS; the structured data as format-json writes it."""
 
     name = "syslog-ng"
 

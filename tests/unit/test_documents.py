@@ -199,7 +199,7 @@ def test_the_interface_has_what_the_code_has() -> None:
     """docs/INTERFACE.md names the backends, facts, filters, commands and exit codes that exist."""
     section = {number: set(re.findall(r"`([^`\n]+)`", _section(number))) for number in (3, 4, 5)}
     assert set(BACKENDS) <= section[3]
-    assert set(discovery.NAMES) <= section[3]
+    assert set(discovery.FACT_NAMES) <= section[3]
     assert set(FILTERS) - {"tojson"} <= section[4]
     commands = {text.split()[1] for text in section[5] if text.startswith("parbake ")}
     assert commands == set(COMMANDS)

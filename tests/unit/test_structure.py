@@ -1,4 +1,4 @@
-"""The shape of the code, as HOUSE-STYLE and CONTRIBUTING have it: what may import what, names, sizes, errors."""
+"""The shape of the code, as docs/ARCHITECTURE.md and CONTRIBUTING.md have it: imports, names, sizes, errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,15 @@ BANNED = {"manager", "helper", "utils", "util", "data", "info", "handler"}
 THEIR_NAMES = ("DataError", "Handler", "SecretsManager", "SecretManager", "secretsmanager", "secret_manager")
 """What a cloud calls its own service is no choice of ours; DataError is EX_DATAERR of sysexits.h,
 Handler a class of logging's or watchdog's."""
-PRIVATE_ERRORS = {"IllegalTransition", "WatchUnavailable", "TooLong", "TransportFailure", "DeliveryAborted", "FactRejected"}
+PRIVATE_ERRORS = {
+    "SinkBug",
+    "IllegalTransition",
+    "WatchUnavailable",
+    "TooLong",
+    "TransportFailure",
+    "DeliveryAborted",
+    "FactRejected",
+}
 """Exceptions outside agent.errors, each caught in the family that raises it."""
 
 FLOORS: tuple[frozenset[str], ...] = (
@@ -97,7 +105,7 @@ def _across() -> list[tuple[str, str, str]]:
 
 
 def test_no_import_runs_upward() -> None:
-    """REDESIGN section 1: nine floors of packages, and every import goes down."""
+    """Nine floors of packages, and every import goes down."""
     wrong = [
         f"{module} imports {imported}"
         for module, imported, _ in _across()
@@ -109,13 +117,13 @@ def test_no_import_runs_upward() -> None:
 
 
 def test_every_package_is_on_one_floor() -> None:
-    """REDESIGN section 1: a new package says where it belongs."""
+    """A new package says where it belongs."""
     there = {_package(module) for module in MODULES} - {""}
     assert there == frozenset().union(*FLOORS)
 
 
 def test_a_package_is_used_by_its_face() -> None:
-    """REDESIGN section 1: each package's `__init__` names what others may import, and they import nothing else."""
+    """Each package's `__init__` names what others may import, and they import nothing else."""
     wrong = []
     for module, imported, name in _across():
         package = f"agent.{_package(imported)}"
@@ -129,7 +137,7 @@ def test_a_package_is_used_by_its_face() -> None:
 
 
 def test_a_face_names_what_there_is() -> None:
-    """REDESIGN section 1: a face has no name that leads nowhere."""
+    """A face has no name that leads nowhere."""
     packages = {f"agent.{_package(module)}" for module in MODULES} - {"agent."}
     faces = {package: importlib.import_module(package) for package in packages}
     wrong = [
@@ -142,7 +150,7 @@ def test_a_face_names_what_there_is() -> None:
 
 
 def test_no_package_reaches_into_another_s_private_names() -> None:
-    """REDESIGN section 1: a name with an underscore is for its own package."""
+    """A name with an underscore is for its own package."""
     wrong = [
         f"{module} imports {imported}{'.' if name else ''}{name}"
         for module, imported, name in _across()
@@ -168,7 +176,7 @@ def test_no_package_reaches_into_another_s_private_names() -> None:
 
 
 def test_http_libraries_are_imported_in_one_place() -> None:
-    """HOUSE-STYLE: one module speaks HTTP; a source or sink that imports requests itself escapes its deadline."""
+    """One module speaks HTTP; a source or sink that imports requests itself escapes its deadline."""
     allowed = {"agent.net.http_client", "agent.net.http_transport", "agent.net.http_reply", "agent.net.tls"}
     wrong = [
         f"{module} imports {imported}"
@@ -181,14 +189,14 @@ def test_http_libraries_are_imported_in_one_place() -> None:
 
 @pytest.mark.parametrize("module", ["agent.cli.main", "agent.convergence.converge", "agent.daemon.loop", "agent.cli.once"])
 def test_start_up_imports_nothing_heavy(module: str) -> None:
-    """HOUSE-STYLE: the five libraries cost 140 ms; the command line and the convergence start without them."""
+    """The five libraries cost 140 ms; the command line and the convergence start without them."""
     code = f"import sys, {module}; print(*[name for name in {HEAVY!r} if name in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
     assert ran.stdout.split() == []
 
 
 def test_no_banned_names() -> None:
-    """HOUSE-STYLE: manager, helper, utils, data, info and handler say nothing of what a thing is."""
+    """Manager, helper, utils, data, info and handler say nothing of what a thing is."""
     found = []
     for module, path in MODULES.items():
         names = [path.stem]
@@ -203,13 +211,13 @@ def test_no_banned_names() -> None:
 
 
 def test_no_file_is_a_program_of_its_own() -> None:
-    """HOUSE-STYLE: a file of 350 lines wants splitting."""
+    """A file of 350 lines wants splitting."""
     long = {module: lines for module, path in MODULES.items() if (lines := len(path.read_text("utf-8").splitlines())) > 350}
     assert long == {}
 
 
 def test_nothing_is_swallowed() -> None:
-    """HOUSE-STYLE: no bare `except:`, and no broad one whose body does nothing."""
+    """No bare `except:`, and no broad one whose body does nothing."""
     found = []
     for module, path in MODULES.items():
         for node in ast.walk(_tree(path)):
@@ -246,7 +254,7 @@ def test_exit_codes(name: str) -> None:
 
 
 def test_other_exceptions_are_of_the_tree_or_known_here() -> None:
-    """HOUSE-STYLE: errors that reach a user are ParbakeErrors; a private one is caught where it is raised."""
+    """Errors that reach a user are ParbakeErrors; a private one is caught where it is raised."""
     ours = {error.__name__ for error in ERRORS}
     found = []
     for module, path in MODULES.items():
@@ -264,7 +272,7 @@ def test_other_exceptions_are_of_the_tree_or_known_here() -> None:
 
 
 def test_every_error_says_what_and_what_next() -> None:
-    """HOUSE-STYLE: each error has a slot for the next step, and a list of problems prints every one of them."""
+    """Each error has a slot for the next step, and a list of problems prints every one of them."""
     error = errors.SettingsError("the settings are invalid", ["one", "two"], hint="mend them")
     assert str(error) == "the settings are invalid\n  - one\n  - two"
     assert error.hint == "mend them"

@@ -1,11 +1,11 @@
-"""The contract of a platform's file, and the table of platforms."""
+"""The contracts of a platform's file, and the table of platforms."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Protocol
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
 
-from agent.discovery import Context
+from agent.discovery import Context, RawFacts
 
 CLOUDS: dict[str, str] = {
     "akamai": "agent.discovery.clouds.akamai:Akamai",
@@ -27,25 +27,35 @@ CLOUDS: dict[str, str] = {
 
 
 class Cloud(Protocol):
-    """One platform's metadata service. It is constructed without arguments."""
+    """One platform's metadata service. The class is constructed without arguments."""
 
-    def discover(self, context: Context) -> Iterator[Mapping[str, Any]]:
-        """The facts in parts, each as soon as it is known, so that a later failure does not lose it.
+    def discover(self, context: Context) -> Iterator[RawFacts]:
+        """Yield facts in parts, each as soon as it is known, so that a later failure does not lose it.
 
-        Raises DiscoveryError where the service cannot be reached, refuses, or answers with rubbish.
+        Raises DiscoveryError if the service cannot be reached, denies access or answers with an invalid document.
         """
         ...
 
 
-class Changing(Protocol):
-    """What a platform can do besides, where looking for changes takes less than asking everything again.
+@runtime_checkable
+class ChangingCloud(Protocol):
+    """A platform that can look for changes with fewer requests than `discover`. The object is kept between looks."""
 
-    The object is kept between looks. `poll_seconds` is the pause between two; `changing` may itself wait for a change
-    until the context's deadline.
-    """
+    @property
+    def poll_seconds(self) -> float:
+        """The pause between two looks."""
+        ...
 
-    poll_seconds: ClassVar[float]
+    @property
+    def look_seconds(self) -> float:
+        """The least time for the next look if that is longer than `[discovery] timeout`, else 0."""
+        ...
 
-    def changing(self, context: Context) -> Iterator[Mapping[str, Any]]:
-        """The changing facts in parts, None where one is no more. Raises DiscoveryError."""
+    @property
+    def waits(self) -> bool:
+        """Whether the next look ends only when something changes, or at the context's deadline."""
+        ...
+
+    def changing(self, context: Context) -> Iterator[RawFacts]:
+        """Yield the changing facts in parts, with None for a fact that no longer exists. Raises DiscoveryError."""
         ...

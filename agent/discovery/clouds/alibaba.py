@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import ClassVar
 
-from agent.discovery import Context, userdata
+from agent.discovery import Context, RawFacts, userdata
 from agent.discovery.clouds.ec2 import tags
-from agent.discovery.metadata_client import Service
-from agent.discovery.shapes import pick
+from agent.discovery.metadata_client import MetadataClient
+from agent.discovery.parsers import pick
 
 BASE = "http://100.100.100.200"
 SESSION = "/latest/api/token"
@@ -27,44 +27,48 @@ PATHS = {
 
 
 class Alibaba:
+    """The service resembles EC2's, at another address. Tokens are optional."""
+
     poll_seconds: ClassVar[float] = 20.0
+    look_seconds: ClassVar[float] = 0.0
+    waits: ClassVar[bool] = False
 
-    def discover(self, context: Context) -> Iterator[Mapping[str, Any]]:
-        with Service(context, BASE) as service:
-            authorize(service)
+    def discover(self, context: Context) -> Iterator[RawFacts]:
+        with MetadataClient(context, BASE) as client:
+            authorize(client)
             for name, path in PATHS.items():
-                yield {name: service.text(f"{META}/{path}")}
-            # An elastic address stands under eipv4 alone.
-            yield {"public_ipv4": service.text(f"{META}/eipv4") or service.text(f"{META}/public-ipv4")}
-            yield {"tags": tags(service, f"{META}/tags/instance")}
-            yield {"userdata": userdata.userdata(service.get("/latest/user-data") or b"")}
-            yield notices(service)
+                yield {name: client.text(f"{META}/{path}")}
+            # An elastic address is under eipv4 only.
+            yield {"public_ipv4": client.text(f"{META}/eipv4") or client.text(f"{META}/public-ipv4")}
+            yield {"tags": tags(client, f"{META}/tags/instance")}
+            yield {"userdata": userdata.parbake_table(client.get("/latest/user-data") or b"")}
+            yield notices(client)
 
-    def changing(self, context: Context) -> Iterator[Mapping[str, Any]]:
-        with Service(context, BASE) as service:
-            authorize(service)
-            yield notices(service)
-            yield {"tags": tags(service, f"{META}/tags/instance")}
+    def changing(self, context: Context) -> Iterator[RawFacts]:
+        with MetadataClient(context, BASE) as client:
+            authorize(client)
+            yield notices(client)
+            yield {"tags": tags(client, f"{META}/tags/instance")}
 
 
-def authorize(service: Service) -> None:
-    """A session token, where the service has them."""
-    token = service.token(SESSION, {"X-aliyun-ecs-metadata-token-ttl-seconds": "300"})
+def authorize(client: MetadataClient) -> None:
+    """Send a session token with later requests, if the service has tokens."""
+    token = client.token(SESSION, {"X-aliyun-ecs-metadata-token-ttl-seconds": "300"})
     if token:
-        service.headers["X-aliyun-ecs-metadata-token"] = token
+        client.headers["X-aliyun-ecs-metadata-token"] = token
 
 
-def notices(service: Service) -> dict[str, str | None]:
-    """When a spot instance is to be taken back: 404 until that is so."""
-    at = service.text(f"{META}/instance/spot/termination-time")
-    return {"terminating": "spot" if at else None, "terminating_at": at}
+def notices(client: MetadataClient) -> dict[str, str | None]:
+    """Return the time at which a spot instance will be reclaimed: 404 until there is one."""
+    end = client.text(f"{META}/instance/spot/termination-time")
+    return {"terminating": "spot" if end else None, "terminating_at": end}
 
 
-def parse_tree(tree: Any) -> dict[str, Any]:
-    """The facts of a whole meta-data tree as cloud-init crawls it."""
-    found = {name: pick(tree, *path.split("/")) for name, path in PATHS.items()}
+def parse_tree(tree: object) -> dict[str, object]:
+    """Return the facts of the meta-data tree in cloud-init's instance-data."""
+    facts = {name: pick(tree, *path.split("/")) for name, path in PATHS.items()}
     return {
-        **found,
+        **facts,
         "public_ipv4": pick(tree, "eipv4") or pick(tree, "public-ipv4"),
         "tags": pick(tree, "tags", "instance"),
     }

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-from agent.discovery import Context, userdata
-from agent.discovery.metadata_client import Service
-from agent.discovery.shapes import items, pick, userdata_of
+from agent.discovery import Context, RawFacts, parsers, userdata
+from agent.discovery.metadata_client import MetadataClient
+from agent.discovery.parsers import items, pick
 from agent.errors import DiscoveryError
 
 BASE = "http://169.254.169.254"
@@ -17,52 +17,53 @@ HEADERS = {"Metadata": "true"}
 
 
 class Azure:
-    """Scheduled events are asked for by the watcher alone: the first answer of an instance takes up to two minutes."""
+    """Only the watcher requests scheduled events: the first answer that an instance gets takes up to two minutes."""
 
     poll_seconds: ClassVar[float] = 10.0
+    waits: ClassVar[bool] = False
 
     def __init__(self) -> None:
-        # Only until then: a request that stalls later would hide a pre-emption, which comes 30 s after its notice.
+        # Until the first answer. A later request that stalls would hide a pre-emption, which follows its notice after 30 s.
         self.look_seconds = 130.0
 
-    def discover(self, context: Context) -> Iterator[Mapping[str, Any]]:
-        with _service(context) as service:
-            yield parse(_instance(service))
+    def discover(self, context: Context) -> Iterator[RawFacts]:
+        with _client(context) as client:
+            yield parse(_instance(client))
 
-    def changing(self, context: Context) -> Iterator[Mapping[str, Any]]:
-        with _service(context) as service:
-            instance = _instance(service)
+    def changing(self, context: Context) -> Iterator[RawFacts]:
+        with _client(context) as client:
+            instance = _instance(client)
             yield {"tags": parse(instance)["tags"]}
-            reply = service.request("GET", EVENTS, {}, patient=True)
+            reply = client.request("GET", EVENTS, {}, long_poll=True)
             self.look_seconds = 0.0
             if reply.status == 200:
-                events = userdata.json_table(reply.body, f"{BASE}/metadata/scheduledevents")
+                events = parsers.json_table(reply.body, f"{BASE}/metadata/scheduledevents")
                 yield parse_events(events, pick(instance, "compute", "name"))
 
 
-def _service(context: Context) -> Service:
-    # Here 404 and 410 mean that the service is being updated; it asks to be tried again.
-    return Service(context, BASE, headers=HEADERS, retried=(404, 410))
+def _client(context: Context) -> MetadataClient:
+    # Here 404 and 410 mean that the service is being updated, and that the request should be repeated.
+    return MetadataClient(context, BASE, headers=HEADERS, retried=(404, 410))
 
 
-def _instance(service: Service) -> dict[str, Any]:
-    instance = service.json(INSTANCE)
+def _instance(client: MetadataClient) -> dict[str, Any]:
+    instance = client.json(INSTANCE)
     if instance is None:
         raise DiscoveryError(f"{BASE}/metadata/instance is empty")
     return instance
 
 
-def parse_events(document: Mapping[str, Any], name: Any) -> dict[str, Any]:
-    """Whether the virtual machine `name` is to go: the events of the others in its set are told to it too."""
+def parse_events(document: Mapping[str, Any], name: object) -> dict[str, object]:
+    """Return whether the virtual machine `name` will be terminated. The document also has the events of others in its set."""
     for event in items(document, "Events"):
-        why = {"Preempt": "spot", "Terminate": "scheduled"}.get(str(event.get("EventType")))
-        if why and name in (pick(event, "Resources") or []):
-            return {"terminating": why, "terminating_at": event.get("NotBefore")}
+        reason = {"Preempt": "spot", "Terminate": "scheduled"}.get(str(event.get("EventType")))
+        if reason and name in (pick(event, "Resources") or []):
+            return {"terminating": reason, "terminating_at": event.get("NotBefore")}
     return {"terminating": None, "terminating_at": None}
 
 
-def parse(instance: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of /metadata/instance. `tags` is one string there, so tagsList is read."""
+def parse(instance: Mapping[str, Any]) -> dict[str, object]:
+    """Return the facts of /metadata/instance. `tags` is one string there, so tagsList is used."""
     compute = instance.get("compute")
     interface = pick(instance, "network", "interface", 0)
     return {
@@ -77,12 +78,12 @@ def parse(instance: Mapping[str, Any]) -> dict[str, Any]:
         "image_id": _image(pick(compute, "storageProfile", "imageReference")),
         "account_id": pick(compute, "subscriptionId"),
         "tags": {tag["name"]: tag.get("value") for tag in items(compute, "tagsList") if isinstance(tag.get("name"), str)},
-        "userdata": userdata_of(pick(compute, "userData"), base64=True),
+        "userdata": userdata.parbake_table_in(pick(compute, "userData"), base64=True),
     }
 
 
-def _image(reference: Any) -> str | None:
-    """A gallery image by its id, one of the marketplace as publisher:offer:sku:version."""
+def _image(reference: object) -> str | None:
+    """Return the id of a gallery image, or publisher:offer:sku:version of a marketplace image."""
     if identity := pick(reference, "id"):
         return str(identity)
     parts = [pick(reference, part) for part in ("publisher", "offer", "sku", "version")]

@@ -6,15 +6,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 from urllib.parse import quote
 
-from agent.discovery import Context, userdata
-from agent.discovery.metadata_client import Service
-from agent.discovery.shapes import pick
+from agent.discovery import Context, RawFacts, userdata
+from agent.discovery.metadata_client import MetadataClient
+from agent.discovery.parsers import pick
 
 BASES = ("http://169.254.169.254", "http://[fd00:ec2::254]")
 SESSION = "/latest/api/token"
 META = "/latest/meta-data"
 DOCUMENT = "/latest/dynamic/instance-identity/document"
-MOST_TAGS = 100
+MAX_TAGS = 100
 SESSION_SECONDS = "300"
 
 PATHS = {
@@ -31,45 +31,47 @@ PATHS = {
 
 
 class Ec2:
-    """The identity document gives most facts in one request; the tree of paths gives the rest."""
+    """The identity document has most facts in one request. The tree of paths has the others."""
 
-    # A spot instance has two minutes from the notice; the number of tags makes those dearer.
+    # A spot instance ends two minutes after its notice. Tags cost one request each, so they are read less often.
     poll_seconds: ClassVar[float] = 10.0
-    _TAGS_EVERY = 6
+    look_seconds: ClassVar[float] = 0.0
+    waits: ClassVar[bool] = False
+    _TAGS_EVERY_LOOKS = 6
 
     def __init__(self) -> None:
         self._looks = 0
 
-    def discover(self, context: Context) -> Iterator[Mapping[str, Any]]:
-        with Service(context, *BASES) as service:
-            authorize(service)
-            document = parse_document(service.json(DOCUMENT))
+    def discover(self, context: Context) -> Iterator[RawFacts]:
+        with MetadataClient(context, *BASES) as client:
+            authorize(client)
+            document = parse_document(client.json(DOCUMENT))
             yield document
             for name, path in PATHS.items():
                 if not document.get(name):
-                    yield {name: service.text(f"{META}/{path}")}
-            yield {"tags": tags(service, f"{META}/tags/instance")}
-            yield {"userdata": userdata.userdata(service.get("/latest/user-data") or b"")}
-            yield notices(service)
+                    yield {name: client.text(f"{META}/{path}")}
+            yield {"tags": tags(client, f"{META}/tags/instance")}
+            yield {"userdata": userdata.parbake_table(client.get("/latest/user-data") or b"")}
+            yield notices(client)
 
-    def changing(self, context: Context) -> Iterator[Mapping[str, Any]]:
-        with Service(context, *BASES) as service:
-            authorize(service)
-            yield notices(service)
-            if self._looks % self._TAGS_EVERY == 0:
-                yield {"tags": tags(service, f"{META}/tags/instance")}
+    def changing(self, context: Context) -> Iterator[RawFacts]:
+        with MetadataClient(context, *BASES) as client:
+            authorize(client)
+            yield notices(client)
+            if self._looks % self._TAGS_EVERY_LOOKS == 0:
+                yield {"tags": tags(client, f"{META}/tags/instance")}
             self._looks += 1
 
 
-def authorize(service: Service) -> None:
-    """A session token; version 1 only where the service has no tokens at all."""
-    token = service.token(SESSION, {"X-aws-ec2-metadata-token-ttl-seconds": SESSION_SECONDS})
+def authorize(client: MetadataClient) -> None:
+    """Send a session token with later requests. Version 1 is used only if the service has no tokens."""
+    token = client.token(SESSION, {"X-aws-ec2-metadata-token-ttl-seconds": SESSION_SECONDS})
     if token:
-        service.headers["X-aws-ec2-metadata-token"] = token
+        client.headers["X-aws-ec2-metadata-token"] = token
 
 
-def parse_document(document: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The facts of an instance identity document."""
+def parse_document(document: Mapping[str, Any] | None) -> dict[str, object]:
+    """Return the facts of an instance identity document."""
     return {
         "instance_id": pick(document, "instanceId"),
         "region": pick(document, "region"),
@@ -81,28 +83,28 @@ def parse_document(document: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def parse_tree(tree: Any, document: Any) -> dict[str, Any]:
-    """The facts of a whole meta-data tree as cloud-init crawls it, and of the identity document."""
-    found = {name: pick(tree, *path.split("/")) for name, path in PATHS.items()}
-    found["tags"] = pick(tree, "tags", "instance")
-    return parse_document(document) | {name: value for name, value in found.items() if value}
+def parse_tree(tree: object, document: Mapping[str, Any] | None) -> dict[str, object]:
+    """Return the facts of the meta-data tree in cloud-init's instance-data, and of the identity document."""
+    facts = {name: pick(tree, *path.split("/")) for name, path in PATHS.items()}
+    facts["tags"] = pick(tree, "tags", "instance")
+    return parse_document(document) | {name: value for name, value in facts.items() if value}
 
 
-def tags(service: Service, path: str) -> dict[str, str] | None:
-    """The tags, where the instance may see its own (off by default: 404)."""
-    found = {}
-    for name in service.lines(path)[:MOST_TAGS]:
-        value = service.text(f"{path}/{quote(name, safe='')}")
+def tags(client: MetadataClient, path: str) -> dict[str, str] | None:
+    """Return the tags, None if the instance may not see its tags (off by default: 404)."""
+    values = {}
+    for name in client.lines(path)[:MAX_TAGS]:
+        value = client.text(f"{path}/{quote(name, safe='')}")
         if value is not None:
-            found[name] = value
-    return found or None
+            values[name] = value
+    return values or None
 
 
-def notices(service: Service) -> dict[str, str | None]:
-    """Whether the instance is about to go: these paths are 404 until they apply."""
-    action = service.json(f"{META}/spot/instance-action")
-    rebalance = service.json(f"{META}/events/recommendations/rebalance")
-    lifecycle = service.text(f"{META}/autoscaling/target-lifecycle-state")
+def notices(client: MetadataClient) -> dict[str, str | None]:
+    """Return the notices of termination. Their paths are 404 until they apply."""
+    action = client.json(f"{META}/spot/instance-action")
+    rebalance = client.json(f"{META}/events/recommendations/rebalance")
+    lifecycle = client.text(f"{META}/autoscaling/target-lifecycle-state")
     terminating = "spot" if action else "lifecycle" if lifecycle == "Terminated" else None
     return {
         "terminating": terminating,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from agent.discovery import Context, userdata
-from agent.discovery.metadata_client import Service
-from agent.discovery.shapes import pick
+from agent.discovery import Context, RawFacts, userdata
+from agent.discovery.metadata_client import MetadataClient
+from agent.discovery.parsers import pick
 
 BASE = "http://169.254.169.254"
 META = "/1.0/meta-data"
@@ -23,13 +22,15 @@ PATHS = {
 
 
 class Exoscale:
-    def discover(self, context: Context) -> Iterator[Mapping[str, Any]]:
-        with Service(context, BASE) as service:
+    """Each fact is one path."""
+
+    def discover(self, context: Context) -> Iterator[RawFacts]:
+        with MetadataClient(context, BASE) as client:
             for name, path in PATHS.items():
-                yield {name: service.text(f"{META}/{path}")}
-            yield {"userdata": userdata.userdata(service.get("/1.0/user-data") or b"")}
+                yield {name: client.text(f"{META}/{path}")}
+            yield {"userdata": userdata.parbake_table(client.get("/1.0/user-data") or b"")}
 
 
-def parse_tree(tree: Any) -> dict[str, Any]:
-    """The facts of a whole meta-data tree as cloud-init crawls it."""
+def parse_tree(tree: object) -> dict[str, object]:
+    """Return the facts of the meta-data tree in cloud-init's instance-data."""
     return {name: pick(tree, path) for name, path in PATHS.items()}

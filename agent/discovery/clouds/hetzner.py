@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agent.discovery import Context, userdata
-from agent.discovery.metadata_client import Service
-from agent.discovery.shapes import address, first, items, pick
+from agent.discovery import Context, RawFacts, parsers, userdata
+from agent.discovery.metadata_client import MetadataClient
+from agent.discovery.parsers import address, first, items, pick
 from agent.errors import DiscoveryError
 
 BASE = "http://169.254.169.254"
@@ -16,22 +16,22 @@ USERDATA = "/hetzner/v1/userdata"
 
 
 class Hetzner:
-    def discover(self, context: Context) -> Iterator[Mapping[str, Any]]:
-        with Service(context, BASE) as service:
-            document = service.yaml(META)
+    """Documents are YAML."""
+
+    def discover(self, context: Context) -> Iterator[RawFacts]:
+        with MetadataClient(context, BASE) as client:
+            document = client.yaml(META)
             if document is None:
-                raise DiscoveryError(f"{BASE}{META} is not there")
+                raise DiscoveryError(f"{BASE}{META} does not exist")
             yield parse(document)
-            networks = service.get(f"{META}/private-networks")
+            networks = client.get(f"{META}/private-networks")
             if networks:
-                # A list, which alone is no table.
-                yield parse_networks(userdata.yaml_table(b"networks:\n" + networks, f"{META}/private-networks"))
-            # An instance without user-data gets 204.
-            yield {"userdata": userdata.userdata(service.get(USERDATA) or b"")}
+                yield parse_networks({"networks": parsers.yaml_value(networks, f"{BASE}{META}/private-networks")})
+            yield {"userdata": userdata.parbake_table(client.get(USERDATA) or b"")}
 
 
-def parse(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of the metadata. Its local-ipv4 is always empty."""
+def parse(document: Mapping[str, Any]) -> dict[str, object]:
+    """Return the facts of the metadata. Its local-ipv4 is always empty."""
     subnets = [subnet for device in items(document, "network-config", "config") for subnet in items(device, "subnets")]
     return {
         "instance_id": document.get("instance-id"),
@@ -39,10 +39,10 @@ def parse(document: Mapping[str, Any]) -> dict[str, Any]:
         "zone": document.get("availability-zone"),
         "hostname": document.get("hostname"),
         "public_ipv4": document.get("public-ipv4"),
-        "ipv6": first(found for net in subnets if ":" in (found := address(pick(net, "address")) or "")),
+        "ipv6": first(ipv6 for subnet in subnets if ":" in (ipv6 := address(pick(subnet, "address")) or "")),
     }
 
 
-def parse_networks(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of the private networks."""
+def parse_networks(document: Mapping[str, Any]) -> dict[str, object]:
+    """Return the facts of the private networks, a list under `networks`."""
     return {"private_ipv4": first(pick(network, "ip") for network in items(document, "networks"))}

@@ -6,48 +6,46 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from agent.discovery import Context, userdata
-from agent.discovery.metadata_client import Service
+from agent.discovery import Context, RawFacts, parsers, userdata
+from agent.discovery.metadata_client import MetadataClient
 from agent.discovery.providers.imds import LXD_SOCKET
-from agent.discovery.shapes import pick
 
 PREFIX = "user."
-_NO_TAGS = ("user.user-data", "user.vendor-data", "user.network-config", "user.meta-data")
-_USERDATA = ("cloud-init.user-data", "user.user-data")
-MOST_KEYS = 100
+_CLOUD_INIT_KEYS = ("user.user-data", "user.vendor-data", "user.network-config", "user.meta-data")
+_USERDATA_KEYS = ("cloud-init.user-data", "user.user-data")
+MAX_KEYS = 100
 
 
 class Lxd:
-    """Addresses are not on the socket: the `host` provider knows them."""
+    """The socket has no addresses: the `host` provider finds them."""
 
-    def discover(self, context: Context) -> Iterator[Mapping[str, Any]]:
-        with Service(context, "http://lxd", unix_socket=str(context.paths.host(LXD_SOCKET))) as service:
-            yield parse(service.yaml("/1.0/meta-data") or {})
-            yield parse_server(service.json("/1.0") or {})
-            keys = [path.rsplit("/", 1)[-1] for path in _list(service, "/1.0/config")]
-            wanted = own_keys(dict.fromkeys(keys[:MOST_KEYS]))
-            tags = {name: service.text(f"/1.0/config/{PREFIX}{quote(name, safe='')}") for name in wanted}
+    def discover(self, context: Context) -> Iterator[RawFacts]:
+        with MetadataClient(context, "http://lxd", unix_socket=str(context.paths.host(LXD_SOCKET))) as client:
+            yield parse(client.yaml("/1.0/meta-data") or {})
+            yield parse_server(client.json("/1.0") or {})
+            keys = [path.rsplit("/", 1)[-1] for path in _list(client, "/1.0/config")]
+            names = user_keys(dict.fromkeys(keys[:MAX_KEYS]))
+            tags = {name: client.text(f"/1.0/config/{PREFIX}{quote(name, safe='')}") for name in names}
             yield {"tags": {name: value for name, value in tags.items() if value is not None}}
-            for key in _USERDATA:
-                if key in keys and (body := service.get(f"/1.0/config/{key}")):
-                    yield {"userdata": userdata.userdata(body)}
+            for key in _USERDATA_KEYS:
+                if key in keys and (body := client.get(f"/1.0/config/{key}")):
+                    yield {"userdata": userdata.parbake_table(body)}
                     break
 
 
-def _list(service: Service, path: str) -> list[str]:
-    body = service.get(path)
-    wrapped = userdata.json_table(b'{"list":' + body + b"}", path) if body else {}
-    found = pick(wrapped, "list")
-    return [item for item in found if isinstance(item, str)] if isinstance(found, list) else []
+def _list(client: MetadataClient, path: str) -> list[str]:
+    body = client.get(path)
+    paths = parsers.json_value(body, path) if body else []
+    return [item for item in paths if isinstance(item, str)] if isinstance(paths, list) else []
 
 
-def parse(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of /1.0/meta-data."""
+def parse(meta: Mapping[str, Any]) -> dict[str, object]:
+    """Return the facts of /1.0/meta-data."""
     return {"instance_id": meta.get("instance-id"), "hostname": meta.get("local-hostname")}
 
 
-def parse_server(server: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of /1.0: the member of the cluster that the guest runs on is the nearest thing to a zone."""
+def parse_server(server: Mapping[str, Any]) -> dict[str, object]:
+    """Return the facts of /1.0. The cluster member that the guest runs on serves as the zone."""
     location = server.get("location")
     return {
         "zone": location if location != "none" else None,
@@ -55,7 +53,8 @@ def parse_server(server: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def own_keys(config: Any) -> dict[str, Any]:
-    """The `user.*` keys of a guest's configuration that a user gave, less those that cloud-init reads."""
-    found = config if isinstance(config, Mapping) else {}
-    return {key.removeprefix(PREFIX): value for key, value in found.items() if key.startswith(PREFIX) and key not in _NO_TAGS}
+def user_keys(config: object) -> dict[str, object]:
+    """Return the `user.*` keys of a guest's configuration without their prefix, except for those that cloud-init reads."""
+    table = config if isinstance(config, Mapping) else {}
+    keys = [key for key in table if key.startswith(PREFIX) and key not in _CLOUD_INIT_KEYS]
+    return {key.removeprefix(PREFIX): table[key] for key in keys}

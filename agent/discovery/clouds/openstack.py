@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agent.discovery import Context, userdata
-from agent.discovery.metadata_client import Service
-from agent.discovery.shapes import address, first, items, pick
+from agent.discovery import Context, RawFacts, userdata
+from agent.discovery.metadata_client import MetadataClient
+from agent.discovery.parsers import address, first, items, pick
 from agent.errors import DiscoveryError
 
 BASE = "http://169.254.169.254"
@@ -21,25 +21,27 @@ EC2_PATHS = {
     "private_ipv4": "local-ipv4",
     "public_ipv4": "public-ipv4",
 }
-"""Nova says these only in its imitation of EC2's tree, which may be absent."""
+"""The facts that are only in Nova's imitation of EC2's tree, which may be absent."""
 
 
 class OpenStack:
-    def discover(self, context: Context) -> Iterator[Mapping[str, Any]]:
-        with Service(context, BASE) as service:
-            document = service.json(META)
+    """Native documents, then the imitation of EC2's tree."""
+
+    def discover(self, context: Context) -> Iterator[RawFacts]:
+        with MetadataClient(context, BASE) as client:
+            document = client.json(META)
             if document is None:
-                raise DiscoveryError(f"{BASE}{META} is not there, so this is no OpenStack metadata service")
+                raise DiscoveryError(f"{BASE}{META} does not exist, so this is not an OpenStack metadata service")
             yield parse(document)
-            # Before what the tree says, which is the address that the instance has now.
-            yield parse_network(service.json(NETWORK))
-            yield {"userdata": userdata.userdata(service.get(USERDATA) or b"")}
+            # Before the tree, which has the address that the instance has now.
+            yield parse_network(client.json(NETWORK))
+            yield {"userdata": userdata.parbake_table(client.get(USERDATA) or b"")}
             for name, path in EC2_PATHS.items():
-                yield {name: service.text(f"/latest/meta-data/{path}")}
+                yield {name: client.text(f"/latest/meta-data/{path}")}
 
 
-def parse(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of meta_data.json. There is no region in it."""
+def parse(document: Mapping[str, Any]) -> dict[str, object]:
+    """Return the facts of meta_data.json. It has no region."""
     return {
         "instance_id": document.get("uuid"),
         "zone": document.get("availability_zone"),
@@ -49,8 +51,8 @@ def parse(document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def parse_network(document: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The facts of network_data.json: addresses that were assigned statically."""
+def parse_network(document: Mapping[str, Any] | None) -> dict[str, object]:
+    """Return the facts of network_data.json: addresses that were assigned statically."""
     networks = items(document, "networks")
     return {
         "private_ipv4": address(first(pick(net, "ip_address") for net in networks if pick(net, "type") == "ipv4")),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agent.discovery import Context, userdata
-from agent.discovery.metadata_client import Service
-from agent.discovery.shapes import first, items, pick, userdata_of
+from agent.discovery import Context, RawFacts, parsers, userdata
+from agent.discovery.metadata_client import MetadataClient
+from agent.discovery.parsers import first, items, pick
 from agent.errors import DiscoveryError
 
 BASE = "http://169.254.169.254"
@@ -15,28 +15,29 @@ HEADERS = {"Authorization": "Bearer Oracle"}
 
 
 class Oracle:
-    def discover(self, context: Context) -> Iterator[Mapping[str, Any]]:
-        with Service(context, BASE, headers=HEADERS) as service:
-            version, document = "v2", service.json("/opc/v2/instance/")
+    """Version 2 of the service, or version 1 if that is switched off."""
+
+    def discover(self, context: Context) -> Iterator[RawFacts]:
+        with MetadataClient(context, BASE, headers=HEADERS) as client:
+            version, document = "v2", client.json("/opc/v2/instance/")
             if document is None:
-                version, document = "v1", service.json("/opc/v1/instance/")
+                version, document = "v1", client.json("/opc/v1/instance/")
             if document is None:
-                raise DiscoveryError(f"{BASE}/opc/v2/instance/ is not there, and neither is v1")
+                raise DiscoveryError(f"{BASE}/opc/v2/instance/ does not exist, and neither does v1")
             yield parse(document)
-            vnics = service.get(f"/opc/{version}/vnics/")
+            vnics = client.get(f"/opc/{version}/vnics/")
             if vnics:
-                wrapped = b'{"vnics":' + vnics + b"}"
-                yield parse_vnics(userdata.json_table(wrapped, f"{BASE}/opc/{version}/vnics/"))
+                yield parse_vnics({"vnics": parsers.json_value(vnics, f"{BASE}/opc/{version}/vnics/")})
 
 
-def parse(instance: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of /opc/v2/instance/. `region` is the short name of old regions, so canonicalRegionName is read."""
-    free = instance.get("freeformTags")
-    tags = dict(free) if isinstance(free, Mapping) else {}
+def parse(instance: Mapping[str, Any]) -> dict[str, object]:
+    """Return the facts of /opc/v2/instance/. `region` is a short name in old regions, so canonicalRegionName is used."""
+    freeform = instance.get("freeformTags")
+    tags = dict(freeform) if isinstance(freeform, Mapping) else {}
     defined = instance.get("definedTags")
-    for space, named in defined.items() if isinstance(defined, Mapping) else ():
-        if isinstance(named, Mapping):
-            tags.update({f"{space}.{name}": value for name, value in named.items()})
+    for namespace, table in defined.items() if isinstance(defined, Mapping) else ():
+        if isinstance(table, Mapping):
+            tags.update({f"{namespace}.{name}": value for name, value in table.items()})
     return {
         "instance_id": instance.get("id"),
         "region": instance.get("canonicalRegionName") or instance.get("region"),
@@ -46,12 +47,12 @@ def parse(instance: Mapping[str, Any]) -> dict[str, Any]:
         "image_id": instance.get("image"),
         "account_id": instance.get("tenantId"),
         "tags": tags,
-        "userdata": userdata_of(pick(instance, "metadata", "user_data"), base64=True),
+        "userdata": userdata.parbake_table_in(pick(instance, "metadata", "user_data"), base64=True),
     }
 
 
-def parse_vnics(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of the network cards, the first of which is the primary. Public addresses are not in it."""
+def parse_vnics(document: Mapping[str, Any]) -> dict[str, object]:
+    """Return the facts of the network cards, a list under `vnics`. The first is the primary. It has no public addresses."""
     return {
         "private_ipv4": first(pick(vnic, "privateIp") for vnic in items(document, "vnics")),
         "ipv6": first(pick(vnic, "ipv6Addresses", 0) for vnic in items(document, "vnics")),

@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agent.discovery import Context, userdata
-from agent.discovery.metadata_client import Service
-from agent.discovery.shapes import first, items, pick, region_of, tags_of
+from agent.discovery import Context, RawFacts, userdata
+from agent.discovery.metadata_client import MetadataClient
+from agent.discovery.parsers import first, items, pick, region_of, tags_of
 from agent.errors import DiscoveryError
 
 BASES = ("http://169.254.42.42", "http://[fd00:42::42]")
@@ -17,20 +17,21 @@ USERDATA = "/user_data/cloud-init"
 
 
 class Scaleway:
-    def discover(self, context: Context) -> Iterator[Mapping[str, Any]]:
-        with Service(context, *BASES) as service:
-            document = service.json(CONF)
+    """User-data needs a source port below 1024, which needs root."""
+
+    def discover(self, context: Context) -> Iterator[RawFacts]:
+        with MetadataClient(context, *BASES) as client:
+            document = client.json(CONF)
             if document is None:
-                raise DiscoveryError(f"{BASES[0]}/conf is not there")
+                raise DiscoveryError(f"{BASES[0]}/conf does not exist")
             yield parse(document)
         if os.geteuid() == 0:
-            # The service tells user-data to a source port below 1024 alone.
-            with Service(context, *BASES, privileged_port=True) as service:
-                yield {"userdata": userdata.userdata(service.get(USERDATA) or b"")}
+            with MetadataClient(context, *BASES, privileged_port=True) as client:
+                yield {"userdata": userdata.parbake_table(client.get(USERDATA) or b"")}
 
 
-def parse(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of /conf."""
+def parse(document: Mapping[str, Any]) -> dict[str, object]:
+    """Return the facts of /conf."""
     zone = pick(document, "location", "zone_id") or document.get("zone")
     public = items(document, "public_ips")
     return {

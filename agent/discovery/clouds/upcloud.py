@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agent.discovery import Context
-from agent.discovery.metadata_client import Service
-from agent.discovery.shapes import first, items, pick, tags_of, userdata_of
+from agent.discovery import Context, RawFacts, userdata
+from agent.discovery.metadata_client import MetadataClient
+from agent.discovery.parsers import first, items, pick, tags_of
 from agent.errors import DiscoveryError
 
 BASE = "http://169.254.169.254"
@@ -15,24 +15,31 @@ META = "/metadata/v1.json"
 
 
 class UpCloud:
-    def discover(self, context: Context) -> Iterator[Mapping[str, Any]]:
-        with Service(context, BASE) as service:
-            document = service.json(META)
+    """One document has everything."""
+
+    def discover(self, context: Context) -> Iterator[RawFacts]:
+        with MetadataClient(context, BASE) as client:
+            document = client.json(META)
             if document is None:
-                raise DiscoveryError(f"{BASE}{META} is not there")
+                raise DiscoveryError(f"{BASE}{META} does not exist")
             yield parse(document)
 
 
-def parse(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of v1.json. What it calls region ("fi-hel1") is one; the utility network is internal to UpCloud."""
+def parse(document: Mapping[str, Any]) -> dict[str, object]:
+    """Return the facts of v1.json. Its region ("fi-hel1") is the fact region. The utility network is internal to UpCloud."""
     addresses = [
-        (pick(face, "type"), pick(found, "family"), pick(found, "address"))
-        for face in items(document, "network", "interfaces")
-        for found in items(face, "ip_addresses")
+        (pick(interface, "type"), pick(entry, "family"), pick(entry, "address"))
+        for interface in items(document, "network", "interfaces")
+        for entry in items(interface, "ip_addresses")
     ]
 
-    def find(family: str, *kinds: str) -> Any:
-        return first(where for kind in kinds for k, f, where in addresses if k == kind and f == family)
+    def find(wanted_family: str, *wanted_kinds: str) -> object:
+        return first(
+            address
+            for wanted_kind in wanted_kinds
+            for kind, family, address in addresses
+            if kind == wanted_kind and family == wanted_family
+        )
 
     return {
         "instance_id": document.get("instance_id"),
@@ -42,5 +49,5 @@ def parse(document: Mapping[str, Any]) -> dict[str, Any]:
         "public_ipv4": find("IPv4", "public"),
         "ipv6": find("IPv6", "public"),
         "tags": tags_of(document.get("tags")),
-        "userdata": userdata_of(document.get("user_data")),
+        "userdata": userdata.parbake_table_in(document.get("user_data")),
     }

@@ -1,7 +1,7 @@
-"""Facts that cloud-init has gathered already, so that its crawl need not be repeated.
+"""Facts that cloud-init has gathered, so that its requests need not be repeated.
 
-Sources: https://cloudinit.readthedocs.io/en/latest/explanation/instancedata.html for `v1.*`, whose keys are stable;
-`agent.discovery.providers.cloud_init_datasources` reads `ds.*`, whose shape differs from datasource to datasource.
+Source: https://cloudinit.readthedocs.io/en/latest/explanation/instancedata.html for `v1.*`, whose keys are stable.
+`cloud_init_datasources` reads `ds.*`, whose shape depends on the datasource.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from agent.discovery import CHANGING, NAMES, Context
+from agent.discovery import CHANGING_FACTS, FACT_NAMES, Context, ProviderName, RawFacts
 from agent.discovery.providers.fact_files import read
 from agent.errors import DiscoveryError
 from agent.model import Attempt
@@ -26,86 +26,88 @@ _V1 = {
     "hostname": "local_hostname",
 }
 PLATFORMS = {"aws": "ec2", "aws-china": "ec2", "aws-gov": "ec2", "aliyun": "alibaba", "configdrive": "openstack"}
-"""cloud-init's names that differ from ours."""
-_SAYS_NOTHING = ("", "none", "unknown", "not-available", "iid-datasource-none", None)
+"""cloud-init's platform names that differ from parbake's."""
+_PLACEHOLDERS = ("", "none", "unknown", "not-available", "iid-datasource-none", None)
+"""The values that cloud-init writes if a value is unknown."""
 
 
 class CloudInit:
-    """Instance-data is written anew at each boot; what is below /var is taken only where it fits to that."""
+    """Reads instance-data, which is written at each boot, and the files below /var that belong to the same instance."""
 
-    gives: ClassVar[tuple[str, ...]] = (*NAMES, *CHANGING)
+    gives: ClassVar[tuple[str, ...]] = (*FACT_NAMES, *CHANGING_FACTS)
 
-    def discover(self, context: Context) -> Mapping[str, Any]:
+    def discover(self, context: Context) -> RawFacts:
+        """Return the facts of `v1`, `ds` and user-data. Raises DiscoveryError for instance-data that cannot be read."""
         document = _instance_data(context.paths)
         if document is None:
             return {}
-        # Not before there is something to read: most of what a machine without cloud-init would pay is imports.
+        # Imported here, because imports are most of the cost on a machine without cloud-init.
         from agent.discovery.providers import cloud_init_datasources
 
         v1 = document.get("v1")
         v1 = v1 if isinstance(v1, Mapping) else {}
         platform = v1.get("cloud_id") or v1.get("cloud_name") or v1.get("platform")
-        if platform in _SAYS_NOTHING or not isinstance(platform, str):
-            context.attempts.append(Attempt("cloud-init", "found no datasource on this instance", 0.0))
+        if platform in _PLACEHOLDERS or not isinstance(platform, str):
+            context.attempts.append(Attempt(ProviderName.CLOUD_INIT, "found no datasource on this instance", 0.0))
             return {}
         platform = PLATFORMS.get(platform, platform)
-        found: dict[str, Any] = {"platform": platform}
+        facts: dict[str, object] = {"platform": platform}
         for name, key in _V1.items():
-            if v1.get(key) not in _SAYS_NOTHING:
-                found[name] = v1[key]
-        known = cloud_init_datasources.facts(platform, document.get("ds"))
-        found.update({name: value for name, value in known.items() if value not in (None, "", {}, [])})
-        for name in cloud_init_datasources.MEANS_ANOTHER.get(platform, ()):
-            found.pop(name, None)
+            if v1.get(key) not in _PLACEHOLDERS:
+                facts[name] = v1[key]
+        datasource_facts = cloud_init_datasources.facts(platform, document.get("ds"))
+        facts.update({name: value for name, value in datasource_facts.items() if value not in (None, "", {}, [])})
+        for name in cloud_init_datasources.OTHER_MEANINGS.get(platform, ()):
+            facts.pop(name, None)
         table = _userdata(context.paths, v1.get("instance_id"))
         if table is not None:
-            found["userdata"] = table
-        return found
+            facts["userdata"] = table
+        return facts
 
 
 def _instance_data(paths: Paths) -> Mapping[str, Any] | None:
-    """The sensitive file where we may read it: the other one has parts of `ds` redacted on newer versions."""
+    """Parse the sensitive file if it is readable: newer versions of cloud-init redact parts of `ds` in the other file."""
     for name in ("instance-data-sensitive.json", "instance-data.json"):
         path = paths.host(f"{RUN}/{name}")
         if not path.is_file() or not os.access(path, os.R_OK):
             continue
-        from agent.discovery import userdata
+        from agent.discovery import parsers
 
-        return userdata.json_table(read(path, paths.shown(path)), paths.shown(path))
+        return parsers.json_table(read(path, paths.shown(path)), paths.shown(path))
     return None
 
 
 def _userdata(paths: Paths, instance_id: object) -> Mapping[str, Any] | None:
-    """The `parbake` key of the user-data: of all its parts merged (cloud-config.txt), else of it as it was given.
+    """Return the `parbake` key of all parts of user-data merged (cloud-config.txt), or else of the original user-data.
 
-    /var/lib/cloud/instance links to a directory named after the instance; in an image that was captured from a running
-    instance it may still be another's, until cloud-init has moved it.
+    /var/lib/cloud/instance links to a directory that is named after the instance. In an image that was captured from a
+    running instance the link leads to that instance, until cloud-init has moved it.
     """
     from agent.discovery import userdata
 
     link = paths.host(INSTANCE)
-    if not isinstance(instance_id, str) or not _belongs(link, instance_id):
+    if not isinstance(instance_id, str) or not _is_link_to(link, instance_id):
         return None
     for name in ("cloud-config.txt", "user-data.txt"):
-        path = _inside(link, paths) / name
+        path = _target_below_root(link, paths) / name
         try:
-            table = userdata.userdata(read(path, paths.shown(path)))
+            table = userdata.parbake_table(read(path, paths.shown(path)))
         except DiscoveryError:
-            # 0600, or not there: `parbake debug` runs without root, and not every instance has user-data.
+            # The files have mode 0600 and `parbake debug` runs without root; not every instance has user-data.
             continue
         if table is not None:
             return table
     return None
 
 
-def _belongs(link: Path, instance_id: str) -> bool:
+def _is_link_to(link: Path, instance_id: str) -> bool:
     try:
         return os.readlink(link).rstrip("/").rsplit("/", 1)[-1] == instance_id.replace("/", "_")
     except OSError:
         return False
 
 
-def _inside(link: Path, paths: Paths) -> Path:
-    """The link's target below the root: it is written as an absolute path."""
+def _target_below_root(link: Path, paths: Paths) -> Path:
+    """Return the target of a link, which is an absolute path, below the root."""
     target = os.readlink(link)
     return paths.host(target) if target.startswith("/") else link.parent / target

@@ -1,112 +1,129 @@
-"""The parts of cloud-init's `ds.*` that say what `v1.*` does not: type, image, addresses, tags.
+"""The parts of cloud-init's `ds.*` that `v1.*` does not have: type, image, addresses, tags.
 
-Its shape is each datasource's own and not stable, so each platform's file reads what its datasource passed on, and what
-is not there is no fact. Shapes as of cloud-init 22.4 and 25.1.
+The shape of `ds` depends on the datasource and is not stable. Each platform's file under `clouds/` parses its own documents,
+and an absent key is an absent fact. Shapes as of cloud-init 22.4 and 25.1.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from agent.discovery.shapes import pick
+from agent.discovery.parsers import pick
 
-MEANS_ANOTHER: dict[str, tuple[str, ...]] = {
-    # cloud-init puts the region into availability_zone here,
+OTHER_MEANINGS: dict[str, tuple[str, ...]] = {
+    # cloud-init writes the region to availability_zone here,
     "digitalocean": ("zone",),
     "upcloud": ("zone",),
-    # and the country into region here.
+    # and the country to region here.
     "vultr": ("region",),
 }
-"""The facts of `v1.*` that mean something else than elsewhere: left to the metadata service."""
+"""The facts of `v1.*` that mean something else on a platform. They are left to the metadata service."""
+
+Document = Mapping[str, Any]
 
 
-def facts(platform: str, ds: object) -> dict[str, Any]:
-    """Facts out of the `ds` of instance-data.json. {} for a datasource whose `ds` says no more than `v1`."""
+def facts(platform: str, ds: object) -> dict[str, object]:
+    """Return the facts in the `ds` of instance-data.json, {} for a datasource whose `ds` has no more than `v1`."""
     reader = _READERS.get(platform)
     if reader is None or not isinstance(ds, Mapping):
         return {}
-    meta = ds.get("meta-data", ds.get("meta_data"))
-    return reader(ds, meta if isinstance(meta, Mapping) else {})
+    metadata = ds.get("meta-data", ds.get("meta_data"))
+    return reader(ds, metadata if isinstance(metadata, Mapping) else {})
 
 
-def _cloud(name: str) -> Any:
-    return importlib.import_module(f"agent.discovery.clouds.{name}")
+# Each reader imports its platform itself, so that an instance loads the file of one platform only.
 
 
-def _ec2(ds: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = _cloud("ec2").parse_tree(meta, pick(ds, "dynamic", "instance-identity", "document"))
-    return found
+def _ec2(ds: Document, metadata: Document) -> dict[str, object]:
+    from agent.discovery.clouds import ec2
+
+    return ec2.parse_tree(metadata, pick(ds, "dynamic", "instance-identity", "document"))
 
 
-def _alibaba(ds: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = _cloud("alibaba").parse_tree(meta)
-    return found
+def _alibaba(ds: Document, metadata: Document) -> dict[str, object]:
+    from agent.discovery.clouds import alibaba
+
+    return alibaba.parse_tree(metadata)
 
 
-def _gce(ds: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
-    # No tags: it keeps the attributes without the network tags, and half a table would hide the whole one.
-    return {"hostname": meta.get("local-hostname")}
+def _gce(ds: Document, metadata: Document) -> dict[str, object]:
+    # cloud-init keeps the attributes and not the network tags. Half of the tags would hide the whole table.
+    return {"hostname": metadata.get("local-hostname")}
 
 
-def _azure(ds: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
-    imds = meta.get("imds")
-    found: dict[str, Any] = _cloud("azure").parse(imds) if isinstance(imds, Mapping) else {}
-    found.pop("userdata", None)
-    return found
+def _azure(ds: Document, metadata: Document) -> dict[str, object]:
+    from agent.discovery.clouds import azure
+
+    instance = metadata.get("imds")
+    return _without_userdata(azure.parse(instance)) if isinstance(instance, Mapping) else {}
 
 
-def _openstack(ds: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
-    cloud, network, tree = _cloud("openstack"), ds.get("network_json"), ds.get("ec2_metadata")
-    found: dict[str, Any] = cloud.parse(meta)
+def _openstack(ds: Document, metadata: Document) -> dict[str, object]:
+    from agent.discovery.clouds import openstack
+
+    network, tree = ds.get("network_json"), ds.get("ec2_metadata")
+    parsed = openstack.parse(metadata)
     if isinstance(network, Mapping):
-        found.update(cloud.parse_network(network))
-    found.update({name: value for name, path in cloud.EC2_PATHS.items() if (value := pick(tree, path))})
-    return found
+        parsed.update(openstack.parse_network(network))
+    parsed.update({name: value for name, path in openstack.EC2_PATHS.items() if (value := pick(tree, path))})
+    return parsed
 
 
-def _digitalocean(ds: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = _cloud("digitalocean").parse({**meta, "region": meta.get("availability_zone")})
-    return found
+def _digitalocean(ds: Document, metadata: Document) -> dict[str, object]:
+    from agent.discovery.clouds import digitalocean
+
+    return digitalocean.parse({**metadata, "region": metadata.get("availability_zone")})
 
 
-def _upcloud(ds: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = _cloud("upcloud").parse({**meta, "region": meta.get("availability_zone")})
-    return found
+def _upcloud(ds: Document, metadata: Document) -> dict[str, object]:
+    from agent.discovery.clouds import upcloud
+
+    return upcloud.parse({**metadata, "region": metadata.get("availability_zone")})
 
 
-def _hetzner(ds: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
-    return {"ipv6": _cloud("hetzner").parse(meta)["ipv6"]}
+def _hetzner(ds: Document, metadata: Document) -> dict[str, object]:
+    from agent.discovery.clouds import hetzner
+
+    return {"ipv6": hetzner.parse(metadata)["ipv6"]}
 
 
-def _oracle(ds: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = _cloud("oracle").parse(ds)
-    found.pop("userdata", None)
-    return found
+def _oracle(ds: Document, metadata: Document) -> dict[str, object]:
+    from agent.discovery.clouds import oracle
+
+    return _without_userdata(oracle.parse(ds))
 
 
-def _vultr(ds: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = _cloud("vultr").parse(meta)
-    found.pop("userdata", None)
-    return found
+def _vultr(ds: Document, metadata: Document) -> dict[str, object]:
+    from agent.discovery.clouds import vultr
+
+    return _without_userdata(vultr.parse(metadata))
 
 
-def _scaleway(ds: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = _cloud("scaleway").parse(meta)
-    return found
+def _scaleway(ds: Document, metadata: Document) -> dict[str, object]:
+    from agent.discovery.clouds import scaleway
+
+    return scaleway.parse(metadata)
 
 
-def _exoscale(ds: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = _cloud("exoscale").parse_tree(meta)
-    return found
+def _exoscale(ds: Document, metadata: Document) -> dict[str, object]:
+    from agent.discovery.clouds import exoscale
+
+    return exoscale.parse_tree(metadata)
 
 
-def _lxd(ds: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
-    return {"tags": _cloud("lxd").own_keys(ds.get("config"))}
+def _lxd(ds: Document, metadata: Document) -> dict[str, object]:
+    from agent.discovery.clouds import lxd
+
+    return {"tags": lxd.user_keys(ds.get("config"))}
 
 
-_READERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]] = {
+def _without_userdata(parsed: dict[str, object]) -> dict[str, object]:
+    """cloud-init's merged user-data is better than the original in a document."""
+    return {name: value for name, value in parsed.items() if name != "userdata"}
+
+
+_READERS: dict[str, Callable[[Document, Document], dict[str, object]]] = {
     "alibaba": _alibaba,
     "azure": _azure,
     "digitalocean": _digitalocean,

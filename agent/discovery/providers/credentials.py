@@ -1,4 +1,4 @@
-"""Facts from systemd credentials named parbake.NAME: the service's own, then those of the whole system.
+"""Facts from systemd credentials named parbake.NAME: the service's credentials, then those of the system.
 
 Protocol: https://systemd.io/CREDENTIALS/ (set by SMBIOS, fw_cfg, the boot loader, or a container's manager).
 """
@@ -18,28 +18,29 @@ _MAX_BYTES = 64 * 1024
 
 
 class Credentials:
-    """A credential called parbake.NAME is a fact, and facts are no secrets: call a token something else."""
+    """Each credential parbake.NAME is the fact NAME. Facts are not secret, so a token needs a name without this prefix."""
 
     def discover(self, context: Context) -> Mapping[str, str]:
-        found: dict[str, str] = {}
+        """Return the facts. Raises DiscoveryError for a credential that is not text or cannot be read."""
+        facts: dict[str, str] = {}
         for directory in _directories(context.paths):
-            for path in _entries(directory):
-                found.setdefault(path.name.removeprefix(PREFIX), _read(path))
-        return found
+            for path in _credential_files(directory):
+                facts.setdefault(path.name.removeprefix(PREFIX), _read(path))
+        return facts
 
 
 def _directories(paths: Paths) -> Iterator[Path]:
-    own = os.environ.get("CREDENTIALS_DIRECTORY")
-    if own and paths.is_host:
-        yield Path(own)
+    service_directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    if service_directory and paths.is_host:
+        yield Path(service_directory)
     yield paths.host("/run/credentials/@system")
 
 
-def _entries(directory: Path) -> list[Path]:
+def _credential_files(directory: Path) -> list[Path]:
     try:
         return sorted(path for path in directory.iterdir() if path.name.startswith(PREFIX))
     except OSError:
-        # Not there, or not ours to read: `parbake debug` runs without root.
+        # Absent, or not readable: `parbake debug` runs without root.
         return []
 
 

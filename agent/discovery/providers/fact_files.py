@@ -1,58 +1,57 @@
 """Facts from files: /run/parbake/facts.d (written at run time), then /etc/parbake/facts.d (baked).
 
-Each *.toml, *.json, *.yaml or *.yml holds a table of facts. In one directory a later name overrides an earlier one;
-a fact of the first directory wins over the second.
+Each *.toml, *.json, *.yaml or *.yml holds a table of facts. In one directory a later name overrides an earlier one. A fact of
+the first directory wins over the second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agent.discovery import Context
+from agent.discovery import Context, ProviderName, RawFacts
 from agent.errors import DiscoveryError
 from agent.model import Attempt
 
 DIRECTORIES = ("/run/parbake/facts.d", "/etc/parbake/facts.d")
+SUFFIXES = (".toml", ".json", ".yaml", ".yml")
 MAX_BYTES = 1024 * 1024
-_PARSERS = {".toml": "toml_table", ".json": "json_table", ".yaml": "yaml_table", ".yml": "yaml_table"}
 
 
 class File:
-    """A file that cannot be read or parsed is noted, and the others are taken."""
+    """Reads every fact file. A file that cannot be read or parsed is recorded as failed, and the others are used."""
 
-    def discover(self, context: Context) -> Mapping[str, Any]:
-        found: dict[str, Any] = {}
+    def discover(self, context: Context) -> RawFacts:
+        """Return the facts of both directories."""
+        facts: dict[str, Any] = {}
         for name in DIRECTORIES:
-            facts: dict[str, Any] = {}
-            for path in _files(context.paths.host(name)):
-                shown = context.paths.shown(path)
+            directory_facts: dict[str, Any] = {}
+            for path in _fact_files(context.paths.host(name)):
                 try:
-                    facts.update(_parse(path, shown))
+                    directory_facts.update(_parse(path, context.paths.shown(path)))
                 except DiscoveryError as error:
-                    context.attempts.append(Attempt("file", f"failed: {error.message}", 0.0))
-            found = facts | found
-        return found
+                    context.attempts.append(Attempt(ProviderName.FILE, f"failed: {error.message}", 0.0))
+            facts = directory_facts | facts
+        return facts
 
 
 def _parse(path: Path, shown: str) -> dict[str, Any]:
-    # Not before there is a file: its imports are most of what looking would cost.
-    from agent.discovery import userdata
+    # Imported here, because imports are most of the cost on a machine without fact files.
+    from agent.discovery import parsers
 
-    table: dict[str, Any] = getattr(userdata, _PARSERS[path.suffix])(read(path, shown), shown)
-    return table
+    parse = {".toml": parsers.toml_table, ".json": parsers.json_table}.get(path.suffix, parsers.yaml_table)
+    return parse(read(path, shown), shown)
 
 
-def _files(directory: Path) -> list[Path]:
+def _fact_files(directory: Path) -> list[Path]:
     try:
-        return sorted(path for path in directory.iterdir() if path.suffix in _PARSERS and not path.name.startswith("."))
+        return sorted(path for path in directory.iterdir() if path.suffix in SUFFIXES and not path.name.startswith("."))
     except OSError:
         return []
 
 
 def read(path: Path, shown: str) -> bytes:
-    """At most MAX_BYTES of a file. Raises DiscoveryError, also where the file is longer."""
+    """Return the content of a file of at most MAX_BYTES. `shown` is its path in errors. Raises DiscoveryError."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)

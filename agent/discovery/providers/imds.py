@@ -1,4 +1,4 @@
-"""The metadata service of the platform that the firmware, the command line or a socket names. Nobody else is asked."""
+"""Facts from the metadata service of the platform that the firmware, the command line or a socket names. No other is asked."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from agent.discovery import CHANGING, NAMES, Context, dmi
+from agent.discovery import CHANGING_FACTS, FACT_NAMES, Context, ProviderName, RawFacts, dmi
 from agent.discovery.clouds import CLOUDS, Cloud
 from agent.discovery.providers.kernel import words
 from agent.errors import ParbakeError
@@ -33,66 +33,72 @@ _OTHER_NAMES = {
 
 
 class Imds:
-    """Recognises the platform, then lets its file under `clouds/` ask. What was learnt before a failure is kept."""
+    """Recognises the platform, then lets its file under `clouds/` ask. Facts that came before a failure are kept."""
 
-    gives: ClassVar[tuple[str, ...]] = (*NAMES, *CHANGING)
+    gives: ClassVar[tuple[str, ...]] = (*FACT_NAMES, *CHANGING_FACTS)
 
-    def discover(self, context: Context) -> Mapping[str, Any]:
-        wanted = context.settings.imds
-        if wanted == "off":
-            context.attempts.append(Attempt("imds", 'switched off: [discovery] imds = "off"', 0.0))
+    def discover(self, context: Context) -> RawFacts:
+        """Return the facts. A failure of the service is recorded in the context's attempts."""
+        configured = context.settings.imds
+        if configured == "off":
+            context.attempts.append(Attempt(ProviderName.IMDS, 'switched off: [discovery] imds = "off"', 0.0))
             return {}
         firmware = dmi.strings(context.paths)
-        name, why = (wanted, "the settings say so") if wanted != "auto" else recognise(context, firmware)
+        name, reason = (configured, "the settings name it") if configured != "auto" else recognise(context, firmware)
         if not name:
-            context.attempts.append(Attempt("imds", "no platform recognised, no request made", 0.0))
+            context.attempts.append(Attempt(ProviderName.IMDS, "no platform recognised, no request made", 0.0))
             return {}
-        context.label = f"imds:{name}"
-        context.attempts.append(Attempt("imds", f"recognised {name}: {why}", 0.0))
+        context.label = f"{ProviderName.IMDS}:{name}"
+        context.attempts.append(Attempt(ProviderName.IMDS, f"recognised {name}: {reason}", 0.0))
         cloud: Cloud = plugins.load(CLOUDS, name, "metadata service")()
-        found = context.partial
-        found["platform"] = "openstack" if name == "configdrive" else name
+        facts = context.partial
+        facts["platform"] = "openstack" if name == "configdrive" else name
         if name in dmi.ID_FIELDS and (identity := firmware.get(dmi.ID_FIELDS[name])):
-            found["instance_id"] = identity.lower() if name == "upcloud" else identity
+            facts["instance_id"] = identity.lower() if name == "upcloud" else identity
         start = time.monotonic()
         try:
             for part in cloud.discover(context):
-                for key, value in part.items():
-                    if value not in (None, "", {}, []):
-                        found[key] = value
-                    elif key in CHANGING:
-                        found.setdefault(key, None)  # an answer: what cloud-init saw at boot is no more
+                _add(part, facts)
         except ParbakeError as error:
             context.attempts.append(Attempt(context.label, f"failed: {error.message}", time.monotonic() - start))
-        return found
+        return facts
 
 
-def recognise(context: Context, firmware: Mapping[str, str]) -> tuple[str, str]:
-    """The platform's name in `CLOUDS` and what gave it away, or ("", "")."""
+def _add(part: RawFacts, facts: dict[str, object]) -> None:
+    for name, value in part.items():
+        if value not in (None, "", {}, []):
+            facts[name] = value
+        elif name in CHANGING_FACTS:
+            facts.setdefault(name, None)  # an answer: cloud-init's copy from the boot is out of date
+
+
+def recognise(context: Context, firmware: Mapping[dmi.Field, str]) -> tuple[str, str]:
+    """Return the platform's name in `CLOUDS` and the reason, or ("", "")."""
     paths = context.paths
     if paths.host(LXD_SOCKET).exists():
-        return "lxd", f"{LXD_SOCKET} is there"
-    name, why = dmi.identify(firmware)
+        return "lxd", f"{LXD_SOCKET} exists"
+    name, reason = dmi.identify(firmware)
     if name in ("", "openstack") and (drive := config_drive(paths)):
-        return "configdrive", f"{drive} is there"
+        return "configdrive", f"{drive} exists"
     if name:
-        return name, why
+        return name, reason
     for word in words(paths):
-        if (match := _COMMAND_LINE.fullmatch(word)) and _known(match[1]):
-            return _known(match[1]), "the kernel command line names it"
+        if (match := _COMMAND_LINE.fullmatch(word)) and _supported(match[1]):
+            return _supported(match[1]), "the kernel command line names it"
     platform = context.known.get("platform", "")
-    if isinstance(platform, str) and _known(platform):
-        return _known(platform), "an earlier provider named it"
+    if isinstance(platform, str) and _supported(platform):
+        return _supported(platform), "an earlier provider named it"
     return "", ""
 
 
-def _known(name: str) -> str:
+def _supported(name: str) -> str:
+    """Return parbake's name for a platform, "" if there is no file for it."""
     name = _OTHER_NAMES.get(name.lower(), name.lower())
     return name if name in CLOUDS else ""
 
 
 def config_drive(paths: Paths) -> str:
-    """The path of the config drive as the settings would write it: the seed's directory, or the disk by its label."""
+    """Return the path of the config drive as the settings would write it: the seed's directory, or the disk by its label."""
     if paths.host(f"{CONFIG_DRIVE_SEED}/openstack").is_dir():
         return CONFIG_DRIVE_SEED
     for label in CONFIG_DRIVE_LABELS:

@@ -1,6 +1,6 @@
 """Facts from the kernel command line: parbake.NAME=value, or parbake.NAME="two words".
 
-Quoting is the kernel's: double quotes around a value or the whole word, no escapes (kernel-parameters.rst).
+The quoting is the kernel's: double quotes around a value or a whole word, no escapes (kernel-parameters.rst).
 """
 
 from __future__ import annotations
@@ -20,24 +20,25 @@ _MAX_BYTES = 64 * 1024
 
 
 class Kernel:
-    """In a container the command line is the host's: there the arguments of its init are read, as systemd does."""
+    """Reads the kernel command line. In a container it is the host's: the arguments of init are read there, as by systemd."""
 
     def discover(self, context: Context) -> Mapping[str, str]:
-        found: dict[str, str] = {}
+        """Return the facts. The last of several words with one name wins."""
+        facts: dict[str, str] = {}
         for word in words(context.paths):
             name, equals, value = word.partition("=")
             if name.startswith(PREFIX) and equals:
-                found[name.removeprefix(PREFIX)] = value
-        return found
+                facts[name.removeprefix(PREFIX)] = value
+        return facts
 
 
 def parse(text: str) -> list[str]:
-    """The words of a kernel command line, quotes removed."""
+    """Return the words of a kernel command line without their quotes."""
     return [word.replace('"', "") for word in _WORD.findall(text)]
 
 
 def words(paths: Paths) -> Iterator[str]:
-    """The words of the command line that is about this machine."""
+    """Yield the words of the command line of this machine or container."""
     cmdline = paths.host("/proc/cmdline")
     if not in_container(paths):
         yield from parse(_read(cmdline))
@@ -48,7 +49,7 @@ def words(paths: Paths) -> Iterator[str]:
 
 
 def _is_mounted(path: Path) -> bool:
-    """Whether the container was given a command line of its own, by a mount over the host's."""
+    """Return whether a file is mounted over the host's, which gives the container a separate command line."""
     try:
         return os.stat(path).st_dev != os.stat(path.parent).st_dev
     except OSError:

@@ -1,1 +1,1 @@
-"""Where entries come from: the journal and files."""
+"""The readers: the journal and log files."""

@@ -1,5 +1,8 @@
-"""Waiting for files to change, by watchdog. Armed only while nothing is there to read: a busy log sends an event a
-write, and looking at each costs more than reading the line."""
+"""Waits for log files to change, by inotify.
+
+The watch exists only while there is nothing to read: a busy log causes an event per write, and handling each one would cost
+more than reading the line.
+"""
 
 from __future__ import annotations
 
@@ -9,93 +12,83 @@ import os
 import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
 
 from agent.shipping.shutdown import Stop
+from agent.system.inotify import DirectoryObserver, WatchUnavailable
 
 log = logging.getLogger("parbake")
 _POLL_SECONDS = 1.0
 _DIRECTORIES_MAX = 8
-"""In the whole process at once: watchdog takes up to two threads for each, and the unit has TasksMax=64."""
+"""In the whole process at once: a watch takes up to two threads per directory, and the unit has TasksMax=64."""
 
 
 class WatchBudget:
-    """How many directories may still be watched. One for the process, because the limit on threads is the process's."""
+    """How many more directories may be watched. The process has one, because its number of threads is limited."""
 
     def __init__(self, directories: int) -> None:
         self._left = directories
         self._lock = threading.Lock()
 
-    def take(self, directories: int) -> bool:
+    def acquire(self, directories: int) -> bool:
+        """Take `directories` from the budget. False, without taking any, if fewer are left."""
         with self._lock:
             if directories > self._left:
                 return False
             self._left -= directories
             return True
 
-    def give(self, directories: int) -> None:
+    def release(self, directories: int) -> None:
         with self._lock:
             self._left += directories
 
-    def end(self) -> None:
-        """Nothing is watched from now on. Where a thread could not be started, watchdog keeps what it has opened, and may
-        share a reader of events that never runs."""
+    def disable(self) -> None:
+        """Refuse every request from now on: the process has no thread left, and a watch might never report an event."""
         with self._lock:
             self._left = -(1 << 30)
 
 
-_ROOM = WatchBudget(_DIRECTORIES_MAX)
+_BUDGET = WatchBudget(_DIRECTORIES_MAX)
 
 
 class DirectoryWatch:
-    """Watches directories for the length of one wait, or looks once a second where they cannot be watched."""
+    """Watches directories during one wait. If they cannot be watched, a wait lasts a second at most."""
 
-    def __init__(self, room: WatchBudget = _ROOM) -> None:
-        self._room = room
+    def __init__(self, budget: WatchBudget = _BUDGET) -> None:
+        self._budget = budget
         self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._warned = False
 
     def wait(self, directories: Collection[Path], timeout_seconds: float, stop: Stop, changed: Callable[[], bool]) -> None:
-        """Return on a change below `directories`, or when `changed` says there was one before the watch stood."""
-        taken = len(directories) if self._room.take(len(directories)) else 0
+        """Return on a change below `directories`, at the stop, or after the time-out.
+
+        `changed` is called once the watch works, and tells whether there was a change before that.
+        """
+        acquired = len(directories) if self._budget.acquire(len(directories)) else 0
         observer = None
         try:
-            observer = self._observe(directories) if taken else None
+            observer = self._observe(directories) if acquired else None
             if changed():
                 return
             stop.poll(self._descriptor, timeout_seconds if observer else min(timeout_seconds, _POLL_SECONDS))
         finally:
             if observer is not None:
-                observer.stop()
-                observer.join(5)
-            self._room.give(taken)
+                observer.close()
+            self._budget.release(acquired)
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._descriptor)
 
     def close(self) -> None:
         os.close(self._descriptor)
 
-    def _observe(self, directories: Collection[Path]) -> Any:
-        from watchdog.events import FileSystemEventHandler
-        from watchdog.observers import Observer
-
-        class Wake(FileSystemEventHandler):
-            def dispatch(_self, event: object) -> None:
-                os.eventfd_write(self._descriptor, 1)
-
-        observer = None
+    def _observe(self, directories: Collection[Path]) -> DirectoryObserver | None:
         try:
-            observer = Observer()
-            for directory in directories:
-                observer.schedule(Wake(), str(directory))
-            observer.start()
-        except (OSError, RuntimeError) as error:  # the latter where no thread can be started
+            return DirectoryObserver(
+                {str(directory): False for directory in directories}, lambda event: os.eventfd_write(self._descriptor, 1)
+            )
+        except WatchUnavailable as error:
             if not self._warned:
                 self._warned = True
-                log.warning("log files are looked at once a second: they cannot be watched: %s", error)
-            if isinstance(error, RuntimeError):
-                self._room.end()
-            if observer is not None:
-                observer.unschedule_all()
+                log.warning("log files are looked at once a second: they cannot be watched: %s", error.reason)
+            if error.no_threads:
+                self._budget.disable()
             return None
-        return observer

@@ -1,7 +1,7 @@
-"""Log files by glob: tailed through rename, create and copytruncate rotation, from checkpoints that know a file again.
+"""Reads log files by glob, through rotation by rename, by create and by copytruncate.
 
-The position lists every file with its offset and a digest of what is before it, so that another file that got the same
-inode is told apart, and a copy is found.
+The position has each file with its offset and a digest of the content before it. So another file with the same inode is
+recognised as another one, and a copy as the same.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from agent.paths import Paths
 from agent.settings.models import LogFile
 from agent.shipping import Batch
-from agent.shipping.readers.file_set import Following
+from agent.shipping.readers.file_set import FileSet
 from agent.shipping.readers.file_wait import DirectoryWatch
 from agent.shipping.shutdown import Stop
 
@@ -28,7 +28,7 @@ _ID_BYTES = 16
 
 
 class FilesReader:
-    """All log files of the settings as one stream; the lines of one file keep their order."""
+    """All log files of the settings as one stream. The lines of one file keep their order."""
 
     def __init__(
         self,
@@ -41,20 +41,25 @@ class FilesReader:
         wants_ids: bool = False,
         ending: Callable[[], bool] = lambda: False,
     ) -> None:
+        """Read `files` from `position`, or else from their beginning, except files last written before `since_us`.
+
+        `ending` returns whether a last line without its end is to be read now, because the shipper ends.
+        """
         self._logs = [LogFile(path=file) if isinstance(file, str) else file for file in files]
         self._paths = paths
         self._since_us = since_us
         self._wants_ids = wants_ids
         self._ending = ending
         self._hostname = socket.gethostname().encode()
-        self._following = Following(self._logs, paths, line_max, position or {})
+        self._files = FileSet(self._logs, paths, line_max, position or {})
         self._key = _key_of(position or {})
         self._scanned = float("-inf")
-        self._arming: DirectoryWatch | None = None
+        self._watch: DirectoryWatch | None = None
 
     def read(self, max_entries: int, max_bytes: int) -> Batch:
+        """Return the next lines. If ids are wanted, the first batch is empty and its position has their key."""
         if self._wants_ids and not self._key:
-            # Saved before the first line goes out, or a repeat after a kill would have other ids.
+            # Saved before the first line is sent: otherwise a repeat after a kill would have other ids.
             self._key = secrets.token_bytes(_KEY_BYTES)
             return Batch((), {}, self._position(), full=True)
         self._scan()
@@ -63,9 +68,9 @@ class FilesReader:
         ids: list[str] = []
         size, full = 0, False
         final = self._ending()
-        for tail in self._following.in_order():
+        for tail in self._files.in_order():
             while len(texts) < max_entries and size < max_bytes:
-                lines = tail.read(max_entries - len(texts), max_bytes - size, final=final or self._following.done(tail))
+                lines = tail.read(max_entries - len(texts), max_bytes - size, final=final or self._files.done(tail))
                 texts += lines.texts
                 names += [self._paths.shown(tail.path).encode()] * len(lines.texts)
                 size += sum(map(len, lines.texts)) + _ENTRY_BYTES * len(lines.texts)
@@ -76,51 +81,51 @@ class FilesReader:
                     break
             else:
                 full = True
-                self._following.postpone(tail)
+                self._files.postpone(tail)
                 break
-        lost, skipped = self._following.take_counts()
+        lost, skipped = self._files.take_counts()
         now = time.time_ns() // 1000
         columns = {"MESSAGE": texts, "FILE": names, "_HOSTNAME": [self._hostname] * len(texts)} if texts else {}
         return Batch([now] * len(texts), columns, self._position(), ids, full=full, lost=lost, skipped=skipped)
 
     def wait(self, timeout_seconds: float, stop: Stop) -> None:
-        if self._arming is None:
-            self._arming = DirectoryWatch()
-        held = any(tail.unread > 0 for tail in self._following.tails)
+        """Return when a file has changed since the last read, at the stop, or after the time-out."""
+        if self._watch is None:
+            self._watch = DirectoryWatch()
+        held = any(tail.unread > 0 for tail in self._files.tails)
         longest = min([_RESCAN_SECONDS, timeout_seconds, *(log.pause for log in self._logs if held and log.start)])
-        # since the last read, not since now: while a sink was away, nobody looked
-        self._arming.wait(self._directories(), longest, stop, lambda: any(tail.grown for tail in self._following.tails))
+        self._watch.wait(self._directories(), longest, stop, lambda: any(tail.grown for tail in self._files.tails))
         self._scanned = float("-inf")
 
     def close(self) -> None:
-        self._following.close()
-        if self._arming is not None:
-            self._arming.close()
+        self._files.close()
+        if self._watch is not None:
+            self._watch.close()
 
     def _position(self) -> dict[str, Any]:
-        return self._following.state() | ({"key": self._key.hex()} if self._key else {})
+        return self._files.state() | ({"key": self._key.hex()} if self._key else {})
 
     def _id(self, name: bytes, offset: int, text: bytes) -> str:
-        """Keyed, because an index shows it: a short secret could be guessed from a digest of the line that holds it."""
+        """Return a keyed digest: without a key, a short secret could be guessed from the id of its line in an index."""
         return hashlib.blake2b(b"%b:%d:%b" % (name, offset, text), key=self._key, digest_size=_ID_BYTES).hexdigest()
 
     def _directories(self) -> set[Path]:
-        found = {tail.path.parent for tail in self._following.tails}
+        directories = {tail.path.parent for tail in self._files.tails}
         for log_file in self._logs:
             parent = self._paths.host(log_file.path).parent
             while any(c in str(parent) for c in "*?["):
                 parent = parent.parent
-            found.add(parent)
-        return {directory for directory in found if directory.is_dir()}
+            directories.add(parent)
+        return {directory for directory in directories if directory.is_dir()}
 
     def _scan(self) -> None:
         if time.monotonic() - self._scanned >= _RESCAN_SECONDS:
             self._scanned = time.monotonic()
-            self._following.scan(self._since_us)
+            self._files.scan(self._since_us)
 
 
 def _key_of(position: Mapping[str, Any]) -> bytes:
-    """Empty where the position is an earlier version's, or damaged: then another is made, and no id comes twice."""
+    """Return the key of ids; empty if an earlier version wrote the position, or if it is damaged. A new key is made then."""
     try:
         key = bytes.fromhex(position["key"])
     except (KeyError, TypeError, ValueError):

@@ -1,7 +1,7 @@
-"""Entries gathered, and turned into columns. Fields stay bytes; what is not shipped is never looked at.
+"""Collects journal entries and turns them into columns. Values stay bytes; fields that are not shipped are not processed.
 
-Entries that follow one another mostly differ in their message alone. The other fields of an entry are a row, which equal
-ones share, and whatever is done with rows is done once for each distinct one.
+Successive entries mostly differ in their message only. The other fields of an entry form a row. Equal rows are one object,
+and each step processes a distinct row once.
 """
 
 from __future__ import annotations
@@ -12,31 +12,32 @@ from typing import Any
 from agent.shipping import Batch, Column, Constant
 
 _NOISE = ("_CAP_EFFECTIVE", "_SELINUX_CONTEXT", "_STREAM_ID", "SYSLOG_RAW", "SYSLOG_TIMESTAMP", "_SOURCE_REALTIME_TIMESTAMP")
-"""What "*" leaves out: it tells an operator nothing that another field does not."""
-_NO_ROW = ("MESSAGE", *_NOISE)
+"""Fields that "*" omits, because other fields give an operator the same information."""
+_NOT_IN_ROW = ("MESSAGE", *_NOISE)
 _ENTRY_BYTES = 300
-"""About what an entry weighs besides its fields."""
+"""The approximate size of an entry without its fields."""
 
 Value = Any
-"""Of a field: bytes, None where an entry has none, a list of bytes where it has several."""
+"""The value of a field: bytes, None if the entry lacks the field, a list of bytes if it has the field several times."""
 Row = tuple[Any, ...]
-"""The values of an entry's fields besides MESSAGE, in the order of the names; with "*" first the names of its fields."""
+"""The values of an entry except MESSAGE, in the order of the names. With "*" the names of its fields come first."""
 
 
 def whole_row(entry: dict[str, Value]) -> Row:
-    """The row of an entry of which all fields are wanted. Takes out of it what does not belong to the row."""
-    for name in _NO_ROW:
+    """Return the row of an entry with all of its fields, and remove from `entry` the fields that the row does not have."""
+    for name in _NOT_IN_ROW:
         entry.pop(name, None)
     return (*entry, *entry.values())
 
 
 class Rows:
-    """Entries as they come, for one batch: whoever reads them appends to `times`, `messages` and `rows`, each row `shared`
-    first, and then weighs them. A value longer than `threshold` is cut there.
-    """
+    """The entries of one batch. The caller appends to `times`, `messages`, `rows` and `ids`, and then calls `weigh`."""
 
     def __init__(self, names: Sequence[str], threshold: int) -> None:
-        """`names` are those of a row's values, none where each row has its own."""
+        """Collect rows with values of the fields `names`; empty if each row has its own names.
+
+        Values are cut to `threshold` bytes.
+        """
         self._names = names
         self._threshold = threshold
         self.times: list[int] = []
@@ -45,26 +46,26 @@ class Rows:
         self.ids: list[str] = []
         self.cursor = ""
         self.missing = 0
-        self._ended = 0
-        self._known: dict[Row, Row] = {}
+        self._finished = 0
+        self._distinct: dict[Row, Row] = {}
         self._weights: dict[Row, int] = {}
 
-    def shared(self, row: Row) -> Row:
-        """The row to keep in place of an equal one."""
+    def intern(self, row: Row) -> Row:
+        """Return the row that represents all rows equal to `row`."""
         try:
-            return self._known.setdefault(row, row)
-        except TypeError:  # an entry has one of the fields several times
+            return self._distinct.setdefault(row, row)
+        except TypeError:  # the entry has a field several times
             row = tuple(map(_joined, row))
-            return self._known.setdefault(row, row)
+            return self._distinct.setdefault(row, row)
 
     def weigh(self, count: int) -> int:
-        """About how many bytes the newest entries weigh. Their messages are cut on the way."""
+        """Return the approximate size in bytes of the newest `count` entries, and cut their messages."""
         if not count:
             return 0
         messages, rows = self.messages[-count:], self.rows[-count:]
         try:
             weight = len(b"".join(messages))
-        except TypeError:  # one without a message, or with several
+        except TypeError:  # an entry without a message, or with several
             messages = list(map(_joined, messages))
             weight = sum(map(len, filter(None, messages)))
             self.messages[-count:] = messages
@@ -82,47 +83,48 @@ class Rows:
         return weight
 
     def _cut(self, value: bytes | None) -> bytes | None:
-        """libsystemd cuts long fields where they are compressed, and leaves others whole."""
+        """Cut a value. libsystemd cuts long fields only if they are compressed."""
         return value and value[: self._threshold]
 
-    def end(self, cursor: str, missing: int) -> None:
-        """The position after all that was looked at, kept or not, and how many entries are gone on the way there."""
+    def finish(self, cursor: str, missing: int) -> None:
+        """Set the position after all entries so far, and add the number of entries that are missing before it."""
         self.cursor = cursor
         self.missing += missing
-        self._ended = len(self.times)
+        self._finished = len(self.times)
 
-    def back(self) -> None:
-        """Forget the entries after the position: they will be read again."""
+    def discard_unfinished(self) -> None:
+        """Remove the entries after the position, which will be read again."""
         for kept in (self.times, self.messages, self.rows, self.ids):
-            del kept[self._ended :]
+            del kept[self._finished :]
 
     def batch(self, position: Mapping[str, Any], *, full: bool, lost: int, skipped: int) -> Batch:
+        """Return the entries by column."""
         columns: dict[str, Column] = {"MESSAGE": self.messages} if any(message is not None for message in self.messages) else {}
         names, table = self._table()
         same: dict[bytes | None, bytes | None] = {}
         indices: list[int] = []
-        for name, values in zip(names, zip(*table, strict=True), strict=False):  # without a row there is no column
+        for name, values in zip(names, zip(*table, strict=True), strict=False):  # no rows, no columns
             first = self._cut(values[0])
             if values.count(values[0]) < len(values):
                 indices = indices or self._indices()
                 cut = map(self._cut, values)
-                kept = [same.setdefault(value, value) for value in cut]
-                columns[name] = list(map(kept.__getitem__, indices))
+                interned = [same.setdefault(value, value) for value in cut]
+                columns[name] = list(map(interned.__getitem__, indices))
             elif first is not None:
                 columns[name] = Constant(first, len(self.times))
         return Batch(self.times, columns, position, self.ids, full=full, lost=lost, skipped=skipped)
 
     def _table(self) -> tuple[Sequence[str], Sequence[Row]]:
-        """The distinct rows, and the names of their values."""
+        """Return the names of the values, and the distinct rows."""
         if self._names:
-            return self._names, list(self._known)
-        entries = [dict(zip(row[: len(row) // 2], row[len(row) // 2 :], strict=True)) for row in self._known]
+            return self._names, list(self._distinct)
+        entries = [dict(zip(row[: len(row) // 2], row[len(row) // 2 :], strict=True)) for row in self._distinct]
         names = list(dict.fromkeys(name for entry in entries for name in entry))
         return names, [tuple(map(entry.get, names)) for entry in entries]
 
     def _indices(self) -> list[int]:
-        """Of each entry, the number of its row."""
-        numbers = {row: number for number, row in enumerate(self._known)}
+        """Return for each entry the index of its row among the distinct ones."""
+        numbers = {row: number for number, row in enumerate(self._distinct)}
         return list(map(numbers.__getitem__, self.rows))
 
 

@@ -1,4 +1,4 @@
-"""Journal cursors, taken apart: whether two name one entry, and how many entries were between two."""
+"""Journal cursors: whether two name the same entry, and how many entries are between two."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ _SHAPE = re.compile(f"s=([0-9a-f]{{32}});i={_HEX};b=([0-9a-f]{{32}});m={_HEX};t=
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The parts of "s=..;i=..;b=..;m=..;t=..;x=.." (sd_journal_get_cursor(3)): the file family and the number in it, the
-    boot and the monotonic time, the realtime, and a hash of the entry."""
+    """The parts of "s=..;i=..;b=..;m=..;t=..;x=.." (sd_journal_get_cursor(3)).
+
+    `family`: the files with one sequence of numbers, and `number` in that sequence. `boot`, `monotonic`: the boot and the
+    time since. `realtime_us`: microseconds since 1970. `digest`: a hash of the entry.
+    """
 
     family: str
     number: int
@@ -23,7 +26,7 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: str) -> Cursor | None:
-        """None where `text` is no cursor, such as what a full disk left of one."""
+        """Parse a cursor. None if `text` is not a cursor, such as a part of one after a full disk."""
         match = _SHAPE.fullmatch(text)
         if match is None:
             return None
@@ -31,13 +34,13 @@ class Cursor:
         return cls(family, int(number, 16), boot, monotonic, int(realtime, 16), digest)
 
     def same_entry(self, other: Cursor) -> bool:
-        """Also true for an entry that journald has copied from /run to /var, where it has another number."""
+        """Return whether both name one entry, also after journald has copied it from /run to /var under another number."""
         if (self.family, self.number) == (other.family, other.number):
             return True
         return (self.boot, self.monotonic, self.digest) == (other.boot, other.monotonic, other.digest)
 
     def missing_before(self, later: Cursor) -> int | None:
-        """How many entries are gone between this one, which is gone too, and `later`; None where it cannot be told."""
+        """Return how many entries are gone between this one, which is gone too, and `later`. None if it is unknown."""
         if self.same_entry(later):
             return 0
         if self.family == later.family:

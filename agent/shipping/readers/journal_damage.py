@@ -1,4 +1,4 @@
-"""Journal files that libsystemd leaves out: it says nothing about them, and their entries are missed by nobody."""
+"""Finds journal files that libsystemd omits silently."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from pathlib import Path
 
 _SIGNATURE = b"LPKSHHRH"
 _SIZES = struct.Struct("<QQ")
-_SIZES_AT = 88
-"""Where header_size and arena_size stand (systemd.io, "Journal File Format")."""
+_SIZES_OFFSET = 88
+"""The offset of header_size and arena_size (systemd.io, "Journal File Format")."""
 
 
 def damaged_files(directories: Iterable[Path]) -> set[str]:
-    """The journal files below `directories` whose header is none, or that are shorter than it says."""
-    found = set()
+    """Return the journal files below `directories` that have an invalid header, or are shorter than their header says."""
+    damaged = set()
     for directory in directories:
         for path in directory.glob("**/*.journal*"):
             try:
                 with path.open("rb") as file:
-                    head = file.read(_SIZES_AT + _SIZES.size)
+                    head = file.read(_SIZES_OFFSET + _SIZES.size)
                     length = file.seek(0, 2)
             except OSError:
                 continue
             if not length:
-                continue  # it is being made
-            if head.startswith(_SIGNATURE) and len(head) == _SIZES_AT + _SIZES.size:
-                header, arena = _SIZES.unpack_from(head, _SIZES_AT)
-                if header + arena <= length:
+                continue  # journald is creating it
+            if head.startswith(_SIGNATURE) and len(head) == _SIZES_OFFSET + _SIZES.size:
+                header_size, arena_size = _SIZES.unpack_from(head, _SIZES_OFFSET)
+                if header_size + arena_size <= length:
                     continue
-            found.add(str(path))
-    return found
+            damaged.add(str(path))
+    return damaged

@@ -1,4 +1,4 @@
-"""What rotations tell of lines that nobody read: generations that were compressed or removed before anybody looked."""
+"""Counts generations of a log that were compressed or removed before they could be read."""
 
 from __future__ import annotations
 
@@ -10,50 +10,57 @@ from agent.shipping.readers.rotation import Key, Sibling
 from agent.shipping.readers.tail import Tail
 
 _COARSE_NS = 1_000_000_000
-"""Some compressors put back the whole seconds of a time only."""
+"""Some compressors restore only the whole seconds of a modification time."""
 _SIZE_BYTES = 4
 
 
-class Gaps:
-    """Counts each compressed generation once. `ours` says whether what a compressed file was is one of the log's own."""
+class RotationGaps:
+    """Counts each compressed generation once.
 
-    def __init__(self, ours: Callable[[Path, Path], bool]) -> None:
-        self._ours = ours
-        self._told: set[Key] = set()
+    `belongs(older, path)` tells whether the file that was compressed is a generation of the log `path`.
+    """
+
+    def __init__(self, belongs: Callable[[Path, Path], bool]) -> None:
+        self._belongs = belongs
+        self._counted: set[Key] = set()
 
     def after_last(self, path: Path, last: Tail | None, since_ns: int, oldest: Sibling | None) -> int:
-        """How many losses there were at least between the file of `path` that was read last, at `since_ns`, and `oldest`,
-        the first one that was found after it. `last` is None where it was missed by a start."""
+        """Return the least number of generations that were lost after the file of `path` that was read last.
+
+        `last` is that file, None if a start did not find it. It was last written at `since_ns`. `oldest` is the first
+        generation that was found after it.
+        """
         if last is not None and not last.removed:
             return 0
         packed = self._packed(path)
-        newer = self._untold(packed, since_ns)
-        if any(0 <= since_ns - found.modified_ns < _COARSE_NS for found in packed):
-            return len(newer)  # it is there, compressed, and what came after it as well
+        newer = self._uncounted(packed, since_ns)
+        if any(0 <= since_ns - sibling.modified_ns < _COARSE_NS for sibling in packed):
+            return len(newer)  # the last file exists, compressed, and so do its successors
         if newer:
-            # a compressor that does not put back the time may have made one of them of a file that is still open here
+            # A compressor that does not restore the time may have made one of them from a file that is still open here.
             return len(newer) - (last is not None)
         return int(oldest is not None and not (last and rotation.follows(oldest, path, last.changed_ns)))
 
     def in_copies(self, path: Path, since_ns: int, offset: int) -> int:
-        """How many losses there were at least in compressed copies of a log, read up to `offset`, that was truncated."""
-        newer = self._untold(self._packed(path), since_ns)
+        """Return the least number of losses in compressed copies of a truncated log that had been read up to `offset`."""
+        newer = self._uncounted(self._packed(path), since_ns)
         if not newer:
             return 0
         size = _unpacked_size(newer[0].path)
         return len(newer) - 1 + (size is not None and size > offset % (1 << 32))
 
     def _packed(self, path: Path) -> list[Sibling]:
-        return [found for found in rotation.packed(path) if self._ours(rotation.unpacked(found.path), path)]
+        return [sibling for sibling in rotation.packed(path) if self._belongs(rotation.unpacked(sibling.path), path)]
 
-    def _untold(self, packed: list[Sibling], since_ns: int) -> list[Sibling]:
-        newer = [found for found in packed if found.modified_ns > since_ns and found.key not in self._told]
-        self._told |= {found.key for found in newer}
+    def _uncounted(self, packed: list[Sibling], since_ns: int) -> list[Sibling]:
+        """Return the generations after `since_ns` that are not counted yet, and mark them as counted."""
+        newer = [sibling for sibling in packed if sibling.modified_ns > since_ns and sibling.key not in self._counted]
+        self._counted |= {sibling.key for sibling in newer}
         return newer
 
 
 def _unpacked_size(path: Path) -> int | None:
-    """How long the content of a .gz file is, modulo 4 GiB (RFC 1952); None of others."""
+    """Return the size of the content of a .gz file, modulo 4 GiB (RFC 1952). None for other files."""
     if path.suffix != ".gz":
         return None
     try:

@@ -1,4 +1,4 @@
-"""One log file, read on from an offset by descriptor: a rename does not lose it, and neither does its removal."""
+"""One open log file, read from an offset. Neither a rename nor a removal ends the reading."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHUNK_BYTES = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Whole lines (or entries of several), and the offsets where each begins."""
+    """Whole lines, or entries of several lines, and the offset of each. `more`: whether there may be more now."""
 
     texts: list[bytes]
     offsets: list[int]
@@ -28,7 +28,7 @@ class Lines:
 
 
 def identity(descriptor: int, offset: int) -> str:
-    """What is before `offset`, in short: its first and last bytes. Tells a file from another one with its inode."""
+    """Return a digest of the first and the last bytes before `offset`. It differs for another file with the same inode."""
     if not offset:
         return ""
     head = os.pread(descriptor, min(_IDENTITY_BYTES, offset), 0)
@@ -37,14 +37,22 @@ def identity(descriptor: int, offset: int) -> str:
 
 
 class Tail:
-    """`offset` is after the last line that was given out, `seen` the end of what was seen of the file, `path` where the file
-    stands or stood before a rotation moved it. `name` is the file's for ever, and a copy's of it; another one's with its
-    inode, or what is written in place after a truncation, has another."""
+    """Reads whole lines.
+
+    `path`: the path of the log, which the file has or had before a rotation moved it.
+    `key`: device and inode.
+    `name`: a permanent name, which a copy of the file shares. After a truncation, or for another file with the same inode,
+    it is another name.
+    `offset`: the end of the last line that was returned.
+    `seen`: the end of the file at the last read.
+    `looked_ns`: the modification time at the last look, in nanoseconds since 1970.
+    `rotated`: whether a rotation has moved the file.
+    """
 
     def __init__(self, path: Path, descriptor: int, line_max: int, start: str = "", pause_seconds: float = 1.0) -> None:
         self.path, self._descriptor = path, descriptor
-        found = os.fstat(descriptor)
-        self.key = (found.st_dev, found.st_ino)
+        status = os.fstat(descriptor)
+        self.key = (status.st_dev, status.st_ino)
         self.name = ""
         self.offset = 0
         self.seen = 0
@@ -54,14 +62,13 @@ class Tail:
         self._limit = line_max + OVERLAP_BYTES
         self._start = re.compile(start.encode()) if start else None
         self._pause_seconds = pause_seconds
-        self._size, self._grew = found.st_size, time.monotonic()
-        self.looked_ns = found.st_mtime_ns
-        """When what was last looked at had been written."""
+        self._size, self._grew = status.st_size, time.monotonic()
+        self.looked_ns = status.st_mtime_ns
 
     @classmethod
-    def open(cls, place: Path, path: Path, line_max: int, start: str = "", pause_seconds: float = 1.0) -> Tail | None:
-        """The file that is at `place` now; None for what is no regular file. Raises OSError."""
-        descriptor = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    def open(cls, location: Path, path: Path, line_max: int, start: str = "", pause_seconds: float = 1.0) -> Tail | None:
+        """Open the file at `location`. None if it is not a regular file. Raises OSError."""
+        descriptor = os.open(location, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             return None
@@ -71,19 +78,20 @@ class Tail:
         os.close(self._descriptor)
 
     def resume(self, state: Mapping[str, Any]) -> bool:
-        """Read on where `state` ended, if this is the file that it speaks of."""
-        offset, known = state["offset"], state["identity"]
-        if os.fstat(self._descriptor).st_size < offset or identity(self._descriptor, offset) != known:
+        """Continue where the saved `state` ended. False, without any change, if it is the state of another file."""
+        offset, digest = state["offset"], state["identity"]
+        if os.fstat(self._descriptor).st_size < offset or identity(self._descriptor, offset) != digest:
             return False
-        self.offset, self._identity, self._skipping = offset, known, bool(state.get("skipping"))
+        self.offset, self._identity, self._skipping = offset, digest, bool(state.get("skipping"))
         self.seen = offset + max(0, state["unread"])
         self.name = name if isinstance(name := state.get("name"), str) else ""
         self.looked_ns = state["modified_ns"]
         return True
 
     def state(self) -> dict[str, Any]:
-        found = os.fstat(self._descriptor)
-        self.looked_ns = found.st_mtime_ns
+        """Return what `resume` needs, as JSON."""
+        status = os.fstat(self._descriptor)
+        self.looked_ns = status.st_mtime_ns
         return {
             "path": str(self.path),
             "name": self.name,
@@ -92,8 +100,8 @@ class Tail:
             "offset": self.offset,
             "identity": self._identity,
             "skipping": self._skipping,
-            "unread": found.st_size - self.offset,
-            "modified_ns": found.st_mtime_ns,
+            "unread": status.st_size - self.offset,
+            "modified_ns": status.st_mtime_ns,
         }
 
     @property
@@ -106,49 +114,49 @@ class Tail:
 
     @property
     def changed_ns(self) -> int:
-        """When the file was written, renamed or removed."""
+        """When the file was last written, renamed or removed, in nanoseconds since 1970."""
         return os.fstat(self._descriptor).st_ctime_ns
 
     @property
     def grown(self) -> bool:
-        """Whether the file does not end where the last look saw its end."""
+        """Whether the size of the file has changed since the last read."""
         return os.fstat(self._descriptor).st_size != self.seen
 
     @property
     def removed(self) -> bool:
-        """Whether the file has no name any more."""
+        """Whether the file has no path any more."""
         return os.fstat(self._descriptor).st_nlink == 0
 
     @property
     def idle_seconds(self) -> float:
-        """How long the file has not grown, as far as was looked."""
+        """How long ago a call of this property first saw the present size."""
         size = os.fstat(self._descriptor).st_size
         if size != self._size:
             self._size, self._grew = size, time.monotonic()
         return time.monotonic() - self._grew
 
     def truncated(self) -> bool:
-        """Whether the file is no longer the one that was read so far (copytruncate, or written anew in place)."""
+        """Return whether the content before `offset` has changed, by copytruncate or by another write in place."""
         if not self.offset:
             return os.fstat(self._descriptor).st_size < self.seen
         return self.unread < 0 or identity(self._descriptor, self.offset) != self._identity
 
     def restart(self) -> None:
-        """Read from the beginning: it was truncated."""
+        """Read from the beginning, after a truncation."""
         self.offset, self.seen, self._identity, self._skipping = 0, 0, "", False
 
     def read(self, max_lines: int, max_bytes: int, *, final: bool) -> Lines:
-        """What follows, whole lines only; with `final` also one that is not ended. More may follow where `more`."""
-        wanted = max(min(max_bytes, CHUNK_BYTES), self._limit)
-        content = os.pread(self._descriptor, wanted, self.offset)
-        at_end = len(content) < wanted
+        """Return the next whole lines, and with `final` also a last line without its end."""
+        chunk_bytes = max(min(max_bytes, CHUNK_BYTES), self._limit)
+        content = os.pread(self._descriptor, chunk_bytes, self.offset)
+        at_end = len(content) < chunk_bytes
         self.seen = self.offset + len(content)
         if self._skipping:
             content = self._skip(content)
         end = content.rfind(b"\n") + 1
         if not end and len(content) >= self._limit:
-            self._skipping = True  # the rest of a line without an end is never held in memory
-            return self._give([content], len(content), more=True)
+            self._skipping = True  # memory never holds the rest of a line without an end
+            return self._advance([content], len(content), more=True)
         if final and at_end:
             end = len(content)
         texts = content[:end].removesuffix(b"\n").split(b"\n") if end else []
@@ -156,10 +164,10 @@ class Tail:
             texts = self._join(texts, at_end=at_end, final=final)
         more = not at_end or len(texts) > max_lines
         del texts[max_lines:]
-        return self._give(texts, min(end, sum(map(len, texts)) + len(texts)), more=more)
+        return self._advance(texts, min(end, sum(map(len, texts)) + len(texts)), more=more)
 
     def _skip(self, content: bytes) -> bytes:
-        """Leave out the rest of a line whose beginning was given out."""
+        """Skip the rest of a line whose beginning was returned."""
         end = content.find(b"\n") + 1
         self.offset += end or len(content)
         self._skipping = not end
@@ -167,7 +175,7 @@ class Tail:
         return content[end:] if end else b""
 
     def _join(self, lines: list[bytes], *, at_end: bool, final: bool) -> list[bytes]:
-        """Lines as entries that begin where `start` matches. The last one is held back while it may go on."""
+        """Join lines to entries that begin with a match of `start`. The last entry is held back while it may continue."""
         assert self._start is not None
         entries: list[list[bytes]] = []
         size = 0
@@ -178,13 +186,13 @@ class Tail:
             entries[-1].append(line)
             size += len(line) + 1
         paused = final or self.idle_seconds >= self._pause_seconds
-        # the next chunk may go on with the last entry; one that fills a chunk goes as it is
+        # The last entry may continue in the next chunk. An entry that fills a chunk is not held back.
         hold = not paused if at_end else len(entries) > 1
         if hold and entries and size <= self._limit:
             entries.pop()
         return [b"\n".join(entry) for entry in entries]
 
-    def _give(self, texts: list[bytes], length: int, *, more: bool) -> Lines:
+    def _advance(self, texts: list[bytes], length: int, *, more: bool) -> Lines:
         offsets, at = [], self.offset
         for text in texts:
             offsets.append(at)

@@ -1,6 +1,11 @@
-"""The table of sinks: `type` in [[sink]] -> the class. Only the modules of configured sinks are imported."""
+"""The table of sinks: `type` in [[sink]] to the class. Only the modules of configured sinks are imported."""
 
 from __future__ import annotations
+
+from typing import cast
+
+from agent.settings import plugins
+from agent.shipping import Sink
 
 SINKS: dict[str, str] = {
     "file": "agent.shipping.sinks.file:FileSink",
@@ -16,3 +21,12 @@ SINKS: dict[str, str] = {
     "cloudwatch": "agent.shipping.sinks.cloudwatch:CloudwatchSink",
     "s3": "agent.shipping.sinks.s3:S3Sink",
 }
+
+
+def load_sink(kind: str) -> type[Sink[object]]:
+    """Return the class for a `type` in [[sink]]: a name of the table, or "module:Class" of a third party.
+
+    The loader of the settings has made the options of [[sink]] with the same class, so that they fit it. Raises
+    SettingsError if there is no such class.
+    """
+    return cast("type[Sink[object]]", plugins.load(SINKS, kind, "type"))

@@ -1,4 +1,4 @@
-"""What the sinks on AWS share: a client of boto3's, and its errors as ours. boto3 is the extra `aws`."""
+"""The base of the sinks on AWS: options, a client, and the translation of botocore's errors. boto3 is the extra `aws`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ _REFUSED = ("InvalidParameter", "ValidationException")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AwsOptions(TlsFiles):
+    """Options of every sink on AWS."""
+
     region: str = setting("the region", "{{ facts.region }}")
     endpoint_url: str = setting("another address of the API", "")
     credentials_file: str = setting(
@@ -36,7 +38,7 @@ class AwsOptions(TlsFiles):
 
 
 class Aws:
-    """One service's client, made at the first use, and anew after a denial: keys are rotated."""
+    """The client of one service, made at the first use and again after a denial, because keys are rotated."""
 
     def __init__(self, service: str, options: AwsOptions, context: SinkContext) -> None:
         self._service, self._options, self._context = service, options, context
@@ -44,12 +46,15 @@ class Aws:
         options.warn()
 
     @contextmanager
-    def calls(self, what: str) -> Iterator[Any]:
-        """The client; botocore's errors become SinkUnavailable, SinkDenied, SinkRefused or SinkTooLarge."""
+    def calls(self, description: str) -> Iterator[Any]:
+        """Give the client. Its errors become SinkUnavailable, SinkDenied, SinkRefused or SinkTooLarge.
+
+        `description` names the service and the resource in messages.
+        """
         if self._client is None:
             self._client = self._connect()
         try:
-            with translated(what):
+            with translated(description):
                 yield self._client
         except SinkDenied:
             self.close()
@@ -68,7 +73,7 @@ class Aws:
         except ImportError:
             hint = "apt install python3-boto3, or pip install 'parbake[aws]'"
             raise SinkDenied("boto3 is not installed", hint=hint) from None
-        seconds = max(0.5, self._context.stop.within(options.timeout))
+        seconds = max(0.5, self._context.stop.clamp(options.timeout))
         client = aws_session.ClientOptions(
             region=options.region,
             endpoint_url=options.endpoint_url,
@@ -80,13 +85,13 @@ class Aws:
             retries={"max_attempts": 0},
             user_agent_extra="parbake-ship",
         )
-        with translated(f"{self._service} of AWS"), _settings_of(self._service):
+        with translated(f"{self._service} of AWS"), _invalid_settings(self._service):
             return client.new_client(session, self._service)
 
 
 @contextmanager
-def _settings_of(service: str) -> Iterator[None]:
-    """botocore refuses an address with a ValueError that is none of its own errors."""
+def _invalid_settings(service: str) -> Iterator[None]:
+    """Raise SinkDenied for an endpoint_url or a region that botocore refuses with a plain ValueError."""
     try:
         yield
     except ValueError as error:
@@ -94,33 +99,35 @@ def _settings_of(service: str) -> Iterator[None]:
 
         if isinstance(error, boto.BotoCoreError) and not isinstance(error, boto.InvalidRegionError):
             raise
-        hint = "a host's name has letters, digits, hyphens and dots: no underscore"
-        raise SinkDenied(f"{service} of AWS: endpoint_url or region is none that boto3 takes", hint=hint) from None
+        hint = "a host name has letters, digits, hyphens and dots, and no underscore"
+        raise SinkDenied(f"{service} of AWS: boto3 does not accept endpoint_url or region", hint=hint) from None
 
 
 @contextmanager
-def translated(what: str) -> Iterator[None]:
-    """botocore's errors as ours. Delivery repeats and backs off, so that botocore does not."""
+def translated(description: str) -> Iterator[None]:
+    """Translate the errors of botocore. Botocore itself does not retry, because delivery does."""
     import botocore.exceptions as boto
 
     try:
         yield
     except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError):
-        raise SinkDenied(f"{what}: no AWS credentials", hint="give the instance a role, or set credentials_file") from None
+        raise SinkDenied(
+            f"{description}: no AWS credentials", hint="give the instance a role, or set credentials_file"
+        ) from None
     except boto.ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
         if aws_session.is_denied(code):
-            raise SinkDenied(f"{what}: {code}", hint="see the policy of the instance's role") from None
+            raise SinkDenied(f"{description}: {code}", hint="see the policy of the instance's role") from None
         if code == "NoSuchBucket":
-            raise SinkDenied(f"{what}: the bucket does not exist", hint="make it, or set bucket and region") from None
+            raise SinkDenied(f"{description}: the bucket does not exist", hint="create it, or set bucket and region") from None
         if code in ("EntityTooLarge", "RequestEntityTooLarge"):
-            raise SinkTooLarge(f"{what}: {code}") from None
+            raise SinkTooLarge(f"{description}: {code}") from None
         if code.startswith(_REFUSED):
-            raise SinkRefused(f"{what}: {code}") from None
-        raise SinkUnavailable(f"{what}: {code}") from None
+            raise SinkRefused(f"{description}: {code}") from None
+        raise SinkUnavailable(f"{description}: {code}") from None
     except boto.ParamValidationError:
-        raise SinkDenied(f"{what}: a name in the settings is none that AWS allows", hint="see the sink's options") from None
+        raise SinkDenied(f"{description}: AWS does not allow a name in the settings", hint="see the sink's options") from None
     except boto.BotoCoreError as error:
-        raise SinkUnavailable(f"{what}: {type(error).__name__}") from None
+        raise SinkUnavailable(f"{description}: {type(error).__name__}") from None
     except OSError as error:
-        raise SinkUnavailable(f"{what}: {error.strerror or type(error).__name__}", hint="see the sink's files") from None
+        raise SinkUnavailable(f"{description}: {error.strerror or type(error).__name__}", hint="see the sink's files") from None

@@ -1,7 +1,7 @@
 """`cloudwatch`: Amazon CloudWatch Logs.
 
-Source: docs.aws.amazon.com, PutLogEvents: at most 1 MiB with 26 bytes an event, 10,000 events, 24 hours between the
-first and the last, in order of time.
+Source: docs.aws.amazon.com, PutLogEvents: events in order of time, at most 10,000, at most 24 hours between the first and
+the last, and at most 1 MiB, for which each event counts 26 bytes more.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from agent.errors import SinkDenied, SinkUnavailable
 from agent.settings.schema import setting
@@ -29,16 +29,18 @@ _SPAN_MS = 24 * 3600 * 1000 - 1
 class CloudwatchOptions(AwsOptions):
     log_group: str = setting("the log group")
     log_stream: str = setting("the log stream; one instance a stream", "{{ facts.instance_id }}")
-    create: bool = setting("make the group and the stream where they do not exist", True)
+    create: bool = setting("create the group and the stream if they do not exist", True)
 
 
 class CloudwatchSink:
-    options_class: ClassVar[type[Any]] = CloudwatchOptions
-    wants_ids: ClassVar[bool] = False
+    """Puts each batch, divided as the API requires."""
+
+    options_class = CloudwatchOptions
+    wants_ids = False
 
     def __init__(self, options: CloudwatchOptions, context: SinkContext) -> None:
         self._options = options
-        # What a fact puts in must not make a name of which every event is refused.
+        # A fact may bring in characters with which every event would be refused.
         self._group = re.sub(r"[^A-Za-z0-9_./#-]", "_", options.log_group)[:512]
         self._stream = re.sub(r"[:*]", "_", options.log_stream)[:512]
         self._aws = Aws("logs", options, context)
@@ -49,44 +51,46 @@ class CloudwatchSink:
         sizes = [len(line.encode()) for _, line in events]
         order = sorted(range(len(events)), key=lambda i: events[i][0])
         refused = [(i, f"{sizes[i]} bytes are more than an event may have") for i in order if sizes[i] > _EVENT_MAX]
-        done: set[int] = {i for i, _ in refused}
+        answered: set[int] = {i for i, _ in refused}
         for part in _parts([i for i in order if sizes[i] <= _EVENT_MAX], events, sizes):
             try:
                 refused += self._put(part, [{"timestamp": events[i][0], "message": events[i][1]} for i in part])
             except (SinkUnavailable, SinkDenied):
-                if not done:
+                if not answered:
                     raise
-                return SendResult(refused, [i for i in range(len(batch)) if i not in done])
-            done.update(part)
+                return SendResult(refused, [i for i in range(len(batch)) if i not in answered])
+            answered.update(part)
         return SendResult(refused)
 
     def close(self) -> None:
         self._aws.close()
 
     def _put(self, part: list[int], events: list[dict[str, Any]]) -> list[tuple[int, str]]:
-        what = f"CloudWatch Logs, {self._group}"
-        with self._aws.calls(what) as client:
+        """Put the events of the entries `part`. Return the entries that CloudWatch rejected, with reasons."""
+        description = f"CloudWatch Logs, {self._group}"
+        with self._aws.calls(description) as client:
             for attempt in (1, 2):
                 try:
                     reply = client.put_log_events(logGroupName=self._group, logStreamName=self._stream, logEvents=events)
                     return _rejected(part, reply.get("rejectedLogEventsInfo") or {})
                 except client.exceptions.ResourceNotFoundException:
                     if attempt == 2 or not self._options.create:
-                        hint = "make them, or set create = true"
-                        raise SinkDenied(f"{what}: the group or the stream does not exist", hint=hint) from None
+                        hint = "create them, or set create = true"
+                        raise SinkDenied(f"{description}: the group or the stream does not exist", hint=hint) from None
                     self._create(client)
         return []
 
     def _create(self, client: Any) -> None:
-        for make, names in (
+        for create, names in (
             (client.create_log_group, {"logGroupName": self._group}),
             (client.create_log_stream, {"logGroupName": self._group, "logStreamName": self._stream}),
         ):
             with suppress(client.exceptions.ResourceAlreadyExistsException):
-                make(**names)
+                create(**names)
 
 
 def _parts(order: list[int], events: list[tuple[int, str]], sizes: list[int]) -> Iterator[list[int]]:
+    """Divide the entries `order` into lists that one request may carry."""
     part: list[int] = []
     size = 0
     for i in order:
@@ -101,8 +105,8 @@ def _parts(order: list[int], events: list[tuple[int, str]], sizes: list[int]) ->
         yield part
 
 
-def _rejected(part: list[int], told: dict[str, int]) -> list[tuple[int, str]]:
-    """The events that CloudWatch says it left out; the others are stored."""
-    old = max(told.get("tooOldLogEventEndIndex", 0), told.get("expiredLogEventEndIndex", 0))
-    new = told.get("tooNewLogEventStartIndex", len(part))
+def _rejected(part: list[int], answer: dict[str, int]) -> list[tuple[int, str]]:
+    """Return the entries that CloudWatch rejected, with reasons; the others are stored."""
+    old = max(answer.get("tooOldLogEventEndIndex", 0), answer.get("expiredLogEventEndIndex", 0))
+    new = answer.get("tooNewLogEventStartIndex", len(part))
     return [(i, "too old for the group") for i in part[:old]] + [(i, "too far in the future") for i in part[new:]]

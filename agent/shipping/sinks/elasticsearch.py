@@ -1,7 +1,7 @@
 """`elasticsearch`: the bulk API of Elasticsearch and OpenSearch.
 
-Source: elastic.co/guide, "Bulk API". Each entry is created under an id of its own, so that one that is sent again is a
-conflict (409) and no duplicate. The answer is 200 even where items failed: each item's status decides.
+Source: elastic.co/guide, "Bulk API". Each entry is created under its own id, so that a repeated entry is a conflict (409)
+and no duplicate. The answer is 200 even if items failed: the status of each item decides.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import hashlib
 import re
 import time
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from agent.errors import SinkUnavailable
 from agent.settings.schema import setting
-from agent.shipping import Batch, SendResult, SinkContext
+from agent.shipping import ACCEPTED, Batch, SendResult, SinkContext
 from agent.shipping.json_lines import JsonFields, label_members, literal, timestamps
 from agent.shipping.sinks.http_base import Poster, WebOptions, parsed
 
-_TAKEN = frozenset((200, 201, 409))
+_ACCEPTED = frozenset((200, 201, 409))
 _BUSY = frozenset((408, 429))
 _INDEX = frozenset((401, 403, 404))
-"""Item statuses of an index that is read-only, missing or not permitted: for all of a batch that is put right while the
-entries wait. Where others of it were taken, it is this entry that asks for an index of its own, by a wrong clock."""
+"""Statuses of items whose index is read-only, missing or forbidden. If they hold for a whole batch, entries wait until an
+operator corrects it. If other items were accepted, a wrong clock made the entry name an index that it alone needs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +40,10 @@ class ElasticsearchOptions(WebOptions):
 
 
 class ElasticsearchSink:
-    options_class: ClassVar[type[Any]] = ElasticsearchOptions
-    wants_ids: ClassVar[bool] = True
+    """Posts each batch as one bulk request."""
+
+    options_class = ElasticsearchOptions
+    wants_ids = True
 
     def __init__(self, options: ElasticsearchOptions, context: SinkContext) -> None:
         self._pipeline = options.pipeline
@@ -55,9 +57,9 @@ class ElasticsearchSink:
         answer = parsed(reply)
         try:
             items = [next(iter(item.values())) for item in answer["items"]] if answer["errors"] else None
-            return _outcome(items, len(batch)) if items is not None else SendResult()
+            return _result(items, len(batch)) if items is not None else ACCEPTED
         except (ValueError, KeyError, TypeError, AttributeError, StopIteration, OverflowError, RecursionError):
-            raise SinkUnavailable(f"{reply.url} answers with something that is no bulk reply") from None
+            raise SinkUnavailable(f"{reply.url} answers with something else than a bulk reply") from None
 
     def close(self) -> None:
         self._poster.close()
@@ -66,7 +68,7 @@ class ElasticsearchSink:
         pipeline = f',"pipeline":{literal(self._pipeline)}' if self._pipeline else ""
         labels = label_members(batch.labels)
         parts = []
-        fields = self._json.bodies(batch, skip=frozenset(batch.labels))  # the same name twice would be refused
+        fields = self._json.bodies(batch, skip=frozenset(batch.labels))  # Elasticsearch refuses the same name twice
         rows = zip(batch.times, timestamps(batch.times), batch.ids, fields, strict=True)
         for moment, stamp, entry, body in rows:
             index = literal(self._index(moment))
@@ -83,27 +85,30 @@ class ElasticsearchSink:
 
 
 def _index_name(text: str) -> str:
-    """A name that an index can have, whatever a fact puts into it: every entry would be refused for a capital letter. One
-    without a time may be an alias, whose letters are free."""
+    """Return a valid name of an index. A fact may bring in characters with which every entry would be refused.
+
+    A name with a time is put in small letters. One without may be an alias, which may have capital letters.
+    """
     text = re.sub(r'[\s\\/*?"<>|,#:]', "_", text)
     if "%" not in text:
         return text
-    return re.sub(r"(%.)|([^%]+)", lambda found: found[1] or found[2].lower(), text)
+    return re.sub(r"(%.)|([^%]+)", lambda match: match[1] or match[2].lower(), text)
 
 
-def _outcome(items: list[dict[str, Any]], expected: int) -> SendResult:
+def _result(items: list[dict[str, Any]], expected: int) -> SendResult:
+    """Read the status of each item. Raises ValueError if an item is missing."""
     if len(items) != expected:
-        raise ValueError("an answer for each item is missing")
-    again, refused = [], []
+        raise ValueError("the reply has not one answer for each item")
+    retry, refused = [], []
     statuses = [int(item["status"]) for item in items]
-    taken = any(status in _TAKEN for status in statuses)
+    any_accepted = any(status in _ACCEPTED for status in statuses)
     for number, (status, item) in enumerate(zip(statuses, items, strict=True)):
-        if status in _TAKEN:
+        if status in _ACCEPTED:
             continue
-        if status in _BUSY or status >= 500 or (status in _INDEX and not taken):
-            again.append(number)
+        if status in _BUSY or status >= 500 or (status in _INDEX and not any_accepted):
+            retry.append(number)
         else:
             error = item.get("error")
             reason = error.get("reason") or error.get("type") if isinstance(error, dict) else error
             refused.append((number, f"status {status}: {reason}"))
-    return SendResult(refused, again)
+    return SendResult(refused, retry)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
 
 from agent.errors import SinkUnavailable
 from agent.settings.schema import Mode, Size, setting
@@ -26,7 +25,7 @@ class FileOptions:
         if not self.path.startswith("/") or self.path.endswith("/"):
             raise ValueError(f'path "{self.path}" must be the absolute path of a file')
         if "\0" in self.path:
-            raise ValueError("path holds a NUL, which no path does")
+            raise ValueError("path holds a NUL, which no path can have")
         if not 0 <= self.keep <= 1000:
             raise ValueError("keep must be between 0 and 1000")
         if self.max_size < 4096:
@@ -34,10 +33,10 @@ class FileOptions:
 
 
 class FileSink:
-    """Whole batches are appended under a lock: the journal and the files share it, each from a thread of its own."""
+    """Appends whole batches under a lock: the pipelines of the journal and of the files share the file."""
 
-    options_class: ClassVar[type[Any]] = FileOptions
-    wants_ids: ClassVar[bool] = False
+    options_class = FileOptions
+    wants_ids = False
 
     def __init__(self, options: FileOptions, context: SinkContext) -> None:
         self._options = options
@@ -63,7 +62,7 @@ class FileSink:
         return ACCEPTED
 
     def close(self) -> None:
-        """Nothing is held between batches, so that a file moved away by others is noticed."""
+        """Do nothing: each batch opens the file, so that a file that was moved away is noticed."""
 
     def _rotate(self) -> None:
         for number in range(self._options.keep, 0, -1):

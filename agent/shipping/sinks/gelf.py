@@ -10,19 +10,19 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from agent.errors import SinkDenied, SinkRefused, SinkUnavailable
 from agent.settings.schema import setting
 from agent.shipping import ACCEPTED, Batch, Column, SendResult, SinkContext, SinkTooLarge
 from agent.shipping.json_lines import JsonFields, joined, literal, seconds
+from agent.shipping.sinks.connection_base import Transport, check_stream_url
 from agent.shipping.sinks.http_base import Poster, WebOptions
-from agent.shipping.sinks.stream_base import Stream, check_stream_url
+from agent.shipping.sinks.stream_base import open_connection
 
 _CHUNK_BYTES = 1420
 _CHUNKS_MAX = 128
-_WEB = ("http", "https")
-_OWN_PLACE = frozenset(("MESSAGE", "PRIORITY", "_HOSTNAME"))
+_PORT = 12201
+_NOT_FURTHER = frozenset(("MESSAGE", "PRIORITY", "_HOSTNAME"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,33 +31,36 @@ class GelfOptions(WebOptions):
     bulk: bool = setting("send a batch as lines in one HTTP request: Graylog 5.2 on, with bulk receiving enabled", False)
 
     def __post_init__(self) -> None:
-        if self.url.partition(":")[0] in _WEB:
+        if _is_http(self.url):
             WebOptions.__post_init__(self)
         else:
-            check_stream_url(self.url, ("tcp", "tls", "udp"))
+            check_stream_url(self.url)
             names = ("token_file", "username", "password_file", "headers_file", "bulk")
             if given := [name for name in names if getattr(self, name)]:
-                raise ValueError(f"{', '.join(given)}: for http:// and https:// only; GELF over TCP and UDP has no such thing")
+                raise ValueError(f"{', '.join(given)}: for http:// and https:// only; GELF over TCP and UDP has no such option")
 
 
 class GelfSink:
-    options_class: ClassVar[type[Any]] = GelfOptions
-    wants_ids: ClassVar[bool] = False
+    """Sends each entry as one message, over HTTP or over a connection without acknowledgements."""
+
+    options_class = GelfOptions
+    wants_ids = False
 
     def __init__(self, options: GelfOptions, context: SinkContext) -> None:
         self._options = options
         self._json = JsonFields()
         self._names: dict[str, str] = {}
-        web = options.url.partition(":")[0] in _WEB
-        self._mark = "" if web else context.mark  # over HTTP it is in a header
-        self._poster = Poster(options, context) if web else None
-        self._stream = None if web else Stream(options.url, 12201, options, options.timeout, context)
+        is_http = _is_http(options.url)
+        self._loop_marker = "" if is_http else context.loop_marker  # over HTTP it is in a header
+        self._poster = Poster(options, context) if is_http else None
+        ports = dict.fromkeys(Transport, _PORT)
+        self._connection = None if is_http else open_connection(options.url, ports, options, options.timeout, context)
 
     def send(self, batch: Batch) -> SendResult:
         messages = [message.encode() for message in self._messages(batch)]
-        if self._stream is not None:
-            udp = self._stream.scheme == "udp"
-            return self._stream.send([c for m in messages for c in _chunks(m)] if udp else [m + b"\0" for m in messages])
+        if self._connection is not None:
+            is_udp = self._connection.transport == Transport.UDP
+            return self._connection.send([c for m in messages for c in _chunks(m)] if is_udp else [m + b"\0" for m in messages])
         assert self._poster is not None
         if not self._options.bulk:
             return self._one_by_one(messages, self._poster)
@@ -65,7 +68,7 @@ class GelfSink:
         return ACCEPTED
 
     def _one_by_one(self, messages: Sequence[bytes], poster: Poster) -> SendResult:
-        """One request an entry, so that each has an answer of its own and none is repeated for another's sake."""
+        """Post one request per entry, so that each entry has its own answer and none is repeated because of another."""
         refused: list[tuple[int, str]] = []
         for number, message in enumerate(messages):
             try:
@@ -82,19 +85,19 @@ class GelfSink:
         return SendResult(refused)
 
     def close(self) -> None:
-        for peer in (self._poster, self._stream):
+        for peer in (self._poster, self._connection):
             if peer is not None:
                 peer.close()
 
     def _messages(self, batch: Batch) -> Iterator[str]:
-        """GELF wants a host and a short_message that are not empty, and further fields that begin with "_"."""
+        """Yield each entry as JSON. GELF requires a host and a short_message that are not empty, and "_" before other names."""
         labels = "".join(f",{literal(_name(name))}:{literal(value)}" for name, value in batch.labels.items())
-        labels += f',"_parbake_mark":{literal(self._mark)}' if self._mark else ""
-        # A trusted field, with its underscore, comes after an application's own of that name, and so in its place.
+        labels += f',"_parbake_mark":{literal(self._loop_marker)}' if self._loop_marker else ""
+        # A trusted field, with its underscore, comes after an application's field of that name and so replaces it.
         names = sorted(batch.columns, key=lambda name: name.startswith("_"))
-        columns = {_name(name): batch.columns[name] for name in names if name not in _OWN_PLACE}
+        columns = {_name(name): batch.columns[name] for name in names if name not in _NOT_FURTHER}
         blank = [None] * len(batch)
-        more = [piece for name, column in columns.items() for piece in self._json.members(name, column)]
+        more = [fragment for name, column in columns.items() for fragment in self._json.members(name, column)]
         heads = zip(
             seconds(batch.times),
             self._json.literals(_filled(batch.columns.get("_HOSTNAME", blank), b"unknown")),
@@ -108,18 +111,22 @@ class GelfSink:
             yield (f'{{"version":"1.1","host":{host},"short_message":{text},"timestamp":{when},"level":{level}{rest}{labels}}}')
 
 
+def _is_http(url: str) -> bool:
+    return url.partition(":")[0] in ("http", "https")
+
+
 def _filled(column: Column, default: bytes) -> Column:
     return [value if value and value.strip() else default for value in column]
 
 
 def _name(name: str) -> str:
-    """A further field's name, never empty; `_id` is Graylog's own."""
+    """Return the name of a further field. It is never empty, and never `_id`, which Graylog reserves."""
     name = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII).lstrip("_").lower()
     return f"_{name}_" if name in ("", "id") else f"_{name}"
 
 
 def _chunks(message: bytes) -> list[bytes]:
-    """A datagram, or several with a common id. Raises SinkTooLarge beyond 128."""
+    """Return the datagrams of a message: one, or several with a common id. Raises SinkTooLarge for more than 128."""
     packed = zlib.compress(message, 1)
     if len(packed) <= _CHUNK_BYTES:
         return [packed]

@@ -1,9 +1,8 @@
-"""`http`: NDJSON, one object a line, to anything that takes it."""
+"""`http`: posts NDJSON, one object a line."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from agent.settings.schema import setting
 from agent.shipping import ACCEPTED, Batch, SendResult, SinkContext
@@ -13,13 +12,15 @@ from agent.shipping.sinks.http_base import Poster, WebOptions
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpOptions(WebOptions):
-    gzip: bool = setting("compress what is sent; not every receiver takes that", False)
+    gzip: bool = setting("compress what is sent; not every receiver accepts that", False)
     content_type: str = setting('the Content-Type; some receivers want "application/json"', "application/x-ndjson")
 
 
 class HttpSink:
-    options_class: ClassVar[type[Any]] = HttpOptions
-    wants_ids: ClassVar[bool] = False
+    """Posts each batch as one body."""
+
+    options_class = HttpOptions
+    wants_ids = False
 
     def __init__(self, options: HttpOptions, context: SinkContext) -> None:
         self._options = options

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from agent.settings.schema import setting
 from agent.shipping import ACCEPTED, Batch, SendResult, SinkContext
@@ -23,14 +22,14 @@ _NAME_MAX = 64
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JournalRemoteOptions(WebOptions):
     url: str = setting("https://HOST:19532")
-    gzip: bool = setting("compress what is sent; systemd-journal-remote before 257 does not take that", False)
+    gzip: bool = setting("compress what is sent; systemd-journal-remote before 257 does not accept that", False)
 
 
 class JournalRemoteSink:
-    """With `fields = ["*"]` the entries arrive whole. Labels become fields in upper case."""
+    """Posts each batch. With `fields = ["*"]` entries arrive complete. Labels become fields with names in capital letters."""
 
-    options_class: ClassVar[type[Any]] = JournalRemoteOptions
-    wants_ids: ClassVar[bool] = False
+    options_class = JournalRemoteOptions
+    wants_ids = False
 
     def __init__(self, options: JournalRemoteOptions, context: SinkContext) -> None:
         self._url = options.url.rstrip("/")
@@ -59,6 +58,6 @@ def _field(name: bytes, value: bytes) -> bytes:
 
 
 def _name(name: str) -> bytes:
-    """A journal field's name: upper case, digits and underscores, not beginning with a digit."""
+    """Return a valid name of a journal field: capital letters, digits and underscores, not a digit first."""
     plain = re.sub(r"[^A-Z0-9_]", "_", name.upper())[:_NAME_MAX]
     return (plain if not plain[:1].isdigit() else f"F{plain}"[:_NAME_MAX]).encode()

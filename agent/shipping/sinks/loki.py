@@ -1,7 +1,7 @@
-"""`loki`: Loki's push API in JSON. Few stream labels, everything else as structured metadata.
+"""`loki`: Loki's push API in JSON, with few stream labels and all other fields as structured metadata.
 
-Source: grafana.com/docs/loki, "Loki HTTP API", POST /loki/api/v1/push. A batch with one bad line answers 400 and still
-stores the good ones; the halves that are sent again then are no duplicates, because Loki keeps one of two equal lines.
+Source: grafana.com/docs/loki, "Loki HTTP API", POST /loki/api/v1/push. Loki answers 400 for a batch with one bad line and
+stores the good lines all the same. The halves that are sent again are no duplicates: Loki keeps one of two equal lines.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from agent.settings.schema import setting
 from agent.shipping import ACCEPTED, Batch, SendResult, SinkContext
@@ -20,7 +20,7 @@ from agent.shipping.sinks.http_base import Poster, WebOptions
 _PATH = "/loki/api/v1/push"
 _NAMES = {"_SYSTEMD_UNIT": "unit", "FILE": "filename", "_HOSTNAME": "hostname"}
 _LABELS_MAX = 15
-"""Loki's own limit of stream labels, unless its settings raise it; the labels beyond become structured metadata."""
+"""Loki's default limit of stream labels. Further labels become structured metadata."""
 _EMPTY = '""'
 
 
@@ -28,14 +28,16 @@ _EMPTY = '""'
 class LokiOptions(WebOptions):
     tenant: str = setting("the tenant, sent as X-Scope-OrgID", "")
     stream_fields: tuple[str, ...] = setting(
-        "the fields that become stream labels besides `labels`; each value is a stream, so that few is better",
+        "the fields that become stream labels, in addition to `labels`; each combination of values is a stream",
         ("_SYSTEMD_UNIT", "FILE"),
     )
 
 
 class LokiSink:
-    options_class: ClassVar[type[Any]] = LokiOptions
-    wants_ids: ClassVar[bool] = False
+    """Posts each batch as one push request."""
+
+    options_class = LokiOptions
+    wants_ids = False
 
     def __init__(self, options: LokiOptions, context: SinkContext) -> None:
         self._options = options
@@ -67,20 +69,22 @@ class LokiSink:
         streams: dict[Any, list[str]] = {}
         for key, moment, line, more in zip(keys, batch.times, lines, bodies, strict=True):
             streams.setdefault(key, []).append(f'["{moment}000",{line or _EMPTY},{more}]')
-        found = [
-            f'{{"stream":{_labels(kept, stream_fields, key)},"values":[{",".join(values)}]}}' for key, values in streams.items()
+        rendered = [
+            f'{{"stream":{_stream_labels(kept, stream_fields, key)},"values":[{",".join(values)}]}}'
+            for key, values in streams.items()
         ]
-        return f'{{"streams":[{",".join(found)}]}}'
+        return f'{{"streams":[{",".join(rendered)}]}}'
 
 
-def _labels(labels: Mapping[str, str], names: list[str], values: tuple[bytes | None, ...]) -> str:
-    found = dict(labels)
+def _stream_labels(labels: Mapping[str, str], names: list[str], values: tuple[bytes | None, ...]) -> str:
+    stream = dict(labels)
     for name, value in zip(names, values, strict=True):
         if value is not None:
-            found[_NAMES.get(name, _label_name(name.lower().lstrip("_")))] = value.decode("utf-8", "replace")
-    return json.dumps(found or {"job": "parbake"})
+            stream[_NAMES.get(name, _label_name(name.lower().lstrip("_")))] = value.decode("utf-8", "replace")
+    return json.dumps(stream or {"job": "parbake"})
 
 
 def _label_name(name: str) -> str:
+    """Return the name with the characters that Loki allows."""
     name = re.sub(r"[^A-Za-z0-9_]", "_", name)
     return name if re.match(r"[A-Za-z_]", name) else f"_{name}"

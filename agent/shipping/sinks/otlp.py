@@ -11,7 +11,6 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from agent import __version__
 from agent.errors import SinkUnavailable
@@ -51,19 +50,21 @@ _RESOURCE = {
     "image_id": "host.image.id",
     "instance_type": "host.type",
 }
-_OWN_PLACE = frozenset(("MESSAGE", "PRIORITY"))
+_NOT_ATTRIBUTES = frozenset(("MESSAGE", "PRIORITY"))
 _NUMBERS = frozenset(("process.pid", "process.user.id", "code.line.number"))
 _WHOLE = re.compile(r"[0-9]{1,18}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OtlpOptions(WebOptions):
-    service_name: str = setting("the resource's service.name where no label gives it", "{{ build.component }}")
+    service_name: str = setting("the resource's service.name if no label gives it", "{{ build.component }}")
 
 
 class OtlpSink:
-    options_class: ClassVar[type[Any]] = OtlpOptions
-    wants_ids: ClassVar[bool] = False
+    """Posts each batch as one ExportLogsServiceRequest."""
+
+    options_class = OtlpOptions
+    wants_ids = False
 
     def __init__(self, options: OtlpOptions, context: SinkContext) -> None:
         self._options = options
@@ -77,12 +78,12 @@ class OtlpSink:
         try:
             partial = json.loads(reply.body or b"{}").get("partialSuccess") or {}
             rejected = int(partial.get("rejectedLogRecords") or 0)
-            why = excerpt(str(partial.get("errorMessage") or "").encode())
+            reason = excerpt(str(partial.get("errorMessage") or "").encode())
         except (ValueError, AttributeError, TypeError):
-            return ACCEPTED  # a 2xx in another language: protobuf, or a front end's page
+            return ACCEPTED  # a 2xx that is not JSON: protobuf, or the page of a front end
         except (OverflowError, RecursionError):
             raise SinkUnavailable(f"{reply.url} answers with no valid JSON") from None
-        return SendResult(dropped=min(rejected, len(batch)), why=why) if rejected > 0 else ACCEPTED
+        return SendResult(dropped=min(rejected, len(batch)), reason=reason) if rejected > 0 else ACCEPTED
 
     def close(self) -> None:
         self._poster.close()
@@ -104,11 +105,11 @@ class OtlpSink:
         severity = ""
         if priority in _SEVERITY:
             severity = f'"severityNumber":{_SEVERITY[priority]},"severityText":"{_SEVERITY_TEXT[priority]}",'
-        # Keys are unique: a trusted field, with its underscore, takes the place of an application's own of that name.
+        # Keys are unique: a trusted field, with its underscore, replaces an application's field of that name.
         named = {
             _FIELDS.get(name) or f"journald.{name.lower().lstrip('_')}": row[name]
             for name in sorted(row, key=_is_trusted)
-            if name not in _OWN_PLACE
+            if name not in _NOT_ATTRIBUTES
         }
         attributes = self._attributes(named.items())
         return (
@@ -120,7 +121,7 @@ class OtlpSink:
         memo = self._memo
         if len(memo) > 20_000:
             memo.clear()
-        found = []
+        attributes = []
         for pair in pairs:
             text = memo.get(pair)
             if text is None:
@@ -128,8 +129,8 @@ class OtlpSink:
                 whole = name in _NUMBERS and _WHOLE.fullmatch(value)
                 typed = f'"intValue":"{value}"' if whole else f'"stringValue":{literal(value)}'
                 text = memo[pair] = f'{{"key":{literal(name)},"value":{{{typed}}}}}'
-            found.append(text)
-        return ",".join(found)
+            attributes.append(text)
+        return ",".join(attributes)
 
 
 def _is_trusted(name: str) -> bool:

@@ -1,6 +1,6 @@
-"""`s3`: an archive of compressed NDJSON objects, one a batch. Give it large and old batches: each is a request.
+"""`s3`: an archive of compressed NDJSON objects, one per batch. Large batches are better: each one is a request.
 
-The object's name comes from its content's time and digest, so that a batch that is sent again replaces itself.
+The name of an object has the time and the digest of its content, so that a repeated batch replaces itself.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from agent.settings.schema import setting
 from agent.shipping import ACCEPTED, Batch, SendResult, SinkContext
@@ -21,7 +20,7 @@ from agent.shipping.sinks.http_base import compress
 class S3Options(AwsOptions):
     bucket: str = setting("the bucket")
     prefix: str = setting(
-        "what the objects' names begin with; \"%Y/%m/%d\" and the like are filled from the first entry's time",
+        'the prefix of the names of objects; "%Y/%m/%d" and the like are filled from the first entry\'s time',
         "logs/%Y/%m/%d/%H/",
     )
 
@@ -32,8 +31,10 @@ class S3Options(AwsOptions):
 
 
 class S3Sink:
-    options_class: ClassVar[type[Any]] = S3Options
-    wants_ids: ClassVar[bool] = False
+    """Puts each batch as one object."""
+
+    options_class = S3Options
+    wants_ids = False
 
     def __init__(self, options: S3Options, context: SinkContext) -> None:
         self._options = options

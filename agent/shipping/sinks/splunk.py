@@ -1,4 +1,4 @@
-"""`splunk-hec`: Splunk's HTTP Event Collector, with indexer acknowledgement where it is asked for.
+"""`splunk-hec`: Splunk's HTTP Event Collector, with indexer acknowledgement if `ack` is set.
 
 Source: docs.splunk.com, "Format events for HTTP Event Collector", "HTTP Event Collector REST API endpoints" and "About
 HTTP Event Collector Indexer Acknowledgment".
@@ -10,7 +10,6 @@ import json
 import time
 import uuid
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from agent.errors import SinkDenied, SinkRefused, SinkUnavailable
 from agent.net.http_client import Reply
@@ -23,9 +22,9 @@ _PATH = "/services/collector/event"
 _ACK_PATH = "/services/collector/ack"
 _HOST = ',"host":'
 _BLANK = '{"MESSAGE":""}'
-"""The collector refuses an event with nothing in it."""
-_NOT_THE_EVENT = frozenset((1, 2, 3, 4, 7, 10, 11, 14))
-"""Codes of the token, the index and the channel: no event is to blame."""
+"""The collector refuses an empty event."""
+_DENIED_CODES = frozenset((1, 2, 3, 4, 7, 10, 11, 14))
+"""Codes of a wrong token, index or channel. The event is not to blame."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +37,10 @@ class SplunkOptions(WebOptions):
 
 
 class SplunkSink:
-    options_class: ClassVar[type[Any]] = SplunkOptions
-    wants_ids: ClassVar[bool] = False
+    """Posts each batch as a sequence of events."""
+
+    options_class = SplunkOptions
+    wants_ids = False
 
     def __init__(self, options: SplunkOptions, context: SinkContext) -> None:
         self._options = options
@@ -56,7 +57,7 @@ class SplunkSink:
             reply = self._poster.post(self._body(batch).encode(), "application/json", url=self._url, headers=headers)
         except SinkRefused as error:
             code = _code(str(error))
-            if code in _NOT_THE_EVENT:
+            if code in _DENIED_CODES:
                 raise SinkDenied(str(error), hint="see the collector's token, its index and its channel") from None
             raise
         if self._options.ack:
@@ -66,21 +67,24 @@ class SplunkSink:
     def close(self) -> None:
         self._poster.close()
 
-    def _await_ack(self, told: Reply) -> None:
-        """Return when the indexer has the events. Raises SinkUnavailable: they are sent again then."""
+    def _await_ack(self, sent: Reply) -> None:
+        """Return when the indexer has acknowledged the events of the request that `sent` answers.
+
+        Raises SinkUnavailable, after which they are sent again, or SinkDenied if the token gives no acknowledgements.
+        """
         try:
-            ack = parsed(told)["ackId"]
+            ack = parsed(sent)["ackId"]
         except (KeyError, TypeError):
             hint = "enable acknowledgement for the token, or set ack = false"
             raise SinkDenied(f"{self._url} gives no ackId", hint=hint) from None
         ends = time.monotonic() + self._options.timeout
-        while time.monotonic() < ends and not self._context.stop.over:
+        while time.monotonic() < ends and not self._context.stop.expired:
             try:
-                asked = json.dumps({"acks": [ack]}).encode()
+                query = json.dumps({"acks": [ack]}).encode()
             except RecursionError:
-                raise SinkUnavailable(f"{told.url} answers with no valid JSON") from None
+                raise SinkUnavailable(f"{sent.url} answers with no valid JSON") from None
             reply = self._poster.post(
-                asked,
+                query,
                 "application/json",
                 url=f"{self._ack_url}?channel={self._channel}",
                 headers={"X-Splunk-Request-Channel": self._channel},
@@ -90,7 +94,7 @@ class SplunkSink:
                 if parsed(reply)["acks"][str(ack)]:
                     return
             except (KeyError, TypeError):
-                raise SinkUnavailable(f"{reply.url} answers with something that is no acknowledgement") from None
+                raise SinkUnavailable(f"{reply.url} answers with something else than an acknowledgement") from None
             self._context.stop.wait(0.2)
         raise SinkUnavailable(f"{self._url} has not acknowledged in time")
 
@@ -112,7 +116,7 @@ class SplunkSink:
 
 
 def _code(text: str) -> int | None:
-    """The collector's own code in the answer that an error quotes."""
+    """Return the collector's code from the answer that an error quotes; None if it has none."""
     start = text.find("{")
     try:
         return int(json.loads(text[start:])["code"])

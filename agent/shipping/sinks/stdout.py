@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from agent.errors import SinkUnavailable
 from agent.shipping import ACCEPTED, Batch, SendResult, SinkContext
@@ -13,12 +12,14 @@ from agent.shipping.json_lines import JsonFields
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StdoutOptions:
-    pass
+    """No options."""
 
 
 class StdoutSink:
-    options_class: ClassVar[type[Any]] = StdoutOptions
-    wants_ids: ClassVar[bool] = False
+    """Prints each batch and flushes."""
+
+    options_class = StdoutOptions
+    wants_ids = False
 
     def __init__(self, options: StdoutOptions, context: SinkContext) -> None:
         self._json = JsonFields()
@@ -28,10 +29,10 @@ class StdoutSink:
             sys.stdout.write(self._json.ndjson(batch))
             sys.stdout.flush()
         except BrokenPipeError:
-            raise  # whoever read the pipe has gone and does not come back: the command ends, as others do
+            raise  # the reader of the pipe has ended for good; the command ends, as other commands do
         except OSError as error:
             raise SinkUnavailable(f"standard output cannot be written: {error.strerror}") from None
         return ACCEPTED
 
     def close(self) -> None:
-        """Standard output is not ours to close."""
+        """Do nothing: standard output stays open."""

@@ -1,11 +1,11 @@
-"""A connection to a receiver that gives no acknowledgement: TCP, TLS, or UDP.
+"""A connection over TCP or TLS to a receiver that gives no acknowledgement.
 
-TCP's own acknowledgement is waited for, and a reset after it is answered by sending again all that was sent since the
-connection was last idle. That is weaker than an answer: what a receiver had read and not stored when it died, longer ago
-than that, is lost, and what it had stored comes twice.
+The connection waits for TCP's own acknowledgement. After a reset it sends again all messages since it was last idle. That
+is weaker than an answer of the receiver: messages that the receiver had read and not stored when it died, longer ago than
+that, are lost, and messages that it had stored arrive twice.
 
-A receiver says that a message is too large for it by hanging up (syslog-ng does), and says it again to every repeat. So
-messages beyond what each receiver should take are suspected when it hangs up again and again, and set aside.
+A receiver that finds a message too large hangs up (syslog-ng does), and hangs up again at every repeat. So if a receiver
+hangs up again and again, the messages beyond the size that each receiver should accept are suspected and set aside.
 """
 
 from __future__ import annotations
@@ -20,240 +20,197 @@ import struct
 import termios
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
-from urllib.parse import urlsplit
+from collections.abc import Mapping, Sequence
 
 from agent.errors import SinkDenied, SinkUnavailable
-from agent.net.sockets import AbortableSockets, describe_network_error
+from agent.net.sockets import AbortableSockets
 from agent.net.tls import TlsOptions
-from agent.settings.schema import Seconds, setting
 from agent.shipping import ACCEPTED, SendResult, SinkContext
+from agent.shipping.sinks.connection_base import Connection, Transport
+from agent.shipping.sinks.datagrams import DatagramConnection
 
 _IDLE_SECONDS = 5.0
 _KEPT_BYTES = 2 * 2**20
 _POLL_SECONDS = 0.002
-_SURE_BYTES = 8192
-"""RFC 5425, 4.3.1: what every receiver should take."""
+_ALWAYS_ACCEPTED_BYTES = 8192
+"""The size that every receiver should accept (RFC 5425, 4.3.1)."""
 _HANG_UPS = 3
-_DOUBT_SECONDS = 0.25
+_HANG_UP_SECONDS = 0.25
 """How long a receiver may take to hang up on a message that it finds too large."""
 _VERDICT_SECONDS = 1.0
-"""In TLS 1.3 a client is connected before the server has looked at its certificate."""
+"""In TLS 1.3 a client is connected before the server has checked its certificate."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamOptions(TlsOptions):
-    timeout: Seconds = setting("how long connecting, or sending one batch, may take", Seconds(15.0))
+def open_connection(
+    url: str, ports: Mapping[Transport, int], tls: TlsOptions, timeout_seconds: float, context: SinkContext
+) -> StreamConnection | DatagramConnection:
+    """Return a connection for the scheme of `url`. `ports`: the port of each scheme if `url` has none. Does no I/O."""
+    transport = Transport(url.partition(":")[0])
+    kind = DatagramConnection if transport == Transport.UDP else StreamConnection
+    return kind(url, ports[transport], tls, timeout_seconds, context)
 
 
-class Stream:
-    """Connects at the first use, and again after an error. `scheme` is tcp, tls or udp."""
+class StreamConnection(Connection):
+    """Connects at the first batch, and again after an error."""
 
     def __init__(self, url: str, default_port: int, tls: TlsOptions, timeout_seconds: float, context: SinkContext) -> None:
-        parts = urlsplit(url)
-        self.scheme = parts.scheme
-        self._host, self._port = parts.hostname or "", parts.port or default_port
-        self._shown = f"{parts.scheme}://{parts.netloc}"
-        self._tls, self._timeout_seconds, self._context = tls, timeout_seconds, context
+        super().__init__(url, default_port, tls, timeout_seconds, context)
         self._socket: socket.socket | None = None
-        self._sent: deque[bytes] = deque()
-        self._sent_bytes = 0
-        self._rested = self._connected = 0.0
-        self._largest = self._proven = _SURE_BYTES
-        self._hang_ups = self._given_up = 0
-        tls.warn()
+        self._unconfirmed: deque[bytes] = deque()
+        """The messages since the connection was last idle, which a reset repeats."""
+        self._unconfirmed_bytes = 0
+        self._last_sent = self._connected_at = 0.0
+        self._largest_sent = self._largest_accepted = _ALWAYS_ACCEPTED_BYTES
+        self._hang_ups = self._discarded = 0
 
     def send(self, frames: Sequence[bytes]) -> SendResult:
-        """Return when the receiver's host has all of it, and has not hung up. Frames that it hangs up on again and again
-        are refused, the others to be sent again. Raises SinkUnavailable, SinkDenied."""
-        if self.scheme == "udp":
-            return self._send_datagrams(frames)
+        """Return when the receiver's host has all frames, and the receiver has not hung up.
+
+        Frames at which it hangs up again and again are refused, and the others are to be sent again. Raises
+        SinkUnavailable or SinkDenied.
+        """
         connected = False
-        try:
-            self._look_after_rest()
-            new = self._socket is None
-            if new:
-                self._connect()
-            connected = True
-            if new:
-                self._write(b"".join(self._sent))
-            largest = max(map(len, frames), default=0)
-            self._write(b"".join(frames))
-            self._drain(_DOUBT_SECONDS if largest > self._proven else 0.0)
-            self._look_alive()
-        except UnicodeError:
-            self.close()
-            raise self._misnamed() from None
-        except OSError as error:
-            self.close()
-            self._hang_ups += connected and not isinstance(error, TimeoutError)
-            if self._hang_ups >= _HANG_UPS and (refused := self._without_suspects(frames)):
-                return refused
-            text, hint = _meaning(error)
-            raise SinkUnavailable(f"{self._shown}: {text}", hint=hint) from None
-        self._remember(frames)
-        self._largest = max(self._largest, largest)
-        self._rested = time.monotonic()
-        given_up, self._given_up = self._given_up, 0
-        return SendResult(dropped=given_up, why="the receiver hung up on these large messages later") if given_up else ACCEPTED
+        largest = max(map(len, frames), default=0)
+        with self._translated():
+            try:
+                self._check_idle_connection()
+                is_new = self._socket is None
+                if is_new:
+                    self._connect()
+                connected = True
+                if is_new:
+                    self._write(b"".join(self._unconfirmed))
+                self._write(b"".join(frames))
+                self._drain(_HANG_UP_SECONDS if largest > self._largest_accepted else 0.0)
+                self._check_connected()
+            except UnicodeError:
+                self.close()
+                raise
+            except OSError as error:
+                self.close()
+                self._hang_ups += connected and not isinstance(error, TimeoutError)
+                if self._hang_ups >= _HANG_UPS and (result := self._refuse_suspects(frames)):
+                    return result
+                raise
+        self._keep(frames)
+        self._largest_sent = max(self._largest_sent, largest)
+        self._last_sent = time.monotonic()
+        discarded, self._discarded = self._discarded, 0
+        reason = "the receiver hung up on these large messages later"
+        return SendResult(dropped=discarded, reason=reason) if discarded else ACCEPTED
 
     def close(self) -> None:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
-    def _look_after_rest(self) -> None:
-        """Notice a receiver that has hung up since the last batch: writing to it would seem to work once more."""
+    def _check_idle_connection(self) -> None:
+        """Notice that the receiver has hung up since the last batch: one more write would seem to succeed."""
         if self._socket is None:
             return
         try:
-            self._look_alive()
+            self._check_connected()
         except OSError:
             self.close()
             self._hang_ups += 1
             if self._hang_ups >= _HANG_UPS:
-                self._without_suspects(())
+                self._refuse_suspects(())
             return
         now = time.monotonic()
-        self._proven = self._largest
-        if now - self._connected > _IDLE_SECONDS:
+        self._largest_accepted = self._largest_sent
+        if now - self._connected_at > _IDLE_SECONDS:
             self._hang_ups = 0
-        if now - self._rested > _IDLE_SECONDS:
-            self._sent.clear()
-            self._sent_bytes = 0
+        if now - self._last_sent > _IDLE_SECONDS:
+            self._unconfirmed.clear()
+            self._unconfirmed_bytes = 0
 
-    def _remember(self, frames: Sequence[bytes]) -> None:
-        self._sent += frames
-        self._sent_bytes += sum(map(len, frames))
-        while self._sent_bytes > _KEPT_BYTES and len(self._sent) > len(frames):
-            self._sent_bytes -= len(self._sent.popleft())
+    def _keep(self, frames: Sequence[bytes]) -> None:
+        self._unconfirmed += frames
+        self._unconfirmed_bytes += sum(map(len, frames))
+        while self._unconfirmed_bytes > _KEPT_BYTES and len(self._unconfirmed) > len(frames):
+            self._unconfirmed_bytes -= len(self._unconfirmed.popleft())
 
-    def _without_suspects(self, frames: Sequence[bytes]) -> SendResult | None:
-        """Leave out the largest of `frames` and of what was sent before: one of them makes the receiver hang up. None where
-        there is none that a receiver need not take."""
+    def _refuse_suspects(self, frames: Sequence[bytes]) -> SendResult | None:
+        """Refuse the largest of `frames`, and forget the largest unconfirmed ones: the receiver hangs up on one of them.
+
+        None if all are of a size that every receiver should accept.
+        """
         self._hang_ups = 0
-        largest = max(map(len, (*self._sent, *frames)), default=0)
-        bound = max(_SURE_BYTES, largest * 3 // 4)
+        largest = max(map(len, (*self._unconfirmed, *frames)), default=0)
+        bound = max(_ALWAYS_ACCEPTED_BYTES, largest * 3 // 4)
         if largest <= bound:
             return None
-        kept = deque(frame for frame in self._sent if len(frame) <= bound)
-        self._given_up += len(self._sent) - len(kept)
-        self._sent, self._sent_bytes = kept, sum(map(len, kept))
-        told = f"{self._shown} hangs up on messages as large as this: raise its limit, or lower line_max"
-        refused = [(number, f"{told} ({len(frame)} bytes)") for number, frame in enumerate(frames) if len(frame) > bound]
+        kept = deque(frame for frame in self._unconfirmed if len(frame) <= bound)
+        self._discarded += len(self._unconfirmed) - len(kept)
+        self._unconfirmed, self._unconfirmed_bytes = kept, sum(map(len, kept))
+        reason = f"{self._shown_url} hangs up on messages as large as this: raise its limit, or lower line_max"
+        refused = [(number, f"{reason} ({len(frame)} bytes)") for number, frame in enumerate(frames) if len(frame) > bound]
         return SendResult(refused, [number for number, frame in enumerate(frames) if len(frame) <= bound])
 
-    def _misnamed(self) -> SinkDenied:
-        option = "server_name" if self._tls.server_name else "url"
-        return SinkDenied(f"{self._shown}: {option} holds a name that is none of a host's", hint=f"mend {option} of the sink")
-
-    def _seconds(self) -> float:
-        return max(0.5, self._context.stop.within(self._timeout_seconds))
-
     def _connect(self) -> None:
-        context = self._tls.ssl_context(self._context.paths, SinkUnavailable, SinkDenied) if self.scheme == "tls" else None
-        made = AbortableSockets().connect(self._host, self._port, self._seconds())
+        is_tls = self.transport == Transport.TLS
+        tls_context = self._tls.ssl_context(self._context.paths, SinkUnavailable, SinkDenied) if is_tls else None
+        connected = AbortableSockets().connect(self._host, self._port, self._remaining_seconds())
         try:
-            made.settimeout(self._seconds())
-            if context is not None:
-                made = context.wrap_socket(made, server_hostname=self._tls.server_name or self._host)
-                _await_verdict(made)
+            connected.settimeout(self._remaining_seconds())
+            if tls_context is not None:
+                connected = tls_context.wrap_socket(connected, server_hostname=self._tls.server_name or self._host)
+                _await_verdict(connected)
         except BaseException:
-            made.close()
+            connected.close()
             raise
-        self._socket = made
-        self._connected = time.monotonic()
-        self._largest = self._proven = _SURE_BYTES
+        self._socket = connected
+        self._connected_at = time.monotonic()
+        self._largest_sent = self._largest_accepted = _ALWAYS_ACCEPTED_BYTES
 
     @property
-    def _open(self) -> socket.socket:
-        """The connection. Raises OSError where another thread has closed it: the shipper ends."""
-        if (wire := self._socket) is None:
+    def _open_socket(self) -> socket.socket:
+        """The socket. Raises OSError if another thread has closed it because the shipper ends."""
+        if (connected := self._socket) is None:
             raise ConnectionAbortedError(errno.ECONNABORTED, "closed")
-        return wire
+        return connected
 
     def _write(self, body: bytes) -> None:
-        wire = self._open
-        wire.settimeout(self._seconds())
-        wire.sendall(body)
+        connected = self._open_socket
+        connected.settimeout(self._remaining_seconds())
+        connected.sendall(body)
 
-    def _drain(self, doubt_seconds: float) -> None:
-        """Wait until the kernel at the other end has acknowledged every byte, and in doubt a moment longer."""
-        wire, ends = self._open, time.monotonic() + self._seconds()
-        while struct.unpack("i", fcntl.ioctl(wire, termios.TIOCOUTQ, b"\0\0\0\0"))[0]:
+    def _drain(self, hang_up_seconds: float) -> None:
+        """Wait until the other host's kernel has acknowledged every byte, then watch for a hang-up."""
+        connected, ends = self._open_socket, time.monotonic() + self._remaining_seconds()
+        while struct.unpack("i", fcntl.ioctl(connected, termios.TIOCOUTQ, b"\0\0\0\0"))[0]:
             if time.monotonic() > ends:
                 raise TimeoutError(errno.ETIMEDOUT, "the receiver does not read")
             self._watch(_POLL_SECONDS)
-        self._watch(doubt_seconds)
+        self._watch(hang_up_seconds)
 
     def _watch(self, seconds: float) -> None:
-        """Wait, and raise ConnectionResetError as soon as the receiver hangs up."""
+        """Wait. Raises ConnectionResetError as soon as the receiver hangs up."""
         poll = select.poll()
-        poll.register(self._open, select.POLLRDHUP)
+        poll.register(self._open_socket, select.POLLRDHUP)
         if poll.poll(seconds * 1000):
             raise ConnectionResetError
 
-    def _look_alive(self) -> None:
-        """Raises OSError where the receiver has hung up. What it says is read and of no interest."""
-        wire = self._open
-        wire.setblocking(False)
-        with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError):
-            if wire.recv(4096) == b"":
-                raise ConnectionResetError
-
-    def _send_datagrams(self, frames: Sequence[bytes]) -> SendResult:
-        refused = []
-        try:
-            if self._socket is None:
-                family, kind, protocol, _, address = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_DGRAM)[0]
-                self._socket = socket.socket(family, kind, protocol)
-                self._socket.settimeout(self._seconds())
-                self._socket.connect(address)
-            for number, frame in enumerate(frames):
-                try:
-                    self._socket.send(frame)
-                except OSError as error:
-                    if error.errno != errno.EMSGSIZE:
-                        raise
-                    refused.append((number, f"{len(frame)} bytes are more than a datagram holds"))
-        except UnicodeError:
-            self.close()
-            raise self._misnamed() from None
-        except OSError as error:
-            self.close()
-            text, hint = _meaning(error)
-            raise SinkUnavailable(f"{self._shown}: {text}", hint=hint) from None
-        return SendResult(refused)
+    def _check_connected(self) -> None:
+        """Raise OSError if the receiver has hung up. Bytes that it sends are read and ignored."""
+        connected = self._open_socket
+        connected.setblocking(False)
+        _discard_input(connected)
 
 
-def _await_verdict(wire: ssl.SSLSocket) -> None:
-    """Raises ssl.SSLError where the server refuses our certificate. It may say nothing where it does not."""
-    if wire.version() != "TLSv1.3":
+def _await_verdict(connected: ssl.SSLSocket) -> None:
+    """Raise ssl.SSLError if the server refuses the client's certificate. A server that accepts it may send nothing."""
+    if connected.version() != "TLSv1.3":
         return
     poll = select.poll()
-    poll.register(wire, select.POLLIN)
+    poll.register(connected, select.POLLIN)
     if poll.poll(_VERDICT_SECONDS * 1000):
-        wire.setblocking(False)
-        with contextlib.suppress(ssl.SSLWantReadError):
-            if wire.recv(4096) == b"":
-                raise ConnectionResetError
+        connected.setblocking(False)
+        _discard_input(connected)
 
 
-def _meaning(error: OSError) -> tuple[str, str | None]:
-    """What an error says to an operator, and a hint."""
-    if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
-        alert = str(error.reason).rpartition("ALERT_")[2].lower().replace("_", " ")
-        return f"it ends TLS: {alert}", "see its log, and whether cert_file and key_file are what it asks for"
-    return describe_network_error(error) or (str(error.args[0]) if error.args else "it hung up", None)
-
-
-def check_stream_url(url: str, schemes: Sequence[str]) -> None:
-    """For an options class: raises ValueError."""
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise ValueError(f"url is not a URL: {error}") from None
-    if parts.scheme not in schemes or not host or parts.path.strip("/") or "@" in parts.netloc:
-        raise ValueError(f'url "{url}" must be {" or ".join(f"{scheme}://HOST:PORT" for scheme in schemes)}')
+def _discard_input(connected: socket.socket) -> None:
+    """Read and ignore what has arrived. Raises ConnectionResetError at the end of the stream."""
+    with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError):
+        if connected.recv(4096) == b"":
+            raise ConnectionResetError

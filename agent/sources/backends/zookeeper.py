@@ -82,7 +82,7 @@ class ZookeeperSource:
             if path not in parents and key and not path.startswith("/zookeeper/"):
                 pairs.append((key, key_tree.decode_text(value, path)))
             elif value and key and path != "/zookeeper":
-                raise SourceInvalid(f"{path} has a value and children as well", hint="give the value a node of its own")
+                raise SourceInvalid(f"{path} has a value and children as well", hint="give the value its own node")
         excluded = key_tree.nested_layers(layer, layers)
         return Layer(layer, key_tree.build_tree(pairs, "/", f'layer "{layer}"', exclude_prefixes=excluded), str(newest))
 

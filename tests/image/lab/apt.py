@@ -1,4 +1,4 @@
-"""Where this machine gets Debian from, so that images come from the same mirror and no address is written down here."""
+"""The Debian mirrors of this machine, so that images come from the same mirror and no address is written down here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.image.lab.commands import LabError, call
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
-#: The way to a mirror (proxies, certificates, a clock far from the mirror's) is the machine's own, too.
+#: The machine's settings for reaching its mirrors: proxies, certificates, checks of dates.
 _TRANSPORT = re.compile(r"Acquire::(http|https|Check-Valid-Until|Check-Date|Retries|Max-FutureTime)\b")
 
 
@@ -24,7 +24,7 @@ def _codename() -> str:
 
 
 def _uris_by_pocket() -> dict[str, str]:
-    """The configured URI of the release itself (`""`), of `-updates` and of `-security`."""
+    """Return the configured URIs of the release (`""`), of `-updates` and of `-security`."""
     codename = _codename()
     listed = call(["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT) $(CREATED_BY)"]).stdout
     uris: dict[str, str] = {}
@@ -38,14 +38,14 @@ def _uris_by_pocket() -> dict[str, str]:
 
 
 def sources_for(suite: str) -> tuple[str, ...]:
-    """`sources.list` lines for `suite` (a codename) with its updates and security, from this machine's own mirrors."""
+    """Return `sources.list` lines for `suite` (a codename) with its updates and security, from this machine's own mirrors."""
     pockets = ("", "-updates", "-security")
     uris = _uris_by_pocket()
     return tuple(f"deb [signed-by={KEYRING}] {uris[each]} {suite}{each} main" for each in pockets if each in uris)
 
 
 def transport_options() -> tuple[str, ...]:
-    """The machine's apt options about the way to the mirrors, as `NAME "VALUE";`."""
+    """Return the machine's apt options for reaching the mirrors, as `NAME "VALUE";`."""
     dumped = call(["apt-config", "dump"]).stdout.splitlines()
     return tuple(line for line in dumped if _TRANSPORT.match(line) and not line.endswith(' "";'))
 
@@ -76,7 +76,7 @@ def download_all(packages: Sequence[str], suite: str, target: Path) -> list[Path
         apt_get = ["apt-get", "-q", *(f"-o{name}={value}" for name, value in options.items())]
         call([*apt_get, "update"], timeout_seconds=300)
         call([*apt_get, "download", *packages], timeout_seconds=300, cwd=target)
-    found = {package: sorted(target.glob(f"{package}_*.deb")) for package in packages}
-    if missing := [package for package, files in found.items() if not files]:
+    files_by_package = {package: sorted(target.glob(f"{package}_*.deb")) for package in packages}
+    if missing := [package for package, files in files_by_package.items() if not files]:
         raise LabError(f"{suite} has no package {', '.join(missing)}")
-    return [files[-1] for files in found.values()]
+    return [files[-1] for files in files_by_package.values()]

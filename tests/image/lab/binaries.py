@@ -1,4 +1,4 @@
-"""Server programs that the machine's own release does not have."""
+"""Server programs that the release of this machine does not have."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.image.lab.commands import call
 
 
 def consul_binary() -> Path:
-    """The `consul` on PATH, or bullseye's (1.8.7, the last one in Debian), unpacked into the cache. Needs no root.
+    """Return the `consul` on PATH, or bullseye's (1.8.7, the last one in Debian), unpacked into the cache. Needs no root.
 
     Raises LabError when the mirror does not have it.
     """

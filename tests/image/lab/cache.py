@@ -1,4 +1,4 @@
-"""What is slow to make and the same for every run: made once, kept outside the repository, never seen half made."""
+"""Directories that are slow to make and the same for every run: made once, kept outside the repository, never partial."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def cache_directory() -> Path:
-    """`$XDG_CACHE_HOME/parbake-lab`, or `~/.cache/parbake-lab`. Removing it costs time and nothing else."""
+    """Return `$XDG_CACHE_HOME/parbake-lab`, or `~/.cache/parbake-lab`. It can be removed at any time."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     directory = Path(base) / "parbake-lab"
     directory.mkdir(parents=True, exist_ok=True)
@@ -19,12 +19,12 @@ def cache_directory() -> Path:
 
 
 def key(parts: Iterable[str]) -> str:
-    """A short name for `parts`, the same for the same parts in the same order."""
+    """Return a short name that depends only on `parts` and their order."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
 def made_once(name: str, make: Callable[[Path], None]) -> Path:
-    """The cached directory `name`, made by `make(new directory)` if there is none. Two runs at a time make it once."""
+    """Return the cached directory `name`. If it is missing `make(new directory)` makes it, once for concurrent runs."""
     final = cache_directory() / name
     with (cache_directory() / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,7 +1,7 @@
-"""A control group of its own for every container.
+"""One control group for each container.
 
-`systemd-nspawn --keep-unit` puts the payload below the group it was started in: two machines started by one test run
-would both own `payload`, and each systemd would take the other's services for strays of its own.
+`systemd-nspawn --keep-unit` puts the payload below the group it was started in. Two machines in one group would share
+`payload`, and each systemd would kill the services of the other.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from types import TracebackType
 
 
 def hierarchies() -> list[Path]:
-    """Where cgroup v2 is mounted, and then on a hybrid host the hierarchy that systemd keeps besides."""
-    found: list[Path] = []
+    """Return the mount points of cgroup v2 and, on a hybrid host, of the systemd hierarchy."""
+    paths: list[Path] = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)
         if kind == "cgroup2" or (kind == "cgroup" and "name=systemd" in options):
-            found.insert(0 if kind == "cgroup2" else len(found), Path(before.split(" ")[4]))
-    return found
+            paths.insert(0 if kind == "cgroup2" else len(paths), Path(before.split(" ")[4]))
+    return paths
 
 
 class ControlGroup:
@@ -46,9 +46,9 @@ class ControlGroup:
         return ("sh", "-ec", f'{join}; exec "$@"', "sh")
 
 
-def remove_tree(directory: Path, timeout_seconds: float = 2.0) -> None:
-    """End whatever runs in a group and remove it with those below it, as soon as the kernel lets go of them."""
-    # A container outlives its systemd-nspawn when that is killed: its processes are ended by the group that is theirs.
+def remove_tree(directory: Path, timeout_seconds: float = 10.0) -> None:
+    """End all processes of a group and remove it with its children, once the kernel has released them."""
+    # The processes of a container outlive a killed systemd-nspawn: they are ended through their group.
     if (kill := directory / "cgroup.kill").exists():
         kill.write_text("1")
     deadline = time.monotonic() + timeout_seconds

@@ -1,4 +1,4 @@
-"""Programs of the host that the lab runs, and the one error that it raises."""
+"""Run programs of the host, and the error that the lab raises."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class LabError(RuntimeError):
-    """The lab itself failed: a program of the host, a boot, or a command in a machine that had to succeed."""
+    """A program of the host, a boot, or a command in a machine failed."""
 
 
 def call(
@@ -20,7 +20,7 @@ def call(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `argv` to its end; raises LabError when it is not there, takes too long, or (`check`) fails."""
+    """Run `argv` to its end. Raises LabError if it is missing, takes too long, or (with `check`) fails."""
     try:
         done = subprocess.run(
             list(argv), input=stdin, capture_output=True, timeout=timeout_seconds, check=False, env=env, cwd=cwd

@@ -1,14 +1,14 @@
-"""The kernel command line and the DMI strings of a machine, which a container would otherwise take from its host.
+"""The kernel command line and the DMI strings of a machine. A container would show those of its host.
 
-systemd-nspawn binds nothing below /proc and /sys, and a host without DMI has no directory to bind over; the machine
-itself can do both, as the first thing of its boot.
+systemd-nspawn binds nothing below /proc and /sys, and a host without DMI has no directory to bind over. The machine
+itself can do both at the start of its boot.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-_PLACE = "/etc/parbake-lab"
+_DIRECTORY = "/etc/parbake-lab"
 
 UNIT = "parbake-lab-firmware.service"
 
@@ -21,8 +21,8 @@ Before=sysinit.target cloud-init-local.service
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=mount --bind {_PLACE}/cmdline /proc/cmdline
-ExecStart=mount -t overlay -o ro,lowerdir={_PLACE}/class:/sys/class overlay /sys/class
+ExecStart=mount --bind {_DIRECTORY}/cmdline /proc/cmdline
+ExecStart=mount -t overlay -o ro,lowerdir={_DIRECTORY}/class:/sys/class overlay /sys/class
 
 [Install]
 WantedBy=sysinit.target
@@ -30,10 +30,10 @@ WantedBy=sysinit.target
 
 
 def firmware_files(cmdline: str, dmi: Mapping[str, str]) -> dict[str, str]:
-    """Path and text of what shows `cmdline` and `dmi` (name in /sys/class/dmi/id to text) while UNIT is enabled."""
+    """Return files by path that show `cmdline` and `dmi` (name in /sys/class/dmi/id to text) while UNIT is enabled."""
     return {
         f"/etc/systemd/system/{UNIT}": _UNIT_TEXT,
-        f"{_PLACE}/cmdline": f"{cmdline}\n",
-        f"{_PLACE}/class/dmi/id/uevent": "",
-        **{f"{_PLACE}/class/dmi/id/{name}": f"{text}\n" for name, text in dmi.items()},
+        f"{_DIRECTORY}/cmdline": f"{cmdline}\n",
+        f"{_DIRECTORY}/class/dmi/id/uevent": "",
+        **{f"{_DIRECTORY}/class/dmi/id/{name}": f"{text}\n" for name, text in dmi.items()},
     }

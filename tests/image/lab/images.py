@@ -1,4 +1,4 @@
-"""Root file systems as stacks of read-only layers: Debian itself once, what a test run installs above it once a run."""
+"""Root file systems as stacks of read-only layers: Debian, cached, and above it the layers of a test run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.image.lab.commands import call
 from tests.image.lab.names import unique_name
 from tests.image.lab.overlay import Overlay
 
-#: What a package of parbake depends on, and the company that it keeps on a real instance.
+#: The dependencies of the package, and the programs beside it on a real instance.
 BASE_PACKAGES = (
     "systemd",
     "systemd-sysv",
@@ -33,20 +33,20 @@ BASE_PACKAGES = (
     "iproute2",
 )
 
-#: Part of the cache's key: raised when `_bootstrap` makes something else of the same packages.
+#: Part of the cache's key. Change it if `_bootstrap` makes another image of the same packages.
 _FORMAT = "1"
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A root file system: directories laid over one another, the uppermost first. Nobody writes to them."""
+    """A root file system: directories laid over one another, the uppermost first. They are never written to."""
 
     suite: str
     layers: tuple[Path, ...]
 
 
 def base_image(suite: str, packages: Sequence[str] = BASE_PACKAGES) -> Image:
-    """Debian `suite` (a codename) with `packages`, from this machine's mirrors and then from the cache.
+    """Return Debian `suite` (a codename) with `packages`, from the cache or from this machine's mirrors.
 
     Raises LabError when mmdebstrap fails. The first time takes about a minute.
     """
@@ -58,7 +58,7 @@ def base_image(suite: str, packages: Sequence[str] = BASE_PACKAGES) -> Image:
 def prepared_image(
     base: Image, scratch: Path, debs: Iterable[Path] = (), finish: Callable[[Path], None] | None = None
 ) -> Image:
-    """`base` with `debs` installed by dpkg and then whatever `finish(root)` writes, as a layer in `scratch`.
+    """Add a layer in `scratch` to `base`: `debs` installed by dpkg, then the files that `finish(root)` writes.
 
     Raises LabError with dpkg's output when a package does not install.
     """
@@ -75,7 +75,7 @@ def prepared_image(
 
 
 def run_in(root: Path, argv: Sequence[str], *, timeout_seconds: float = 120.0) -> str:
-    """Run one program in a file system that is not booted, without a network; returns what it printed."""
+    """Run one program in a file system that is not booted, without a network, and return its output."""
     name = unique_name()
     with ExitStack() as stack:
         group = stack.enter_context(ControlGroup(name))
@@ -88,8 +88,8 @@ def run_in(root: Path, argv: Sequence[str], *, timeout_seconds: float = 120.0) -
 def _bootstrap(suite: str, packages: Sequence[str], directory: Path) -> None:
     command = ["mmdebstrap", "--variant=minbase", "--format=directory", f"--include={','.join(packages)}"]
     command += [f"--aptopt={option}" for option in apt.transport_options()]
-    # The way to this machine's mirror is nobody's business in the image. An empty machine-id is what Debian's cloud
-    # images have: the first boot makes one up, without systemd taking it for a factory reset.
+    # The image does not keep this machine's apt options. Like Debian's cloud images it has an empty machine-id: the first
+    # boot makes one, and systemd does not take it for a factory reset.
     command += [
         '--customize-hook=rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap"',
         '--customize-hook=: > "$1/etc/machine-id"',

@@ -1,4 +1,4 @@
-"""What a run that was killed has left in the kernel: removed by the next one."""
+"""Remove the processes, namespaces, mounts and directories that killed runs have left."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.image.lab.names import orphaned
 
 
 def sweep() -> list[str]:
-    """Remove what belongs to runs that are gone (processes, namespaces, mounts, directories); returns what there was."""
+    """Remove the leftovers of ended runs (processes, namespaces, mounts, directories), and return one line for each."""
     swept = []
     for hierarchy in hierarchies():
         for path in _children(hierarchy):
@@ -39,10 +39,10 @@ def _children(directory: Path) -> list[Path]:
 
 def _orphaned_mounts() -> list[str]:
     """Mount points of the lab's overlays: the directory that holds one is named by the run."""
-    found = []
+    points = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
         point = before.split(" ")[4]
         if after.startswith("overlay parbake-lab ") and any(orphaned(part) for part in Path(point).parts):
-            found.append(point)
-    return found
+            points.append(point)
+    return points

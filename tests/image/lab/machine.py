@@ -1,4 +1,4 @@
-"""A Debian machine of one's own: a private copy of an image, booted with its own systemd."""
+"""A Debian machine: a private copy of an image, booted with its own systemd."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Machine:
 
     Before the boot `write`, `seed`, `firmware` and `run` prepare its disk, afterwards they act in the running machine.
     Without a `network` it has a loopback interface and nothing else. `options` go to systemd-nspawn (`--set-credential=...`).
-    Every method raises LabError, with the machine's last words where it has any.
+    Every method raises LabError with the end of the machine's console and journal.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Machine:
 
     @property
     def changes(self) -> Path:
-        """What the machine has written to its disk since its image, seen from the host."""
+        """The files that the machine has written above its image, seen from the host."""
         return self._overlay.changes
 
     @property
@@ -79,10 +79,10 @@ class Machine:
         finally:
             self._cleanup.close()
 
-    def boot(self, *, timeout_seconds: float = 60.0, wait: bool = True, degraded: bool = False) -> float:
-        """Start systemd and wait until everything that was to be started has been; returns how many seconds it took.
+    def boot(self, *, timeout_seconds: float = 150.0, wait: bool = True, degraded: bool = False) -> float:
+        """Start systemd, wait until all jobs of the boot are done, and return the seconds that it took.
 
-        With `wait` unset only until systemd answers. With `degraded` units may have failed.
+        Without `wait` it returns once systemd answers. With `degraded` units may have failed.
         """
         if self.booted:
             raise LabError(f"{self.name} is running already")
@@ -122,15 +122,15 @@ class Machine:
         return done
 
     def read(self, path: str) -> str:
-        """The text of a file of the machine."""
+        """Return the text of a file of the machine."""
         return self.run(["cat", "--", path]).stdout
 
     def exists(self, path: str) -> bool:
-        """Whether the machine has something at `path`."""
+        """Return whether `path` exists in the machine."""
         return self.run(["test", "-e", path], check=False).returncode == 0
 
     def write(self, path: str, text: str | bytes, *, mode: str = "0644", owner: str = "root:root") -> None:
-        """Replace a file of the machine as a whole, its directories made."""
+        """Replace a file of the machine atomically. Missing directories are made."""
         directory, _, name = path.rpartition("/")
         script = 'set -e; mkdir -p "${1%/*}"; cat > "$4"; chown "$3" "$4"; chmod "$2" "$4"; mv "$4" "$1"'
         self.run(["sh", "-c", script, "sh", path, mode, owner, f"{directory}/.{name}.lab"], stdin=text)
@@ -146,7 +146,7 @@ class Machine:
             self.write(path, text)
         self.run(["systemctl", "--quiet", "enable", FIRMWARE_UNIT])
 
-    def poweroff(self, timeout_seconds: float = 30.0) -> None:
+    def poweroff(self, timeout_seconds: float = 90.0) -> None:
         """Shut down in order; the disk stays as it is for the next `boot`."""
         self.run(["systemctl", "poweroff"], check=False)
         deadline = time.monotonic() + timeout_seconds
@@ -158,13 +158,13 @@ class Machine:
             time.sleep(0.02)
         self._leader = 0
 
-    def reboot(self, *, timeout_seconds: float = 60.0, wait: bool = True, degraded: bool = False) -> float:
-        """Shut down in order and boot the same disk again; the seconds that the boot took."""
+    def reboot(self, *, timeout_seconds: float = 150.0, wait: bool = True, degraded: bool = False) -> float:
+        """Shut down in order, boot the same disk again, and return the seconds that the boot took."""
         self.poweroff()
         return self.boot(timeout_seconds=timeout_seconds, wait=wait, degraded=degraded)
 
     def kill(self) -> None:
-        """Pull the plug: every process of the machine dies at once. What it had written stays, synced or not."""
+        """Kill all processes of the machine at once. Its writes stay, synced or not."""
         if self._nspawn is None:
             return
         if self._leader and self._nspawn.alive:
@@ -173,12 +173,12 @@ class Machine:
         self._nspawn, self._leader = None, 0
 
     def journal(self, *, lines: int = 40, unit: str | None = None) -> str:
-        """The last lines of the machine's journal, read on its disk, so that a dead machine has one too."""
+        """Return the last lines of the machine's journal, read from its disk, so that the machine need not run."""
         argv = ["journalctl", f"--directory={self.root}/var/log/journal", "--no-pager", "--quiet", f"--lines={lines}"]
         return call([*argv, *([] if unit is None else [f"--unit={unit}"])], check=False).stdout
 
     def last_words(self, lines: int = 40) -> str:
-        """The end of the console and of the journal, for a report of what went wrong."""
+        """Return the end of the console and of the journal, for the report of a failure."""
         console = self._console.read_text(errors="replace").splitlines()[-8:] if self._console.exists() else []
         return "\n".join((f"--- console of {self.name}", *console, "--- its journal", self.journal(lines=lines)))
 
@@ -192,7 +192,7 @@ class Machine:
         ]  # fmt: skip
 
     def _wait_for_state(self, deadline: float, wait: bool) -> str:
-        """What `systemctl is-system-running` says in the end; the first answers come before there is a bus to ask."""
+        """Return the final answer of `systemctl is-system-running`. It fails until the bus is up."""
         while (remaining := deadline - time.monotonic()) > 0:
             argv = ["systemctl", "is-system-running", *(["--wait"] if wait else [])]
             state = self.run(argv, check=False, timeout_seconds=remaining).stdout.strip()

@@ -1,4 +1,4 @@
-"""Names for what lives in the kernel (namespaces, groups, machines), from which their owner can be told."""
+"""Names of kernel objects (namespaces, control groups) and machines. A name holds the pid of the run that made it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _PATTERN = re.compile(r"parbake-lab-(\d+)-\d+")
 
 
 def unique_name() -> str:
-    """`parbake-lab-PID-N`: no two runs, and no two things of one run, share it."""
+    """Return `parbake-lab-PID-N`, unique among all runs."""
     return f"parbake-lab-{os.getpid()}-{next(_numbers)}"
 
 
 def orphaned(name: str) -> bool:
-    """Whether `name` is one of ours and the run that made it is gone."""
-    found = _PATTERN.fullmatch(name)
-    if found is None:
+    """Return whether `name` was made by a run of the lab that has ended."""
+    match = _PATTERN.fullmatch(name)
+    if match is None:
         return False
     try:
-        os.kill(int(found[1]), 0)
+        os.kill(int(match[1]), 0)
     except ProcessLookupError:
         return True
     except PermissionError:

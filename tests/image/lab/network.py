@@ -1,4 +1,4 @@
-"""A network namespace with loopback and the addresses that a cloud would have, and no way out."""
+"""A network namespace with loopback and the addresses of a cloud, and without a route to the outside."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ METADATA_ADDRESS = "169.254.169.254"
 class Network:
     """`with Network() as network:` makes the namespace; leaving ends what `spawn` started and removes it.
 
-    `addresses` are put on its loopback interface besides 127.0.0.1.
+    `addresses` are added to its loopback interface.
     """
 
     def __init__(self, addresses: Sequence[str] = (METADATA_ADDRESS,)) -> None:

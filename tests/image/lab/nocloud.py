@@ -1,9 +1,9 @@
-"""What cloud-init's NoCloud source reads on a machine that has neither a cloud nor udev."""
+"""The seed of cloud-init's NoCloud source, on a machine without a cloud and without udev."""
 
 from __future__ import annotations
 
-# The network is there before the boot, and there is no udev to rename or settle anything. The images have no locales to
-# generate and no OpenSSH to make host keys for, and their mirror is not to be replaced by a cloud's.
+# The network exists before the boot, without udev. The images have no locales to generate and no OpenSSH that needs host
+# keys, and they keep their mirror.
 _SETTINGS = """\
 datasource_list: [ NoCloud, None ]
 network: {config: disabled}
@@ -15,13 +15,13 @@ ssh_genkeytypes: [ed25519]
 
 
 def seed_files(user_data: str, instance_id: str, hostname: str, vendor_data: str) -> dict[str, str]:
-    """Path and text of every file of the seed, and of the settings that let it work in a container."""
+    """Return the files of the seed by path, and the settings with which it works in a container."""
     seed = "/var/lib/cloud/seed/nocloud"
     return {
         f"{seed}/meta-data": f"instance-id: {instance_id}\nlocal-hostname: {hostname}\n",
         f"{seed}/user-data": user_data,
         f"{seed}/vendor-data": vendor_data,
         "/etc/cloud/cloud.cfg.d/90-lab.cfg": _SETTINGS,
-        # A host key that is there is not made.
+        # cloud-init does not make a host key that exists.
         "/etc/ssh/ssh_host_ed25519_key": "",
     }

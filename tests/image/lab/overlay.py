@@ -1,4 +1,4 @@
-"""A private, writable view of layers that stay untouched."""
+"""A private, writable view of read-only layers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.image.lab.names import unique_name
 class Overlay:
     """`with Overlay(layers, scratch) as overlay:` mounts `layers` (the uppermost first) below a new, empty one.
 
-    `overlay.root` is the whole, `overlay.changes` what was written. Leaving unmounts; `keep_changes` leaves `changes`
-    on the disk as a layer for others. Raises LabError where the kernel refuses the mount.
+    `overlay.root` is the merged view, `overlay.changes` has the written files. Leaving unmounts. `keep_changes` keeps
+    `changes` as a layer for others. Raises LabError if the kernel refuses the mount.
     """
 
     def __init__(self, layers: Sequence[Path], scratch: Path, *, keep_changes: bool = False) -> None:
@@ -39,7 +39,7 @@ class Overlay:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if call(["umount", str(self.root)], check=False).returncode != 0:
-            # A process that was killed may hold its last file a moment longer than it lives.
+            # A killed process may hold its last file for a moment.
             call(["umount", "--lazy", str(self.root)])
         self.root.rmdir()
         shutil.rmtree(self._work, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The first process of a container, found and entered by its pid, since no machined knows it here."""
+"""The first process of a container, found and entered by its pid, since there is no machined here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.servers.processes import Child
 
-#: What a program in a machine sees: nothing of the environment that the tests were started in.
+#: The environment of programs in a machine: nothing of the environment of the tests.
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
@@ -19,15 +19,15 @@ ENVIRONMENT = {
 
 
 def wait_for_leader(nspawn: Child, timeout_seconds: float) -> int:
-    """The host's pid of the container's pid 1, once that is systemd; raises ServerError with nspawn's own output."""
-    found: list[int] = []
+    """Wait until the container's pid 1 is systemd, and return its pid on the host. Raises ServerError with nspawn's output."""
+    leaders: list[int] = []
 
     def started() -> bool:
-        found[:] = [pid for pid in _children_of(nspawn.pid) if _is_init(pid)]
-        return bool(found)
+        leaders[:] = [pid for pid in _children_of(nspawn.pid) if _is_init(pid)]
+        return bool(leaders)
 
     nspawn.wait_ready(started, timeout_seconds, "the container's first process")
-    return found[0]
+    return leaders[0]
 
 
 def entry(leader: int) -> tuple[str, ...]:
@@ -43,17 +43,17 @@ def kill_leader(leader: int) -> None:
 
 
 def _children_of(parent: int) -> list[int]:
-    found = []
+    children = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             fields = status.read_text().rpartition(")")[2].split()
             if int(fields[1]) == parent:
-                found.append(int(status.parent.name))
-    return found
+                children.append(int(status.parent.name))
+    return children
 
 
 def _is_init(pid: int) -> bool:
-    """Whether `pid` is the first of a pid namespace of its own and has become systemd."""
+    """Return whether `pid` is the first process of a pid namespace and has become systemd."""
     with contextlib.suppress(OSError):
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         inner = next(line for line in lines if line.startswith("NSpid:")).split()[-1]

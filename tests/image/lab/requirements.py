@@ -1,4 +1,4 @@
-"""What this machine lacks for a booted image."""
+"""The requirements for booting an image on this machine."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _PROGRAMS = {
 
 
 def missing_requirements() -> list[str]:
-    """One sentence for each thing that is missing; empty when images can be booted here."""
-    found = [] if os.geteuid() == 0 else ["not root: mounts, namespaces and systemd-nspawn need it"]
+    """Return one sentence for each missing requirement; empty if images can be booted here."""
+    missing = [] if os.geteuid() == 0 else ["not root: mounts, namespaces and systemd-nspawn need it"]
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     for program, package in _PROGRAMS.items():
         if shutil.which(program, path=path) is None:
-            found.append(f"{program} is not installed (package {package})")
+            missing.append(f"{program} is not installed (package {package})")
     if not KEYRING.exists():
-        found.append(f"{KEYRING} is not there (package debian-archive-keyring)")
-    return found
+        missing.append(f"{KEYRING} is not there (package debian-archive-keyring)")
+    return missing

@@ -37,8 +37,8 @@ def web(image: Image) -> Image:
     return image
 
 
-def test_once_converges_and_says_so(web: Image) -> None:
-    """INTERFACE 5 and 7: `once` writes the target with 0600, since it holds a secret, and status.json in its shape."""
+def test_once_converges_and_writes_the_status(web: Image) -> None:
+    """INTERFACE sections 5 and 7: `once` writes the target, 0600 because it holds a secret, and a status.json as documented."""
     ran = web.run("once")
     assert ran.code == 0
     assert web.read("/etc/app.conf") == f"motto = one\npassword = {SECRET}\n"
@@ -58,7 +58,7 @@ def test_once_converges_and_says_so(web: Image) -> None:
 
 
 def test_a_second_once_does_nothing(web: Image) -> None:
-    """INTERFACE 8.3: with nothing changed no target is touched, not even its times."""
+    """INTERFACE section 8, promise 3: without a change no target is touched, not even its times."""
     assert web.run("once").code == 0
     before = web.path("/etc/app.conf").stat()
     assert web.run("once").code == 0
@@ -67,24 +67,24 @@ def test_a_second_once_does_nothing(web: Image) -> None:
     assert web.status()["generation"] == 1
 
 
-def test_plan_says_what_once_would_do(web: Image) -> None:
-    """INTERFACE 5 and 6: `plan` does nothing, `--exit-code` is 2 while something would change and 0 when nothing would."""
+def test_plan_shows_the_changes_that_once_would_make(web: Image) -> None:
+    """INTERFACE sections 5 and 6: `plan` changes nothing; `--exit-code` makes it exit 2 if `once` would change something."""
     before = sorted(web.root.rglob("*"))
     assert web.run("plan").code == 0
-    shown = web.run("plan", "--exit-code", "--json")
-    assert shown.code == 2
+    planning = web.run("plan", "--exit-code", "--json")
+    assert planning.code == 2
     assert sorted(web.root.rglob("*")) == before
-    planned = shown.json()
+    planned = planning.json()
     assert planned["changes"] is True
     assert [(t["target"], t["change"], t["mode"]) for t in planned["targets"]] == [("/etc/app.conf", "create", "0600")]
     assert planned["units"] == [{"name": "app.service", "action": "reload", "templates": ["app.conf"]}]
-    assert SECRET not in shown.out
+    assert SECRET not in planning.out
     assert web.run("once").code == 0
     assert web.run("plan", "--exit-code").code == 0
 
 
-def test_no_secret_anywhere_but_in_the_target(web: Image) -> None:
-    """Promise 5: after every command that prints, and on the whole disk below the root, the secret is in its target alone."""
+def test_a_secret_is_only_in_its_target(web: Image) -> None:
+    """INTERFACE section 8, promise 5: no command prints the secret, and only its source and its target hold it."""
     assert web.run("once").code == 0
     web.site("common", f'motto = "two"\n[db]\npassword = "{SECRET}-rotated"\n')
     commands = [
@@ -100,8 +100,9 @@ def test_no_secret_anywhere_but_in_the_target(web: Image) -> None:
     assert holders == {"site/common.toml", "etc/app.conf"}
 
 
-def test_no_form_of_a_secret_in_a_diff(web: Image) -> None:
-    """Promise 5: whatever a filter makes of a secret, however short it is, no line that depends on it is on the terminal."""
+def test_no_form_of_a_secret_is_in_a_diff(web: Image) -> None:
+    """INTERFACE section 8, promise 5: no line that depends on a secret is on the terminal, whatever filter changed it and
+    however short it is."""
     secret = "it's 7 secret-words"
     keys = '[keys.pw]\nsecret = true\n[keys.pin]\nsecret = true\ntype = "integer"\n'
     web.settings(keys + '[[template]]\nsource = "f.j2"\ntarget = "/f"\n')
@@ -134,15 +135,15 @@ USAGE = [
 
 @pytest.mark.parametrize("words", USAGE, ids=" ".join)
 def test_usage(web: Image, words: list[str]) -> None:
-    """INTERFACE 6: 64 for a wrong command line, with a hint and without a traceback."""
+    """INTERFACE section 6: a wrong command line exits 64, with a hint and without a traceback."""
     ran = web.run(*words)
     assert ran.code == 64
     assert ran.err.startswith("error: parbake")
     assert "Traceback" not in ran.err
 
 
-def test_a_root_that_is_not_there(web: Image, tmp_path: Path) -> None:
-    """INTERFACE 6: 64, naming the directory."""
+def test_a_missing_root(web: Image, tmp_path: Path) -> None:
+    """INTERFACE section 6: exit 64, and the error names the directory."""
     missing = Image(tmp_path / "missing")
     ran = missing.run("once")
     assert ran.code == 64
@@ -150,15 +151,15 @@ def test_a_root_that_is_not_there(web: Image, tmp_path: Path) -> None:
 
 
 def test_help_and_version(web: Image) -> None:
-    """INTERFACE 5: -h and --version work on all commands."""
+    """INTERFACE section 5: -h and --version work with all commands."""
     for words in (["-h"], ["once", "-h"], ["--version"], ["plan", "--version"]):
         ran = web.run(*words)
         assert ran.code == 0
         assert "parbake" in ran.out
 
 
-def test_data_that_is_wrong(web: Image) -> None:
-    """INTERFACE 6: 65 for a broken contract, with every key named, and nothing written."""
+def test_data_that_breaks_the_contract(web: Image) -> None:
+    """INTERFACE section 6: a broken contract exits 65. The error names every key, and nothing is written."""
     web.site("common", "[db]\nport = 1\n")
     ran = web.run("once")
     assert ran.code == 65
@@ -168,8 +169,8 @@ def test_data_that_is_wrong(web: Image) -> None:
     assert web.status()["state"] == "failed"
 
 
-def test_a_check_that_refuses(web: Image) -> None:
-    """INTERFACE 6: 65 when a check refuses; the old file stays, and the words of the check are shown."""
+def test_a_check_that_fails(web: Image) -> None:
+    """INTERFACE section 6: a failed check exits 65. The old file stays, and the error has the check's output."""
     assert web.run("once").code == 0
     web.template("app.j2", "{{ config.motto }}\n{{ config.db.password }}\n")
     ran = web.run("once")
@@ -180,7 +181,7 @@ def test_a_check_that_refuses(web: Image) -> None:
 
 
 def test_no_source(web: Image) -> None:
-    """INTERFACE 6: 69 with no last good run config, and 75 with one."""
+    """INTERFACE section 6: without its source `once` exits 69, and 75 with a last good run config."""
     web.path("/site/common.toml").unlink()
     ran = web.run("once")
     assert ran.code == 69
@@ -194,7 +195,7 @@ def test_no_source(web: Image) -> None:
 
 
 def test_a_target_that_cannot_be_written(web: Image) -> None:
-    """INTERFACE 6: 74 when a target could not be written, naming it and what to do."""
+    """INTERFACE section 6: a target that cannot be written exits 74. The error names it."""
     web.path("/etc/app.conf").mkdir()
     ran = web.run("once")
     assert ran.code == 74
@@ -203,7 +204,7 @@ def test_a_target_that_cannot_be_written(web: Image) -> None:
 
 
 def test_settings_that_are_invalid(web: Image) -> None:
-    """INTERFACE 6: 78, before anything else is looked at."""
+    """INTERFACE section 6: invalid settings exit 78, before anything else is read."""
     web.settings("[colour]\n")
     ran = web.run("once")
     assert ran.code == 78
@@ -211,7 +212,7 @@ def test_settings_that_are_invalid(web: Image) -> None:
 
 
 def test_busy(web: Image) -> None:
-    """Issue 5: `once`, `run` and `rollback` never overlap: with --no-wait the second exits 75, else it waits, saying so."""
+    """`once`, `run` and `rollback` never overlap: with --no-wait the second exits 75, else it logs that it waits."""
     assert web.run("once").code == 0
     before = web.status()
     with open(web.path("/run/parbake/lock"), "w") as lock:
@@ -219,7 +220,7 @@ def test_busy(web: Image) -> None:
         ran = web.run("once", "--no-wait")
         assert ran.code == 75
         assert "another parbake" in ran.err
-        assert web.status() == before, "what the other one says is its own"
+        assert web.status() == before, "the status belongs to the other one"
         waiting = web.start("once")
         try:
             assert waiting.stderr is not None
@@ -232,19 +233,19 @@ def test_busy(web: Image) -> None:
 
 
 def test_rollback_and_resume(web: Image) -> None:
-    """INTERFACE 5: back to generation N, held, said in status, and ended by resume."""
+    """INTERFACE section 5: `rollback N` applies generation N and holds it, the status shows it, `resume` ends it."""
     for motto in ("one", "two", "three"):
         web.site("common", f'motto = "{motto}"\n[db]\npassword = "{SECRET}"\n')
         assert web.run("once").code == 0
     assert web.run("rollback", "1").code == 0
     assert "motto = one" in web.read("/etc/app.conf")
     planned = web.run("plan", "--exit-code")
-    assert (planned.code, "held at generation 1" in planned.out) == (0, True), "a plan of what is not done"
+    assert (planned.code, "held at generation 1" in planned.out) == (0, True), "a hold is no change that `once` would make"
     assert web.run("plan", "--json").json()["changes"] is False
     with open(web.path("/run/parbake/lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert web.run("resume", "--no-wait").code == 75
-    assert "held at generation 1" in web.run("status").out, "let go by a command that did nothing"
+    assert "held at generation 1" in web.run("status").out, "the hold was released by a command that did nothing"
     assert web.run("once").code == 0
     assert "motto = one" in web.read("/etc/app.conf")
     assert "held at generation 1" in web.run("status").out
@@ -253,8 +254,9 @@ def test_rollback_and_resume(web: Image) -> None:
     assert web.run("rollback", "99").code == 64
 
 
-def test_what_a_held_instance_masks(web: Image) -> None:
-    """Promise 5: after a reboot into a hold, and into a broken contract, the shipper is told the secrets all the same."""
+def test_a_held_instance_masks_its_secrets(web: Image) -> None:
+    """INTERFACE section 8, promise 5: after a reboot into a hold or a broken contract the mask file still has the
+    secrets."""
     web.write("/etc/parbake/conf.d/sink.toml", '[[sink]]\ntype = "file"\npath = "/var/log/parbake/out"\n')
     mask = web.path("/run/parbake/mask")
     for motto in ("one", "two"):
@@ -271,9 +273,9 @@ def test_what_a_held_instance_masks(web: Image) -> None:
     assert SECRET in mask.read_text()
 
 
-def test_looking_needs_no_root(web: Image) -> None:
-    """INTERFACE 5: `debug` needs no root, also where parbake has run as root; nor do `plan` and `explain`. What would change
-    something says that it may not."""
+def test_reading_commands_need_no_root(web: Image) -> None:
+    """INTERFACE section 5: `debug`, `plan` and `explain` need no root, even if parbake has run as root. A command that changes
+    state exits 74 and names the state directory."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to become nobody")
     assert web.run("once").code == 0
@@ -283,7 +285,7 @@ def test_looking_needs_no_root(web: Image) -> None:
     before = web.path("/var/lib/parbake/digest.key").read_bytes()
     for words in (("plan",), ("debug",), ("explain", "motto")):
         ran = as_nobody(web, *words)
-        assert ran.code in (0, 74), ran.err  # 74: a target that only root may read cannot be compared
+        assert ran.code in (0, 74), ran.err  # 74: a target that only root may read
         assert "motto" in ran.out
         assert "digest" not in ran.err
     refused = as_nobody(web, "resume")
@@ -300,7 +302,7 @@ def as_nobody(web: Image, *words: str) -> Ended:
 
 
 def test_verify_sees_drift(web: Image) -> None:
-    """INTERFACE 5 and 6: `verify` is 2 when a target was edited by hand, and says which."""
+    """INTERFACE sections 5 and 6: `verify` exits 2 if a target was edited by hand, and names it."""
     assert web.run("once").code == 0
     assert web.run("verify").code == 0
     with open(web.path("/etc/app.conf"), "a") as file:
@@ -311,17 +313,17 @@ def test_verify_sees_drift(web: Image) -> None:
 
 
 def test_explain(web: Image) -> None:
-    """INTERFACE 5: which source, layer and revision a key came from, what it overrode, what uses it."""
+    """INTERFACE section 5: the source and layer of a key, what it overrode, and what uses it."""
     web.site("env/dev", 'motto = "two"\n')
-    found = web.run("explain", "motto", "--json").json()
-    assert (found["value"], found["source"], found["layer"]) == ("two", "site", "env/dev")
-    assert [(o["source"], o["layer"]) for o in found["overrode"]] == [("site", "common")]
-    assert (found["templates"], found["units"]) == (["app.conf"], ["app.service"])
+    key = web.run("explain", "motto", "--json").json()
+    assert (key["value"], key["source"], key["layer"]) == ("two", "site", "env/dev")
+    assert [(o["source"], o["layer"]) for o in key["overrode"]] == [("site", "common")]
+    assert (key["templates"], key["units"]) == (["app.conf"], ["app.service"])
     assert web.run("explain", "moto").code == 64
 
 
-def test_debug_applies_only_when_told(web: Image) -> None:
-    """INTERFACE 5: `debug` narrates and changes nothing unless --apply."""
+def test_debug_applies_only_with_apply(web: Image) -> None:
+    """INTERFACE section 5: `debug` shows each step and changes nothing without --apply."""
     ran = web.run("debug")
     assert (ran.code, web.path("/etc/app.conf").exists()) == (0, False)
     assert " ms " in ran.out
@@ -330,7 +332,7 @@ def test_debug_applies_only_when_told(web: Image) -> None:
 
 
 def test_every_printing_command_has_json(web: Image) -> None:
-    """INTERFACE 5: every command that prints has --json, and then prints nothing but one JSON value."""
+    """INTERFACE section 5: every command that prints has --json and then prints one JSON value."""
     assert web.run("once", "--json").json()["state"] == "converged"
     for words in (
         ["plan"], ["debug"], ["facts"], ["explain", "motto"], ["check"], ["bake"], ["verify"], ["compare", "dev", "prod"],
@@ -339,8 +341,8 @@ def test_every_printing_command_has_json(web: Image) -> None:
         json.loads(web.run(*words, "--json").out)
 
 
-def test_a_reader_that_goes_away(web: Image) -> None:
-    """`parbake plan | head -1` ends quietly."""
+def test_a_reader_that_closes_its_pipe(web: Image) -> None:
+    """`parbake history | head -1` exits 0 and prints no error."""
     assert web.run("once").code == 0
     line = " ".join(web.command("history")) + " | true"
     ran = ended(["bash", "-c", f"set -o pipefail; {line}"])
@@ -348,7 +350,7 @@ def test_a_reader_that_goes_away(web: Image) -> None:
 
 
 def test_without_root(web: Image) -> None:
-    """INTERFACE 3: below --root owners that cannot be set without root are reported, not fatal."""
+    """INTERFACE section 3: below --root an owner that cannot be set without root is reported and is no error."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to become nobody")
     web.settings(TEMPLATE.replace("target =", 'owner = "root"\ntarget ='))
@@ -365,9 +367,9 @@ def test_without_root(web: Image) -> None:
     assert web.path("/etc/app.conf").stat().st_uid != 0
 
 
-def test_an_interrupt_is_no_bug(web: Image) -> None:
-    """Control-C while waiting for the lock ends with 130, as shells expect, and without a traceback."""
-    # whoever runs the tests in the background may have had the signal ignored, which children would inherit
+def test_an_interrupt_is_not_reported_as_a_bug(web: Image) -> None:
+    """Control-C during the wait for the lock exits 130, as shells expect, without a traceback."""
+    # A shell that runs the tests in the background may ignore the signal, and children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     assert web.run("once").code == 0
     with open(web.path("/run/parbake/lock"), "w") as lock:

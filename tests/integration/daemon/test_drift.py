@@ -1,4 +1,4 @@
-"""Targets edited by hand below a running daemon: told of, put back where the settings say so, never fought over."""
+"""Targets edited by hand below a running daemon: reported, and put back if the settings say so."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def is_converged(image: Image) -> bool:
     return bool(image.status()["state"] == "converged") and set(states(image).values()) == {"current"}
 
 
-def test_what_was_edited_by_hand_is_told_of_and_left(converged: Image) -> None:
-    """Issue 5: drift is reported with who is known; `report` is the default. The next generation says what it replaces."""
+def test_a_target_edited_by_hand_is_reported_and_left(converged: Image) -> None:
+    """`report` is the default: drift is reported with the owner and the time of the edit, once for each edit."""
     with daemon(converged) as process:
         eventually(lambda: is_converged(converged))
         converged.write("/etc/app/left.conf", "by hand\n")
@@ -55,17 +55,17 @@ def test_what_was_edited_by_hand_is_told_of_and_left(converged: Image) -> None:
         converged.site("common", 'v = "two"\n')
         eventually(lambda: converged.read("/etc/app/left.conf") == "value two\n" and is_converged(converged))
         process.terminate()
-        said = process.communicate(timeout=30)[1]
+        errors = process.communicate(timeout=30)[1]
     owner = pwd.getpwuid(os.geteuid()).pw_name
-    assert said.count("target /etc/app/left.conf drifted: its content was changed at ") == 2
-    assert f"the file belongs to {owner}" in said
-    assert "it is left so" in said
-    assert "by hand" not in said
+    assert errors.count("target /etc/app/left.conf drifted: its content was changed at ") == 2
+    assert f"the file belongs to {owner}" in errors
+    assert "it is left so" in errors
+    assert "by hand" not in errors
 
 
 @pytest.mark.parametrize("change", ["content", "mode", "replaced"])
-def test_what_the_settings_say_is_put_back(converged: Image, change: str) -> None:
-    """Issue 5: `drift = "repair"` puts a target back, whatever was done to it, and leaves its neighbour alone."""
+def test_a_target_with_drift_repair_is_put_back(converged: Image, change: str) -> None:
+    """`drift = "repair"` puts a target back after any edit, and leaves its neighbour alone."""
     target = converged.path("/etc/app/kept.conf")
     with daemon(converged) as process:
         eventually(lambda: is_converged(converged))
@@ -80,14 +80,14 @@ def test_what_the_settings_say_is_put_back(converged: Image, change: str) -> Non
         eventually(lambda: target.read_text() == GOOD and target.stat().st_mode & 0o777 == 0o644)
         eventually(lambda: states(converged)["kept.conf"] == "current")
         process.terminate()
-        said = process.communicate(timeout=30)[1]
-    assert "target /etc/app/kept.conf drifted: its " in said
-    assert "it is put back" in said
+        errors = process.communicate(timeout=30)[1]
+    assert "target /etc/app/kept.conf drifted: its " in errors
+    assert "it is restored" in errors
 
 
 @pytest.mark.parametrize("name", ["left", "kept"])
 def test_a_target_that_is_gone_comes_back(converged: Image, name: str) -> None:
-    """A service that is started without its config is worse than one whose config somebody edited."""
+    """A removed target is put back with either setting: a service without its config is worse than one with an edited one."""
     target = converged.path(f"/etc/app/{name}.conf")
     with daemon(converged):
         eventually(lambda: is_converged(converged))
@@ -95,8 +95,8 @@ def test_a_target_that_is_gone_comes_back(converged: Image, name: str) -> None:
         eventually(lambda: target.exists() and target.read_text() == GOOD and is_converged(converged))
 
 
-def test_a_place_that_is_not_there_yet_is_no_end(converged: Image) -> None:
-    """A group that waits for its keys may have a target in a directory that only its first commit makes."""
+def test_a_missing_directory_is_watched_once_it_exists(converged: Image) -> None:
+    """A group that waits for its keys may have its target in a directory that its first commit makes."""
     later = '[[template]]\nsource = "later.j2"\ntarget = "/srv/later/b"\ngroup_name = "later"\ndrift = "repair"\n'
     converged.write("/etc/parbake/conf.d/later.toml", later)
     converged.template("later.j2", "{{ config.later }}\n")

@@ -1,7 +1,7 @@
-"""Run by Debian's Python in a network namespace of its own: real cloud-init crawls the emulator, and writes below ROOT.
+"""Run by Debian's Python in a separate network namespace: real cloud-init crawls the emulator, and writes below ROOT.
 
-`crawl.py PLATFORM ROOT FIRMWARE`: FIRMWARE is JSON, the DMI's strings. The emulator answers at the address that the
-platform's documentation gives, so that nothing of cloud-init is configured. Prints the emulator's violations as JSON.
+`crawl.py PLATFORM ROOT FIRMWARE`: FIRMWARE has the DMI strings in JSON. The emulator answers at the address in the platform's
+documentation, so that cloud-init needs no configuration. Prints the emulator's violations as JSON.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def crawl(platform: str, root: Path, firmware: dict[str, str], url: str) -> bool:
-    """cloud-init's own datasource, from its recognition of the platform to instance-data.json."""
+    """Run cloud-init's datasource, from the recognition of the platform to instance-data.json."""
     dmi: Any = importlib.import_module("cloudinit.dmi")
     dmi.read_dmi_data = lambda key: firmware.get(_DMI.get(key, ""))
     helpers = importlib.import_module("cloudinit.helpers")
@@ -70,7 +70,7 @@ def crawl(platform: str, root: Path, firmware: dict[str, str], url: str) -> bool
 
 
 def _without_dhcp(module: Any) -> None:
-    """In the namespace there is no server that would lease an address: the set-up of an interface is left out."""
+    """Leave out the set-up of an interface: the namespace has no server that leases an address."""
     for name in ("EphemeralDHCPv4", "EphemeralIPv4Network", "EphemeralIPNetwork"):
         if hasattr(module, name):
             setattr(module, name, _Nothing)

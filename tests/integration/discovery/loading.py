@@ -1,6 +1,6 @@
-"""Run by Debian's Python: real cloud-init finds and calls the module and the part handler that the package brings.
+"""Run by Debian's Python: real cloud-init finds and calls the module and the part handler of the package.
 
-`loading.py FILES ROOT`: FILES is packaging/cloud-init, ROOT where they are to write. Prints what happened as JSON.
+`loading.py FILES ROOT`: FILES is packaging/cloud-init, ROOT the directory that they write to. Prints the result as JSON.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def main() -> None:
     modules: Any = importlib.import_module("cloudinit.config.modules")
     stages: Any = importlib.import_module("cloudinit.stages")
     none: Any = importlib.import_module("cloudinit.sources.DataSourceNone")
-    ours: Any = importlib.import_module("cc_parbake")
-    ours.TARGET = str(root / "conf.d/50-cloud-init.toml")
+    module: Any = importlib.import_module("cc_parbake")
+    module.TARGET = str(root / "conf.d/50-cloud-init.toml")
     init = stages.Init()
     paths = {"cloud_dir": str(root / "cloud"), "run_dir": str(root / "run")}
     init._cfg = {"system_info": {"distro": "debian", "paths": paths}}
     init.datasource = none.DataSourceNone({}, init.distro, init.paths)
-    # Which gives the paths their instance's directory.
+    # This gives the paths the instance's directory.
     init.paths.datasource = init.datasource
     running = modules.Modules(init)
     enable: Any = types.ModuleType("enable")
@@ -42,13 +42,13 @@ def main() -> None:
     consume(files, root, init)
     written = {path.name: path.read_text() for path in sorted((root / "conf.d").iterdir())}
     schema: Any = importlib.import_module("cloudinit.config.schema")
-    # Raises for what a boot would warn of.
+    # Raises for anything that a boot would warn of.
     schema.validate_cloudconfig_schema({"cloud_init_modules": ["write-files", entry]}, schema.get_schema(), strict=True)
     print(json.dumps({"ran": ran, "failures": [str(failure) for failure in failures], "written": written}))
 
 
 def consume(files: Path, root: Path, init: Any) -> None:
-    """User-data of two parts, the second one ours, through cloud-init's own handlers."""
+    """Pass user-data of two parts, the second for parbake, through cloud-init's handlers."""
     handlers = Path(init.paths.get_cpath("handlers"))
     handlers.mkdir(parents=True)
     text = (files / "parbake_part.py").read_text().replace("/run/parbake/conf.d", str(root / "conf.d"))

@@ -1,4 +1,4 @@
-"""Real cloud-init, Debian 12's and 13's, loads and calls what the package brings for it."""
+"""Real cloud-init, Debian 12's and 13's, loads and calls the files that the package has for it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ LOADING = Path(__file__).with_name("loading.py")
 
 @pytest.mark.parametrize("suite", ["bookworm", "trixie"])
 def test_the_module_and_the_part_handler_are_found_and_called(suite: str, tmp_path: Path) -> None:
-    """cloud-init's own machinery runs the module without a failure, and hands our part to the handler at each boot."""
+    """cloud-init runs the module without a failure, and gives parbake's part to the handler at each boot."""
     try:
         modules = cloud_init(suite)
     except LabError as error:
-        pytest.skip(f"{suite}'s cloud-init cannot be had: {error}")
+        pytest.skip(f"{suite}'s cloud-init is unavailable: {error}")
     done = subprocess.run(
         [DEBIAN_PYTHON, str(LOADING), str(FILES), str(tmp_path)],
         env={"PYTHONPATH": str(modules), "PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"},
@@ -33,9 +33,9 @@ def test_the_module_and_the_part_handler_are_found_and_called(suite: str, tmp_pa
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert (found["ran"], found["failures"]) == (["parbake"], [])
-    assert {name: tomllib.loads(text) for name, text in found["written"].items()} == {
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert (result["ran"], result["failures"]) == (["parbake"], [])
+    assert {name: tomllib.loads(text) for name, text in result["written"].items()} == {
         "50-cloud-init.toml": {"facts": {"role": "web"}},
         "60-site.toml": {"facts": {"rack": "r1"}},
     }

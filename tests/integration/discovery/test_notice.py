@@ -1,4 +1,4 @@
-"""The daemon and a platform that takes the instance away, or changes its mind."""
+"""The daemon, and a platform that terminates the instance or calls the termination off."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ source = "a.j2"
 target = "/etc/a"
 """
 SECONDS = 60.0
-"""EC2 is looked at every ten."""
+"""EC2 is polled every ten seconds."""
 
 
 @contextmanager
@@ -44,14 +44,14 @@ def daemon(image: Image) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def eventually(what: Callable[[], bool], how: str) -> None:
-    def tried() -> bool:
+def eventually(check: Callable[[], bool], description: str) -> None:
+    def is_true() -> bool:
         try:
-            return what()
+            return check()
         except (OSError, ValueError):
             return False
 
-    wait_until(tried, SECONDS, how)
+    wait_until(is_true, SECONDS, description)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def ready(image: Image) -> Callable[[Metadata, str], Image]:
 
 
 def test_a_notice_is_config_until_it_is_called_off(ready: Callable[[Metadata, str], Image]) -> None:
-    """A spot notice is a fact in status.json and a convergence; called off, both are as before."""
+    """A spot notice is a fact in status.json and causes a convergence. Called off, it is undone."""
     with Metadata("ec2") as service:
         image = ready(service, "0s")
         with daemon(image):
@@ -81,7 +81,7 @@ def test_a_notice_is_config_until_it_is_called_off(ready: Callable[[Metadata, st
 
 
 def test_a_notice_does_not_wait_for_the_splay(ready: Callable[[Metadata, str], Image]) -> None:
-    """The fact is published at once, for the shipper to hurry, though the convergence takes its turn in the swarm."""
+    """The fact is published at once, so that the shipper hurries, and the convergence waits for the splay."""
     with Metadata("ec2") as service:
         image = ready(service, "10h")
         with daemon(image):
@@ -94,7 +94,7 @@ def test_a_notice_does_not_wait_for_the_splay(ready: Callable[[Metadata, str], I
 
 
 def test_a_notice_outlives_a_reload_of_the_settings(ready: Callable[[Metadata, str], Image]) -> None:
-    """Azure tells its events to the watcher alone: after SIGHUP the fact stays, though the new watcher gets no answer yet."""
+    """On Azure only the watcher gets events: after SIGHUP the fact stays, although the new watcher gets no answer yet."""
     with Metadata("azure", options={"events": "Preempt"}) as service:
         image = ready(service, "0s")
         with daemon(image) as process:

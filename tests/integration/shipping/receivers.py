@@ -1,4 +1,4 @@
-"""A receiver for each sink of the table: what the contract suite sends to, and reads back."""
+"""A receiver for each sink of the table. The contract suite sends to it and reads back."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from agent.paths import Paths
-from agent.settings import plugins
 from agent.settings.schema import Problems, read
 from agent.settings.source_lines import Location
-from agent.shipping import Batch, Column, Sink, SinkContext
+from agent.shipping import Batch, Column, OpenSink, SinkContext
 from agent.shipping.dead_letter import DeadLetters
 from agent.shipping.delivery import Delivery
 from agent.shipping.shutdown import Stop
-from agent.shipping.sinks import SINKS
-from agent.shipping.status_file import Progress
+from agent.shipping.sinks import load_sink
+from agent.shipping.status_file import PipelineStatus
 from tests.servers import log_receivers as fakes
 from tests.servers.faulty import Certificates
 from tests.servers.journal_directory import WRITER
@@ -37,27 +36,26 @@ TOKEN = "token-5f1c9b0e77"
 
 @dataclass
 class Target:
-    """A running receiver. `messages()` is what it has stored, `label(name)` how it calls a label."""
+    """A running receiver. `messages()` returns its stored messages, `label(name)` its name of a label."""
 
     options: Mapping[str, Any]
     messages: Callable[[], list[str]]
     rows: Callable[[], list[dict[str, str]]]
     label: Callable[[str], str] = str
     web: HttpReceiver | None = None
-    """The scripted server behind it, where a status can be asked for."""
+    """The scripted server behind it, if a test can choose its status."""
     complaints: list[str] = field(default_factory=list)
     binary: bool = True
-    """Whether it keeps line ends and empty messages as they are."""
+    """Whether it keeps line ends and empty messages unchanged."""
 
 
-def make(kind: str, options: Mapping[str, Any], root: Path, stop: Stop | None = None) -> Sink:
-    """The sink as the settings would make it. Raises AssertionError for options that it does not have."""
-    cls = plugins.load(SINKS, kind, "type")
+def make(kind: str, options: Mapping[str, Any], root: Path, stop: Stop | None = None) -> OpenSink:
+    """Make a sink as the settings would. Raises AssertionError for options that it does not have."""
+    cls = load_sink(kind)
     problems = Problems()
     found = read(cls.options_class, dict(options), Location(kind), problems)
     assert not problems.messages, problems.messages
-    made: Sink = cls(found, SinkContext(kind, Paths(root), stop or Stop(), "parbake-mark0123"))
-    return made
+    return cls(found, SinkContext(kind, Paths(root), stop or Stop(), "parbake-mark0123"))
 
 
 def _web(take: Callable[[Stored], Any], path: str = "", **options: Any) -> Callable[[Path], Any]:
@@ -248,9 +246,9 @@ def row(message: str, **fields: str) -> Batch:
     return Batch([time.time_ns() // 1000], columns, {}, ["id-0"], {})
 
 
-def deliver(sink: Any, root: Path, *batches: Batch, stop: Stop | None = None) -> Progress:
-    """Ship as a lane does, with its repeats; what became of it."""
-    progress = Progress("s", "kind", "journal")
+def deliver(sink: Any, root: Path, *batches: Batch, stop: Stop | None = None) -> PipelineStatus:
+    """Deliver as a pipeline does, with its repeats. Return the status."""
+    progress = PipelineStatus("s", "kind", "journal")
     delivery = Delivery(sink, DeadLetters(root / "dead", "s"), progress, stop or Stop(), patience_seconds=60)
     for each in batches:
         delivery.deliver(each)
@@ -258,6 +256,6 @@ def deliver(sink: Any, root: Path, *batches: Batch, stop: Stop | None = None) ->
 
 
 def letters(root: Path) -> list[dict[str, str]]:
-    """What was set aside."""
+    """Return the entries that were set aside."""
     path = root / "dead/s.ndjson"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

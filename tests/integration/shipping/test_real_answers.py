@@ -1,4 +1,4 @@
-"""What receivers over HTTP really answer, in the cases where the obvious reading of an answer loses lines or never ends."""
+"""Real answers of receivers over HTTP for which the obvious interpretation loses lines or never ends."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_gelf_repeats_no_entry_for_the_sake_of_another(tmp_path: Path) -> None:
 
 
 def test_gelf_goes_on_where_the_receiver_became_busy(tmp_path: Path) -> None:
-    """What was taken before a 503 is not sent again."""
+    """Entries that were accepted before a 503 are not sent again."""
     with TARGETS["gelf"](tmp_path) as target:
         sink = make("gelf", target.options, tmp_path)
         seen = target.messages
@@ -79,7 +79,7 @@ def test_gelf_has_a_host_and_a_message_always(text: str, tmp_path: Path) -> None
 
 
 def test_loki_keeps_every_label_whatever_their_number(tmp_path: Path) -> None:
-    """Loki takes 15 stream labels: those beyond become structured metadata, and the unit is among the stream's."""
+    """Loki accepts 15 stream labels: further ones become structured metadata, and the unit stays a stream label."""
     with TARGETS["loki"](tmp_path) as target:
         labels = {f"label{number:02d}": f"v{number}" for number in range(20)}
         sink = make("loki", target.options, tmp_path)
@@ -127,11 +127,11 @@ def test_elasticsearch_waits_for_an_index_and_not_for_an_entry(captured: Any, tm
     server, _, answers = captured
     sink = make("elasticsearch", {"url": server.url}, tmp_path)
     answers.append((200, items(404, 403, 429)))
-    assert list(sink.send(batch(["a", "b", "c"])).again) == [0, 1, 2]
+    assert list(sink.send(batch(["a", "b", "c"])).retry) == [0, 1, 2]
     answers.append((200, items(201, 403, 429)))
     outcome = sink.send(batch(["a", "b", "c"]))
     assert [number for number, _ in outcome.refused] == [1]
-    assert list(outcome.again) == [2]
+    assert list(outcome.retry) == [2]
     answers.append((200, items(201, 500)))
     with pytest.raises(SinkUnavailable):
         sink.send(batch(["a", "b", "c"]))
@@ -139,7 +139,7 @@ def test_elasticsearch_waits_for_an_index_and_not_for_an_entry(captured: Any, tm
 
 
 def test_elasticsearch_is_sent_no_field_twice_and_no_name_that_it_refuses(captured: Any, tmp_path: Path) -> None:
-    """A label that is named as a field takes its place, and an index of a time is in small letters whatever a fact says."""
+    """A label with the name of a field replaces it, and an index with a time is in small letters for any fact."""
     server, bodies, answers = captured
     answers.append((200, items(201)))
     sink = make("elasticsearch", {"url": server.url, "index": "Logs/Prod-%Y.%m"}, tmp_path)
@@ -151,7 +151,7 @@ def test_elasticsearch_is_sent_no_field_twice_and_no_name_that_it_refuses(captur
 
 
 def test_otlp_keys_are_unique_and_numbers_are_numbers(captured: Any, tmp_path: Path) -> None:
-    """The trusted field wins over an application's own of that name; a line number that is none stays text."""
+    """The trusted field replaces an application's field of that name; an invalid line number stays text."""
     server, bodies, _ = captured
     sink = make("otlp", {"url": server.url, "service_name": "web"}, tmp_path)
     sink.send(row("a", TRANSPORT="forged", _TRANSPORT="journal", CODE_LINE="²", _PID="42", _UID="9" * 30))
@@ -167,12 +167,12 @@ def test_otlp_keys_are_unique_and_numbers_are_numbers(captured: Any, tmp_path: P
 
 @pytest.mark.parametrize("answer", [(201, b""), (200, b"\x0a\x00"), (202, b'{"partialSuccess":{}}'), (200, b"null")])
 def test_otlp_takes_any_success(answer: tuple[int, bytes], captured: Any, tmp_path: Path) -> None:
-    """201 and 202, an empty body and one in protobuf are success; partialSuccess without a number is none of a loss."""
+    """201 and 202, an empty body and one in protobuf are success; partialSuccess without a number is no loss."""
     server, _, answers = captured
     answers.append(answer)
     sink = make("otlp", {"url": server.url, "service_name": "web"}, tmp_path)
     outcome = sink.send(row("a"))
-    assert (outcome.dropped, list(outcome.again), list(outcome.refused)) == (0, [], [])
+    assert (outcome.dropped, list(outcome.retry), list(outcome.refused)) == (0, [], [])
     sink.close()
 
 
@@ -204,7 +204,7 @@ ODD += ["<&>", "{}", "null", "😀"]
 
 @pytest.mark.parametrize("name", ["http", "loki", "elasticsearch", "otlp", "splunk-hec", "gelf", "gelf-tcp", "syslog"])
 def test_no_field_and_no_label_makes_a_message_that_its_receiver_refuses(name: str, tmp_path: Path) -> None:
-    """Fields are what applications write and labels what people choose: strict receivers take each odd value in each place."""
+    """Applications choose fields and people choose labels: strict receivers accept each odd value in each place."""
     fields = ("PRIORITY", "SYSLOG_FACILITY", "_PID", "PID", "_HOSTNAME", "SYSLOG_IDENTIFIER", "MESSAGE_ID", "CODE_LINE", "ID")
     labels = dict.fromkeys(("component", "a b", "1x", "ü", "MESSAGE_ID", "file", "_PID"), 'v"\\]ü\n')
     with TARGETS[name](tmp_path) as target:

@@ -1,4 +1,4 @@
-"""CloudWatch Logs and S3 against moto: limits, what does not exist, keys."""
+"""CloudWatch Logs and S3 against moto: limits, missing resources, keys."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ needs_moto = pytest.mark.skipif(not importlib.util.find_spec("moto"), reason="mo
 
 @needs_moto
 def test_cloudwatch_cuts_a_batch_as_the_api_wants_it(tmp_path: Path) -> None:
-    """1 MiB, 24 hours, order of time: a batch beyond them all arrives whole, and an event beyond the limit is set aside."""
+    """1 MiB, 24 hours, order of time: a batch beyond them all arrives complete, and an event beyond the limit is set aside."""
     with aws(tmp_path, "cloudwatch") as target:
         sink = make("cloudwatch", target.options, tmp_path)
         messages = [*(f"{number:03d}" + "x" * 90_000 for number in range(30)), "L" * 1_100_000, "yesterday"]
@@ -34,7 +34,7 @@ def test_cloudwatch_cuts_a_batch_as_the_api_wants_it(tmp_path: Path) -> None:
 
 @needs_moto
 def test_cloudwatch_large_batches_cost_no_square_of_their_size(tmp_path: Path) -> None:
-    """10,000 events, the most of a batch, take seconds of neither machine."""
+    """10,000 events, the most of a batch, take a bounded CPU time."""
     with aws(tmp_path, "cloudwatch") as target:
         sink = make("cloudwatch", target.options, tmp_path)
         began = time.process_time()
@@ -47,7 +47,7 @@ def test_cloudwatch_large_batches_cost_no_square_of_their_size(tmp_path: Path) -
 @needs_moto
 @pytest.mark.parametrize("kind", ["cloudwatch", "s3"])
 def test_what_does_not_exist_on_aws_is_made_by_hand(kind: str, tmp_path: Path) -> None:
-    """A missing bucket, or a missing group with create = false: the entries wait, and the error says what to make."""
+    """A missing bucket, or a missing group with create = false: the entries wait, and the hint names what to create."""
     with aws(tmp_path, kind) as target:
         wrong: dict[str, dict[str, Any]] = {"cloudwatch": {"create": False, "log_group": "missing"}, "s3": {}}
         wrong["s3"]["bucket"] = "missing-8f1c"
@@ -60,7 +60,7 @@ def test_what_does_not_exist_on_aws_is_made_by_hand(kind: str, tmp_path: Path) -
 
 @needs_moto
 def test_keys_for_aws_come_from_a_file_and_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """credentials_file replaces what the environment has; a file that was empty and is put right needs no restart."""
+    """credentials_file replaces the keys of the environment; a corrected file needs no restart."""
     with aws(tmp_path, "s3") as target:
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "ENVIRONMENT")
         path = tmp_path / "keys"

@@ -1,4 +1,4 @@
-"""Batches that a sink takes in part, refuses, or stumbles over; what is set aside, and how; files that lanes share."""
+"""Batches that a sink accepts in part, refuses, or fails on; what is set aside, and how; files that pipelines share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
 
@@ -23,10 +22,10 @@ from tests.integration.shipping.test_sink_contract import batch
 
 
 class Scripted:
-    """A sink that answers with `answer(messages)`, and keeps what it was asked."""
+    """A sink that answers with `answer(messages)`, and keeps the messages of each call."""
 
-    options_class: ClassVar[type[Any]] = object
-    wants_ids: ClassVar[bool] = False
+    options_class = object
+    wants_ids = False
 
     def __init__(self, answer: Callable[[list[str]], SendResult]) -> None:
         self.asked: list[list[str]] = []
@@ -42,7 +41,7 @@ class Scripted:
 
 
 def test_an_entry_that_a_sink_stumbles_over_stops_no_other(tmp_path: Path) -> None:
-    """A value that a sink cannot put into words, by a fault of ours, is set aside alone and says where; the rest arrives."""
+    """An entry on which a sink fails by a bug is set aside alone, with the place of the bug; the rest arrives."""
 
     def stumble(messages: list[str]) -> SendResult:
         if "odd" in messages:
@@ -56,7 +55,7 @@ def test_an_entry_that_a_sink_stumbles_over_stops_no_other(tmp_path: Path) -> No
 
 
 def test_a_sink_that_is_closed_while_it_is_used_sets_nothing_aside(tmp_path: Path) -> None:
-    """At the end of the time for draining sinks are closed under a lane that hangs: its entries stay where they are."""
+    """After the time for draining, sinks are closed while a pipeline that hangs still uses them: its entries are kept."""
     stop = Stop()
 
     def closed(messages: list[str]) -> SendResult:
@@ -69,7 +68,7 @@ def test_a_sink_that_is_closed_while_it_is_used_sets_nothing_aside(tmp_path: Pat
 
 
 def test_good_entries_after_many_bad_ones_are_not_set_aside_with_them(tmp_path: Path) -> None:
-    """Half a batch that is too old for the receiver, such as after an outage: the other half is not given up with it."""
+    """Half a batch that is too old for the receiver, such as after an outage: the other half is not set aside with it."""
 
     def answer(messages: list[str]) -> SendResult:
         if any(message.startswith("old") for message in messages):
@@ -89,7 +88,7 @@ def test_a_sink_that_is_throttled_for_some_entries_is_not_hammered(tmp_path: Pat
 
     def answer(messages: list[str]) -> SendResult:
         left[0] -= 1
-        return SendResult(again=range(1, len(messages))) if left[0] > 0 else ACCEPTED
+        return SendResult(retry=range(1, len(messages))) if left[0] > 0 else ACCEPTED
 
     sink = Scripted(answer)
     began = time.monotonic()
@@ -121,14 +120,14 @@ def test_set_aside_entries_are_bounded_and_whole(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_what_root_sets_aside_by_hand_does_not_shut_the_service_out(tmp_path: Path) -> None:
-    """`parbake ship --once` as root leaves a dead-letter directory that belongs to whom ship/ belongs to."""
+    """`parbake ship --once` as root leaves a dead-letter directory that belongs to the owner of ship/."""
     os.chown(tmp_path, 4242, 4242)
     DeadLetters(tmp_path / "dead", "s").add(batch(["a"]), [(0, "why")])
     assert {path.stat().st_uid for path in (tmp_path / "dead", tmp_path / "dead/s.ndjson")} == {4242}
 
 
 def test_a_file_has_its_mode_and_is_rotated_whole(tmp_path: Path) -> None:
-    """Whatever the umask, as the service's is strict; no batch is torn, and no more files are kept than asked."""
+    """With any umask, as the service's is strict; no batch is torn, and no more files are kept than `keep`."""
     before = os.umask(0o077)
     try:
         options = {"path": "/log/out.log", "max_size": "8KiB", "keep": 2, "mode": "0644"}

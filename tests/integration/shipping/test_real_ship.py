@@ -1,4 +1,4 @@
-"""`parbake ship` as a person uses it, on a root of its own with real journal files and log files."""
+"""`parbake ship` as a person uses it, below a root with real journal files and log files."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_dry_run_shows_what_would_leave_and_sends_and_keeps_nothing(root: Path, 
 
 
 def test_once_ships_what_is_there_and_reads_on_the_next_time(root: Path) -> None:
-    """Everything once, however often it is called; then what came in between."""
+    """Everything arrives once, for any number of calls; then the entries since."""
     for _ in range(2):
         assert ship(root, "--once", "--sink", "copy") == 0
         assert len(shipped(root)) == 80
@@ -83,7 +83,7 @@ def test_once_ships_what_is_there_and_reads_on_the_next_time(root: Path) -> None
 
 
 def test_since_ships_again_from_there_and_leaves_the_checkpoints(root: Path) -> None:
-    """A hole at the receiver is filled by hand, and the service goes on from where it was."""
+    """A gap at the receiver is filled by hand, and the service goes on from its checkpoint."""
     assert ship(root, "--once", "--sink", "copy") == 0
     assert ship(root, "--once", "--sink", "copy", "--since", "2023-11-14T22:13:20.040Z") == 0
     again = shipped(root)[80:]
@@ -130,7 +130,7 @@ def test_a_pipe_that_is_closed_ends_the_command(words: list[str], root: Path) ->
 
 
 def test_times_are_understood_as_people_write_them() -> None:
-    """Absolute, relative and by name; what is no time is an error that says how to write one."""
+    """Absolute, relative and by name; an invalid time is an error with examples of valid ones."""
     now = time.mktime((2026, 1, 31, 12, 30, 0, 0, 0, -1))
     midnight = time.mktime((2026, 1, 31, 0, 0, 0, 0, 0, -1))
     assert since("1h ago", now) == since("-1h", now) == since("1h", now) == int((now - 3600) * 1e6)

@@ -1,4 +1,4 @@
-"""Receivers that give no answer: those that hang up, that do not read, and that lose what is too large for a datagram."""
+"""Receivers that do not answer: those that hang up, that do not read, and datagrams that are too large."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Picky:
 
 
 def test_a_large_line_that_was_hung_up_on_late_does_not_come_back_for_ever(tmp_path: Path) -> None:
-    """The receiver hangs up long after it was given a line: it is left out of what is sent again, and counted as lost."""
+    """The receiver hangs up long after it received a line: the line is not sent again, and is counted as lost."""
     picky = Picky(20_000, 0.3)
     sink = make("syslog", {"url": f"tcp://127.0.0.1:{picky.port}"}, tmp_path)
     deliver(sink, tmp_path, batch(["a"], {}), batch(["L" * 30_000], {}))
@@ -133,7 +133,7 @@ def test_whatever_an_application_calls_its_priority_a_message_is_valid(
 
 
 def test_stream_receivers_get_each_label_once(tmp_path: Path) -> None:
-    """The structured data of syslog names what was chosen, for every entry."""
+    """The structured data of syslog has each label for every entry."""
     with stream_target("syslog")(tmp_path) as target:
         sink = make("syslog", target.options, tmp_path)
         wanted: Sequence[str] = ["a", "b"]

@@ -1,4 +1,4 @@
-"""The syslog sink against Debian's own rsyslog and syslog-ng: what they understand of it, and what they do not forgive."""
+"""The syslog sink against Debian's rsyslog and syslog-ng: how they read its messages, and which ones they refuse."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_lines_arrive_whole_over_mutual_tls(mutual: SyslogDaemon, certificates: 
 def test_a_server_that_is_not_the_right_one_gets_nothing(
     name: str, wrong: str, tmp_path: Path, certificates: Certificates
 ) -> None:
-    """Of another CA, expired, or of another name: the entries wait, nothing is sent, and the error says what to do."""
+    """Of another CA, expired, or of another name: the entries wait, nothing is sent, and the error has a hint."""
     with DAEMONS[name](tmp_path / name, tls=getattr(certificates, wrong)) as server:
         sink = make("syslog", tls(server, certificates), Path("/"))
         with pytest.raises((SinkUnavailable, SinkDenied), match="certificate is not trusted") as found:

@@ -103,7 +103,7 @@ def front(tmp_path: Path, certificates: Certificates) -> Iterator[Front]:
 
 
 def test_entries_go_through_a_front_whole_and_in_order(front: Front, tmp_path: Path) -> None:
-    """Over TLS, compressed, and with a password from a file: what the receiver behind has is what was sent, labels too."""
+    """Over TLS, compressed, and with a password from a file: the receiver has the entries as sent, with labels."""
     sink = make("http", front.options, tmp_path)
     deliver(sink, tmp_path, batch(AWKWARD))
     assert front.stored.messages == AWKWARD
@@ -129,7 +129,7 @@ def test_bodies_beyond_the_limit_of_a_front_are_split(front: Front, compressed: 
 
 
 def test_a_wrong_password_waits_for_the_right_one(front: Front, tmp_path: Path) -> None:
-    """401 sets nothing aside and shows no password; the file is read anew, so that a corrected one is enough."""
+    """401 sets nothing aside and shows no password. The file is read for each request, so that a corrected one is enough."""
     (tmp_path / "password").write_text("wrong-77aa01")
     sink = make("http", front.options, tmp_path)
     with pytest.raises(SinkDenied) as found:
@@ -188,7 +188,7 @@ def test_gelf_arrives_whole_over_tls(certificates: Certificates, tmp_path: Path)
 def test_nothing_is_sent_to_a_server_that_is_not_the_right_one(
     kind: str, wrong: str, certificates: Certificates, tmp_path: Path
 ) -> None:
-    """Of another CA, expired, or of another name: not a byte of a log leaves, and the error says what to do."""
+    """Of another CA, expired, or of another name: not a byte of a log leaves, and the error has a hint."""
     received: list[bytes] = []
     with (
         socket.create_server(("127.0.0.1", 0)) as inside,
@@ -203,7 +203,7 @@ def test_nothing_is_sent_to_a_server_that_is_not_the_right_one(
         expected = {"stranger": "ca_file", "expired": "renew", "elsewhere": "server_name"}
         assert expected[wrong] in str(found.value.hint)
         sink.close()
-        # A library may look at the name after the handshake: what counts is that nothing is sent then.
+        # A library may check the name after the handshake: what matters is that nothing is sent then.
         inside.settimeout(0.3)
         with contextlib.suppress(TimeoutError, ConnectionResetError):
             wire = inside.accept()[0]

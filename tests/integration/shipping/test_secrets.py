@@ -1,4 +1,4 @@
-"""No secret leaves: rendered by `parbake once`, logged by whoever likes to, shipped by `parbake ship`."""
+"""No secret leaves: rendered by `parbake once`, logged by any program, shipped by `parbake ship`."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _settings(image: Image, kind: str, options: str) -> None:
 
 
 def _clean(*texts: str | bytes) -> None:
-    """Fails where one of the texts holds any of the secrets, or the beginning of one."""
+    """Fails if one of the texts holds any of the secrets, or the beginning of one."""
     for text in texts:
         raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
         assert [given for given in GIVES_AWAY if given.encode() in raw] == []
@@ -104,7 +104,7 @@ def _shipped(image: Image) -> list[dict[str, str]]:
 
 
 def test_a_target_with_every_secret_is_logged(baked: Image) -> None:
-    """An application that logs its whole config gives no secret away: strings, lists, tables, bytes, keys of many lines; as
+    """An application that logs its whole config reveals no secret: strings, lists, tables, bytes, keys of many lines; as
     JSON, YAML, TOML, base64; line by line and as one entry."""
     config = baked.path("/etc/all.conf").read_bytes()
     assert all(given.encode() in config for given in GIVES_AWAY if "'" not in given)
@@ -121,14 +121,14 @@ def test_a_target_with_every_secret_is_logged(baked: Image) -> None:
 
 @pytest.mark.parametrize("at", [970, 985, 995, 1000, 1010])
 def test_a_secret_across_the_cut_of_a_long_line(baked: Image, at: int) -> None:
-    """Where a line is cut at line_max, no head of a secret that lies across the cut is left at its end."""
+    """If a line is cut at line_max, no beginning of a secret across the cut is left at its end."""
     baked.write("/var/log/app/app.log", "x" * at + PASSWORD + "y" * 200_000 + "\n")
     row = _shipped(baked)[0]
     assert row["MESSAGE"].endswith(" ...[cut]")
 
 
 def test_a_secret_at_the_end_of_what_is_read_of_a_line(baked: Image) -> None:
-    """Masking makes a line shorter, so that what was read beyond the cut comes before it: no half secret comes with it."""
+    """Masking makes a line shorter, so that text beyond the cut moves before it: no half secret is left there."""
     line = PEM.splitlines()[1] + " "
     read = 1000 + 64 * 1024
     text = (line * (read // len(line) + 1))[: read - 7] + PASSWORD
@@ -147,7 +147,7 @@ def test_a_secret_across_two_chunks_of_a_file(baked: Image) -> None:
 
 
 def test_a_secret_in_the_path_of_a_file_and_in_a_label(baked: Image) -> None:
-    """Neither where a line comes from nor what is put on every line gives a secret away."""
+    """Neither the path of a file nor a label reveals a secret."""
     baked.write(f"/var/log/app/{PASSWORD}.log", "a line\n")
     row = _shipped(baked)[0]
     assert row["FILE"] == "/var/log/app/********.log"

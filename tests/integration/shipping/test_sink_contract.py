@@ -1,4 +1,4 @@
-"""What every sink holds to, whatever it speaks: one suite over the whole table."""
+"""The contract of every sink: one suite over the whole table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from agent.shipping.dead_letter import DeadLetters
 from agent.shipping.delivery import Delivery, DeliveryAborted
 from agent.shipping.shutdown import Stop
 from agent.shipping.sinks import SINKS
-from agent.shipping.status_file import Progress
+from agent.shipping.status_file import PipelineStatus
 from tests.integration.shipping.receivers import TARGETS, TOKEN, WEB, Target, arrived, kind_of, make
 from tests.servers import journal_directory
 from tests.servers.processes import free_port
@@ -68,7 +68,7 @@ def test_entries_arrive_whole_and_in_order_with_their_labels(name: str, target: 
     sink = make(kind_of(name), target.options, tmp_path)
     outcome = sink.send(batch(AWKWARD))
     assert not outcome.refused
-    assert not outcome.again
+    assert not outcome.retry
     assert arrived(target, len(AWKWARD)) == AWKWARD
     for row in target.rows():
         for label, value in LABELS.items():
@@ -78,7 +78,7 @@ def test_entries_arrive_whole_and_in_order_with_their_labels(name: str, target: 
 
 
 def test_bytes_that_are_no_text_are_replaced_and_not_fatal(name: str, target: Target, tmp_path: Path) -> None:
-    """A line in another encoding arrives with its wrong bytes replaced, and takes no other line with it."""
+    """A line in another encoding arrives with its wrong bytes replaced, and no other line is lost with it."""
     sink = make(kind_of(name), target.options, tmp_path)
     sink.send(batch([b"caf\xe9 \xff\xfe", b"after"]))
     assert arrived(target, 2) == ["caf� ��", "after"]
@@ -100,7 +100,7 @@ def test_a_receiver_that_is_not_there_is_waited_for(name: str, target: Target, t
 
 
 def test_a_batch_sent_twice_is_harmless(name: str, target: Target, tmp_path: Path) -> None:
-    """After a lost acknowledgement the same batch comes again: it is taken, as a repeat at worst."""
+    """After a lost acknowledgement the same batch comes again: it is accepted, as a repeat at worst."""
     sink = make(kind_of(name), target.options, tmp_path)
     for _ in range(2):
         assert not sink.send(batch(["one", "two"])).refused
@@ -136,7 +136,7 @@ def test_a_batch_sent_twice_is_harmless(name: str, target: Target, tmp_path: Pat
     ],
 )
 def test_each_class_of_reply_is_decided(web: str, status: str, error: type[SinkError], tmp_path: Path) -> None:
-    """Every status has one answer: again later, put the settings right, halve, or refused. None is taken for a success."""
+    """Every status has one meaning: try later, correct the settings, halve, or refused. No status is mistaken for a success."""
     with TARGETS[web](tmp_path) as target:
         target.web.next(status, status, status, status)
         sink = make(web, target.options, tmp_path)
@@ -151,7 +151,7 @@ def test_each_class_of_reply_is_decided(web: str, status: str, error: type[SinkE
 
 @pytest.mark.parametrize("web", WEB)
 def test_bodies_are_compressed_and_carry_the_credentials(web: str, tmp_path: Path) -> None:
-    """With gzip the receiver gets gzip; the token comes from its file, read anew after it was rotated."""
+    """With gzip the receiver gets gzip; the token comes from its file, which is read again after a rotation."""
     with TARGETS[web](tmp_path) as target:
         sink = make(web, {**target.options, "gzip": True}, tmp_path)
         sink.send(batch(["one"]))
@@ -168,9 +168,9 @@ def test_bodies_are_compressed_and_carry_the_credentials(web: str, tmp_path: Pat
 
 @pytest.mark.parametrize("web", ["http", "loki", "elasticsearch", "splunk-hec", "gelf"])
 def test_one_bad_entry_is_set_aside_and_takes_no_other_with_it(web: str, tmp_path: Path) -> None:
-    """An entry that the receiver will never take ends in the dead-letter file, once, with the reason; the rest arrives."""
+    """An entry that the receiver will never accept ends in the dead-letter file, once, with the reason; the rest arrives."""
     with TARGETS[web](tmp_path) as target:
-        stop, progress = Stop(), Progress("s", web, "journal")
+        stop, progress = Stop(), PipelineStatus("s", web, "journal")
         sink = make(web, target.options, tmp_path, stop)
         messages = [f"m{i}" for i in range(40)]
         mixed = batch([*messages[:23], "BAD", *messages[23:]])
@@ -187,7 +187,7 @@ def test_one_bad_entry_is_set_aside_and_takes_no_other_with_it(web: str, tmp_pat
 def test_items_that_were_busy_are_sent_again_alone(tmp_path: Path) -> None:
     """Elasticsearch answers for each item: those that were throttled are repeated, those that were stored are not."""
     with TARGETS["elasticsearch"](tmp_path) as target:
-        stop, progress = Stop(), Progress("s", "elasticsearch", "journal")
+        stop, progress = Stop(), PipelineStatus("s", "elasticsearch", "journal")
         sink = make("elasticsearch", target.options, tmp_path, stop)
         Delivery(sink, DeadLetters(tmp_path / "dead", "s"), progress, stop).deliver(batch(["a", "BUSY", "b", "BAD"]))
         assert sorted(target.messages()) == ["BUSY", "a", "b"]
@@ -196,7 +196,7 @@ def test_items_that_were_busy_are_sent_again_alone(tmp_path: Path) -> None:
 
 
 def test_otlp_partial_success_is_counted(tmp_path: Path) -> None:
-    """What an OTLP receiver says it rejected is counted as lost: it does not say which, and forbids to send all again."""
+    """Entries that an OTLP receiver rejects are counted as lost: it does not name them, and forbids to send all again."""
     with TARGETS["otlp"](tmp_path) as target:
         sink = make("otlp", target.options, tmp_path)
         assert sink.send(batch(["a", "BAD", "b"])).dropped == 1
@@ -205,7 +205,7 @@ def test_otlp_partial_success_is_counted(tmp_path: Path) -> None:
 
 
 def test_splunk_acknowledgement_is_waited_for(tmp_path: Path) -> None:
-    """With ack a batch counts as taken only when the indexer says that it has it."""
+    """With ack a batch counts as accepted only once the indexer has acknowledged it."""
     with TARGETS["splunk-hec"](tmp_path) as target:
         sink = make("splunk-hec", {**target.options, "ack": True}, tmp_path)
         sink.send(batch(["a"]))
@@ -223,7 +223,7 @@ def test_stdout_prints_lines_of_json(capsys: pytest.CaptureFixture[str], tmp_pat
 def test_everything_refused_ends_without_asking_for_each_entry(tmp_path: Path) -> None:
     """A receiver that refuses all of a large batch costs a bounded number of requests, and the batch is set aside whole."""
     with TARGETS["http"](tmp_path) as target:
-        stop, progress = Stop(), Progress("s", "http", "journal")
+        stop, progress = Stop(), PipelineStatus("s", "http", "journal")
         sink = make("http", target.options, tmp_path, stop)
         Delivery(sink, DeadLetters(tmp_path / "dead", "s"), progress, stop).deliver(batch(["BAD"] * 1000))
         assert progress.counts["set_aside"] == 1000
@@ -233,7 +233,7 @@ def test_everything_refused_ends_without_asking_for_each_entry(tmp_path: Path) -
 
 def test_a_stop_ends_the_waiting_for_a_dead_sink(tmp_path: Path) -> None:
     """Draining to a sink that is down ends at the deadline, and nothing is set aside or counted as sent."""
-    stop, progress = Stop(), Progress("s", "http", "journal")
+    stop, progress = Stop(), PipelineStatus("s", "http", "journal")
     sink = make("http", {"url": f"http://127.0.0.1:{free_port()}/"}, tmp_path, stop)
     stop.set(0.7)
     began = time.monotonic()

@@ -70,7 +70,7 @@ class Counting:
 
 
 def _write_journal(directory: Path, pause_seconds: float) -> None:
-    """Entries, with the journal file archived and begun anew four times on the way."""
+    """Write entries, and archive the journal file four times on the way."""
     part = ENTRIES // 5
     for first in range(0, ENTRIES, part):
         with JournalWriter(directory) as journal:
@@ -81,7 +81,7 @@ def _write_journal(directory: Path, pause_seconds: float) -> None:
 
 
 def _write_files(log: Path, pause_seconds: float) -> None:
-    """Lines, with the file renamed away twenty times on the way, as logrotate does."""
+    """Write lines, and rename the file twenty times on the way, as logrotate does."""
     part = ENTRIES // ROTATIONS
     for first in range(0, ENTRIES, part):
         for start in range(first, first + part, 1000):
@@ -139,7 +139,7 @@ class Shipping:
         self._process.wait(60)
 
     def look(self) -> bool:
-        """Note how much memory it takes. Fails where it has ended by itself."""
+        """Note how much memory it takes. Fails if it has ended by itself."""
         assert self._process.poll() is None, self.complaints
         match = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{self._process.pid}/status").read_text())
         self.peak_kb = max(self.peak_kb, int(match[1]) if match else 0)
@@ -251,7 +251,7 @@ def test_a_stop_at_any_moment_of_the_start_ends_it(image: Image) -> None:
         with _shipping(image) as shipping:
             time.sleep(moment / 1000)
             shipping.stop()
-            # before Python has come up nothing can be told from a program that was killed by it
+            # before Python has started, the exit does not show whether it was killed
             assert shipping.code in (0, -signal.SIGTERM)
             assert "Traceback" not in shipping.complaints
             assert "a bug" not in shipping.complaints

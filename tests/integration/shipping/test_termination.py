@@ -1,4 +1,4 @@
-"""The platform takes the instance away: `parbake ship` learns it from status.json and gets everything off the box."""
+"""The platform ends the instance: `parbake ship` reads it in status.json and ships everything."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.servers.processes import ServerError, wait_until
 from tests.servers.receiver import Receiver
 
 PROMPT_SECONDS = 20.0
-"""A third of the batch_age below: what is here by then has not waited for it."""
+"""A third of the batch_age below: an entry that arrives by then has not waited for it."""
 SETTINGS = """\
 [component]
 name = "web"
@@ -83,7 +83,7 @@ def shipper(image: Image) -> Iterator[subprocess.Popen[str]]:
 
 
 def end(process: subprocess.Popen[str]) -> str:
-    """SIGTERM, and what it had to say."""
+    """Send SIGTERM, and return the log."""
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 0, said
@@ -95,7 +95,7 @@ def arrives(receiver: Receiver, message: str) -> dict[str, str]:
     return line
 
 
-def test_a_notice_wakes_every_lane_until_it_is_called_off(shipping: Image, receiver: Receiver) -> None:
+def test_a_notice_wakes_every_pipeline_until_it_is_called_off(shipping: Image, receiver: Receiver) -> None:
     """Lines that wait for company go at once, as do those that come later; called off, the next ones wait again."""
     with shipper(shipping) as process:
         arrives(receiver, "first")
@@ -107,7 +107,7 @@ def test_a_notice_wakes_every_lane_until_it_is_called_off(shipping: Image, recei
         for number in range(3):
             log(shipping, f"hurries {number}")
             assert arrives(receiver, f"hurries {number}")["environment"] == "prod"
-        assert "this instance is to go (spot at 2030-01-01T00:00:00Z)" in shipping.run("status").out
+        assert "this instance will be terminated (spot at 2030-01-01T00:00:00Z)" in shipping.run("status").out
         wait_until(lambda: draining(shipping), PROMPT_SECONDS, "the shipper to say that it drains")
         say(shipping, environment="prod")
         time.sleep(3)
@@ -115,9 +115,9 @@ def test_a_notice_wakes_every_lane_until_it_is_called_off(shipping: Image, recei
         with pytest.raises(ServerError):
             receiver.wait_for(1, 4, MESSAGE="waits again")
         said = end(process)
-    assert "this instance is to go (spot at 2030-01-01T00:00:00Z)" in said
+    assert "this instance will be terminated (spot at 2030-01-01T00:00:00Z)" in said
     assert "is not to go any more" in said
-    assert said.index("is to go (") < said.index("any more")
+    assert said.index("will be terminated (") < said.index("any more")
 
 
 def test_a_shipper_that_starts_late_hurries_from_the_start(shipping: Image, receiver: Receiver) -> None:

@@ -14,7 +14,7 @@ COMPONENT = '[component]\nname = "web"\n'
 
 @pytest.mark.parametrize("command", ["check", "bake", "verify", "history"])
 def test_json_before_the_command_and_after_it(image: Image, capsys: pytest.CaptureFixture[str], command: str) -> None:
-    """A general option counts wherever it stands."""
+    """A general option may be before or after the command."""
     image.settings(site=False)
     for words in (["--json", command], [command, "--json"]):
         assert main(["--root", str(image.root), *words]) == 0
@@ -46,7 +46,7 @@ def test_a_root_called_like_a_command(
     ],
 )
 def test_usage(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
-    """A wrong command line is 64, with a hint, and prints nothing on standard output."""
+    """A wrong command line exits 64 with an error, and prints nothing on standard output."""
     assert main(words) == 64
     out, err = capsys.readouterr()
     assert out == ""
@@ -69,15 +69,15 @@ def test_usage(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
         ("source = 1\n" + COMPONENT, "expected [[source]]"),
     ],
 )
-def test_settings_that_cannot_be(image: Image, capsys: pytest.CaptureFixture[str], text: str, words: str) -> None:
-    """Whatever stands in the settings, it is 78 and says so: none of it is a bug in parbake."""
+def test_invalid_settings(image: Image, capsys: pytest.CaptureFixture[str], text: str, words: str) -> None:
+    """Invalid settings exit 78 with the reason, and are never reported as a bug in parbake."""
     image.write("/etc/parbake/parbake.toml", text if "[component" in text else COMPONENT + text)
     assert main(["--root", str(image.root), "check"]) == 78
     assert words in capsys.readouterr().err
 
 
-def test_settings_that_are_not_there(image: Image, capsys: pytest.CaptureFixture[str]) -> None:
-    """An image without settings, and a --config that does not exist, are 78 and name the file."""
+def test_missing_settings(image: Image, capsys: pytest.CaptureFixture[str]) -> None:
+    """An image without settings, or with a --config that does not exist, exits 78, and the error names the file."""
     assert main(["--root", str(image.root), "check"]) == 78
     assert "/etc/parbake/parbake.toml" in capsys.readouterr().err
     assert main(["--root", str(image.root), "--config", "/nowhere.toml", "check"]) == 78
@@ -86,7 +86,7 @@ def test_settings_that_are_not_there(image: Image, capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize("name", ["absent", "broken", "."])
 def test_check_finds_a_broken_include(image: Image, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    """An image build stops at an include that no instance could render."""
+    """`check` fails on an include that no instance could render."""
     image.settings('[[template]]\nsource = "t"\ntarget = "/t"\n', site=False)
     image.template("t", f"{{% include '{name}' %}}")
     image.template("broken", "{% if %}")
@@ -95,7 +95,7 @@ def test_check_finds_a_broken_include(image: Image, capsys: pytest.CaptureFixtur
 
 
 def test_check_compares_the_templates_with_the_contract(image: Image, capsys: pytest.CaptureFixture[str]) -> None:
-    """Read and not declared is an error, declared and not read a warning, a command that is not there an error."""
+    """A key that is read and not declared is an error, as is a missing command; one declared and not read is a warning."""
     keys = '[keys."a"]\n[keys."unused"]\n'
     image.settings(keys + '[[template]]\nsource = "t"\ntarget = "/t"\ncheck = ["no-such-program", "{candidate}"]\n', site=False)
     image.template("t", "{{ config.a }}{{ config.b.c }}")

@@ -1,4 +1,4 @@
-"""Logs that would be shipped in circles are found when the image is built, and not first on an instance that does not ship."""
+"""`parbake check` finds logs that would be shipped in a loop, so that an image build fails and not an instance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FILE = '[[sink]]\nname = "copy"\ntype = "file"\npath = "{path}"\nkeep = 2\n'
 
 
 def check(image: Image, capsys: pytest.CaptureFixture[str], files: str, sink: str) -> tuple[int, str]:
-    """`parbake check` with these [ship] files and sink; its exit code and what it says."""
+    """Run `parbake check` with these [ship] files and sink. Returns its exit code, and its error or its warnings."""
     image.settings(f"[ship]\njournal = true\nfiles = [{files}]\n{sink}")
     code = main(["--root", str(image.root), "check", "--json"])
     out, err = capsys.readouterr()
@@ -33,14 +33,14 @@ def check(image: Image, capsys: pytest.CaptureFixture[str], files: str, sink: st
 def test_check_and_ship_refuse_a_file_that_is_written_and_read(
     files: str, path: str, image: Image, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By name, in a subdirectory, under the number of a rotation, and through a link: exit 78, naming the sink and the glob."""
+    """By name, in a subdirectory, as a rotated file and through a link: exit 78, and the error names the sink."""
     image.write("/srv/logs/out.log", "")
     image.path("/var/log").mkdir(parents=True)
     image.path("/var/log/linked").symlink_to(image.path("/srv/logs"))
-    code, said = check(image, capsys, files, FILE.format(path=path))
+    code, text = check(image, capsys, files, FILE.format(path=path))
     assert code == 78
-    assert '"copy"' in said
-    assert "would ship again" in said
+    assert '"copy"' in text
+    assert "would ship again" in text
     assert main(["--root", str(image.root), "ship", "--once"]) == 78
     assert "would ship again" in capsys.readouterr().err
 
@@ -54,22 +54,22 @@ def test_check_and_ship_refuse_a_file_that_is_written_and_read(
     ],
 )
 def test_a_file_that_no_glob_reads_is_fine(files: str, path: str, image: Image, capsys: pytest.CaptureFixture[str]) -> None:
-    """A star does not reach into subdirectories, and a rotation that is not kept is not feared."""
+    """A star does not match in subdirectories, and a sink that keeps no rotated file has none to match."""
     sink = FILE.format(path=path).replace("keep = 2", "keep = 0")
     assert check(image, capsys, files, sink) == (0, "")
 
 
-def test_set_aside_entries_are_not_shipped_again(image: Image, capsys: pytest.CaptureFixture[str]) -> None:
-    """A glob of the dead-letter files would send what was refused to be refused once more."""
+def test_dead_letters_are_not_shipped_again(image: Image, capsys: pytest.CaptureFixture[str]) -> None:
+    """A glob that matches the dead-letter files would send refused entries again."""
     sink = '[[sink]]\nname = "web"\ntype = "http"\nurl = "https://logs.example/"\n'
-    code, said = check(image, capsys, '"/var/lib/parbake/**/*.ndjson"', sink)
+    code, text = check(image, capsys, '"/var/lib/parbake/**/*.ndjson"', sink)
     assert code == 78
-    assert "/var/lib/parbake/ship/dead-letter/web.ndjson" in said
+    assert "/var/lib/parbake/ship/dead-letter/web.ndjson" in text
 
 
-def test_standard_output_is_the_journal_in_the_service(image: Image, capsys: pytest.CaptureFixture[str]) -> None:
-    """A sink for people at a terminal is warned of in an image: the service would not start with it."""
-    code, said = check(image, capsys, "", '[[sink]]\ntype = "stdout"\n')
+def test_a_sink_on_standard_output_is_a_warning(image: Image, capsys: pytest.CaptureFixture[str]) -> None:
+    """`check` warns of a sink that is for terminals: parbake-ship.service would not start with it."""
+    code, text = check(image, capsys, "", '[[sink]]\ntype = "stdout"\n')
     assert code == 0
-    assert "stdout" in said
-    assert "parbake-ship.service" in said
+    assert "stdout" in text
+    assert "parbake-ship.service" in text

@@ -55,38 +55,38 @@ def run(image: Image, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[
 
 
 def test_explain_across_layers_and_sources(ready: Image, capsys: pytest.CaptureFixture[str]) -> None:
-    """The whole chain, nearest first, and who reads the key; of a secret all but its value."""
-    _, found, _ = run(ready, capsys, "explain", "name")
-    assert (found["value"], found["source"], found["layer"]) == ("team", "team", "all")
-    assert [(o["source"], o["layer"]) for o in found["overrode"]] == [("site", "env/dev"), ("site", "common")]
-    assert (found["templates"], found["units"]) == (["app"], ["app.service"])
-    _, found, _ = run(ready, capsys, "explain", "db")
-    assert (found["key"], found["value"], found["secret"], found["layer"]) == ("db.password", "********", True, "common")
-    _, found, _ = run(ready, capsys, "explain", "port")
-    assert (found["value"], found["source"], found["layer"]) == (80, "contract", "default")
+    """All layers that set the key, nearest first, and what reads it. A secret is shown without its value."""
+    _, output, _ = run(ready, capsys, "explain", "name")
+    assert (output["value"], output["source"], output["layer"]) == ("team", "team", "all")
+    assert [(o["source"], o["layer"]) for o in output["overrode"]] == [("site", "env/dev"), ("site", "common")]
+    assert (output["templates"], output["units"]) == (["app"], ["app.service"])
+    _, output, _ = run(ready, capsys, "explain", "db")
+    assert (output["key"], output["value"], output["secret"], output["layer"]) == ("db.password", "********", True, "common")
+    _, output, _ = run(ready, capsys, "explain", "port")
+    assert (output["value"], output["source"], output["layer"]) == (80, "contract", "default")
     code, _, err = run(ready, capsys, "explain", "nam")
     assert code == 64
     assert 'did you mean "name"' in err
 
 
 def test_compare_shows_that_only_run_config_differs(ready: Image, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same image in two environments: the keys that differ, and what becomes of the target; no secret of either."""
+    """The same image in two environments: the keys and the targets that differ, without the secrets of either."""
     ready.write("/team/all.toml", "")
-    code, found, _ = run(ready, capsys, "compare", "dev", "prod")
+    code, output, _ = run(ready, capsys, "compare", "dev", "prod")
     assert code == 0
-    assert {row["key"]: row["values"] for row in found["keys"]} == {
+    assert {row["key"]: row["values"] for row in output["keys"]} == {
         "name": ["dev", "prod"],
         "db.password": ["********", "********"],
     }
-    assert found["same_build"] is True
-    assert list(found["targets"]) == ["app"]
-    code, found, _ = run(ready, capsys, "compare", "dev", "dev")
-    assert (found["keys"], found["targets"]) == ([], {"app": ""})
+    assert output["same_build"] is True
+    assert list(output["targets"]) == ["app"]
+    code, output, _ = run(ready, capsys, "compare", "dev", "dev")
+    assert (output["keys"], output["targets"]) == ([], {"app": ""})
     assert not ready.path("/var/lib/parbake").exists()
 
 
-def test_verify_finds_what_drifted(ready: Image, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit 0 as applied and baked, 2 with each path that is not: content, mode, absence, and files of the bake."""
+def test_verify_finds_drift(ready: Image, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 0 without drift. Exit 2 with each path whose content or mode differs or that is missing, baked files included."""
     assert run(ready, capsys, "bake")[0] == 0
     assert run(ready, capsys, "once")[0] == 0
     assert run(ready, capsys, "verify")[:2] == (0, {"drift": []})
@@ -94,29 +94,29 @@ def test_verify_finds_what_drifted(ready: Image, capsys: pytest.CaptureFixture[s
     content = target.read_bytes()
     for spoil in (lambda: target.write_bytes(b"edited"), lambda: target.chmod(0o644), target.unlink):
         spoil()
-        code, found, _ = run(ready, capsys, "verify")
-        assert (code, [item["path"] for item in found["drift"]]) == (2, ["/etc/app.conf"])
+        code, output, _ = run(ready, capsys, "verify")
+        assert (code, [item["path"] for item in output["drift"]]) == (2, ["/etc/app.conf"])
         target.write_bytes(content)
         target.chmod(0o600)
     template.write_text("changed")
-    code, found, _ = run(ready, capsys, "verify")
-    assert (code, [item["path"] for item in found["drift"]]) == (2, ["/etc/parbake/templates/app.j2"])
+    code, output, _ = run(ready, capsys, "verify")
+    assert (code, [item["path"] for item in output["drift"]]) == (2, ["/etc/parbake/templates/app.j2"])
 
 
-def test_plan_does_nothing_and_says_so_by_its_code(ready: Image, capsys: pytest.CaptureFixture[str]) -> None:
-    """2 while something would change, 0 after it was done, and not a file made by planning."""
+def test_plan_changes_nothing_and_its_exit_code_shows_changes(ready: Image, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 2 if `once` would change something, else 0. `plan` creates no file."""
     before = sorted(ready.root.rglob("*"))
-    code, found, _ = run(ready, capsys, "plan", "--exit-code")
+    code, output, _ = run(ready, capsys, "plan", "--exit-code")
     assert code == 2
-    assert [(t["target"], t["change"], t["mode"]) for t in found["targets"]] == [("/etc/app.conf", "create", "0600")]
-    assert [(u["name"], u["action"]) for u in found["units"]] == [("app.service", "reload")]
+    assert [(t["target"], t["change"], t["mode"]) for t in output["targets"]] == [("/etc/app.conf", "create", "0600")]
+    assert [(u["name"], u["action"]) for u in output["units"]] == [("app.service", "reload")]
     assert sorted(ready.root.rglob("*")) == before
     assert run(ready, capsys, "once")[0] == 0
     assert run(ready, capsys, "plan", "--exit-code")[0] == 0
 
 
 def test_a_broken_contract_names_every_key_and_writes_nothing(ready: Image, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit 65: what is missing, what is of a wrong type, and what a template would miss, in one run."""
+    """Exit 65 with all problems in one run: missing keys, wrong types, and keys that a template would miss."""
     ready.site("common", 'port = "eighty"\n')
     ready.site("env/dev", "")
     ready.write("/team/all.toml", "")
@@ -129,44 +129,45 @@ def test_a_broken_contract_names_every_key_and_writes_nothing(ready: Image, caps
 
 
 def test_a_source_that_cannot_be_read(ready: Image, capsys: pytest.CaptureFixture[str]) -> None:
-    """69 with no last good run config, 75 with one; status says what was done."""
-    away = ready.path("/away")
-    ready.path("/site").rename(away)
+    """Exit 69 without a last good run config, 75 with one. The status is `failed` or `stale`."""
+    moved = ready.path("/moved")
+    ready.path("/site").rename(moved)
     assert run(ready, capsys, "once")[0] == 69
     assert run(ready, capsys, "status")[1]["state"] == "failed"
-    away.rename(ready.path("/site"))
+    moved.rename(ready.path("/site"))
     ready.settings(SETTINGS + '[state]\ncache = "plain"\n')
     assert run(ready, capsys, "once")[0] == 0
     assert run(ready, capsys, "status")[1]["state"] == "converged"
-    ready.path("/site").rename(away)
+    ready.path("/site").rename(moved)
     assert run(ready, capsys, "once")[0] == 75
     assert run(ready, capsys, "status")[1]["state"] == "stale"
-    code, found, _ = run(ready, capsys, "history")
-    assert (code, len(found)) == (0, 1)
+    code, output, _ = run(ready, capsys, "history")
+    assert (code, len(output)) == (0, 1)
 
 
 def test_a_target_that_cannot_be_written(ready: Image, capsys: pytest.CaptureFixture[str]) -> None:
-    """74, naming the path, where a directory stands in a target's place."""
+    """A directory at a target's path exits 74, and the error names the path."""
     ready.path("/etc/app.conf").mkdir()
     code, _, err = run(ready, capsys, "once")
     assert code == 74
     assert "/etc/app.conf" in err
 
 
-def test_the_bake_can_be_told_apart(ready: Image, capsys: pytest.CaptureFixture[str]) -> None:
-    """The manifest has every file of build config, none of run time; a unit that is no longer named loses its drop-in."""
+def test_the_manifest_has_the_build_config_alone(ready: Image, capsys: pytest.CaptureFixture[str]) -> None:
+    """The manifest has every file of build config and no settings of /run. A unit no longer named loses its drop-in."""
     ready.write("/run/parbake/conf.d/10.toml", '[facts]\nenvironment = "prod"\n')
-    _, found, _ = run(ready, capsys, "bake")
-    assert found["drop_ins"] == ["/etc/systemd/system/app.service.d/50-parbake.conf"]
+    _, output, _ = run(ready, capsys, "bake")
+    assert output["drop_ins"] == ["/etc/systemd/system/app.service.d/50-parbake.conf"]
     files = json.loads(ready.read("/usr/lib/parbake/manifest.json"))["files"]
-    assert {"/etc/parbake/parbake.toml", "/etc/parbake/templates/app.j2", *found["drop_ins"], *found["compiled"]} == set(files)
+    build = {"/etc/parbake/parbake.toml", "/etc/parbake/templates/app.j2"}
+    assert {*build, *output["drop_ins"], *output["compiled"]} == set(files)
     ready.settings(SETTINGS.replace("app.service", "other.service"))
     assert run(ready, capsys, "bake")[1]["drop_ins"] == ["/etc/systemd/system/other.service.d/50-parbake.conf"]
     assert not ready.path("/etc/systemd/system/app.service.d").exists()
 
 
 def test_the_example(image: Image, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """examples/web is baked and planned as it stands."""
+    """examples/web can be checked, baked and planned without a change."""
     shutil.copytree(REPOSITORY / "examples" / "web", image.root, dirs_exist_ok=True)
     if shutil.which("haproxy", path=os.pathsep.join(("/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/bin"))) is None:
         image.write("/usr/sbin/haproxy", "#!/bin/sh\nexit 0\n").chmod(0o755)
@@ -174,9 +175,9 @@ def test_the_example(image: Image, capsys: pytest.CaptureFixture[str], tmp_path:
     assert "warning" not in capsys.readouterr().out
     assert main(["--root", str(image.root), "bake"]) == 0
     capsys.readouterr()
-    code, found, _ = run(image, capsys, "plan")
+    code, output, _ = run(image, capsys, "plan")
     assert code == 0
-    assert {t["target"]: t["mode"] for t in found["targets"]} == {
+    assert {t["target"]: t["mode"] for t in output["targets"]} == {
         "/etc/haproxy/haproxy.cfg": "0644",
         "/etc/chrony/sources.d/site.sources": "0644",
         "/etc/app/app.env": "0600",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 
 from agent.convergence import hold, journal, quarantine, recovery, rollback
 from agent.errors import ApplyError, ContractError, ParbakeError, RolledBack, SourceMissing
-from agent.model import UnitStep
+from agent.model import Change, ChangeKind, UnitStep
+from agent.settings.models import Template, TemplateUnit
 from agent.system.process import ProcessResult
 from agent.system.units import UnitState
 from tests.conftest import Image
@@ -67,7 +69,7 @@ def test_a_hundred_templates_of_which_half_share_a_unit(image: Image) -> None:
 
 
 def test_a_thousand_templates_and_one_changed_key(image: Image) -> None:
-    """Issue 5: only templates whose keys changed render again: 1,000 templates and one changed key cost one render."""
+    """Only templates whose keys changed render again: 1,000 templates and one changed key cost one render."""
     names = [f"t{i:04}" for i in range(1000)]
     bake(image, *(template(name, "") for name in names))
     image.template("all.j2", "")
@@ -84,7 +86,7 @@ def test_a_thousand_templates_and_one_changed_key(image: Image) -> None:
 
 
 def test_a_reload_that_fails_on_a_running_unit_is_done_again(image: Image) -> None:
-    """Issue 5: confd forgets a reload that failed; here it is done again until it succeeds."""
+    """Confd forgets a reload that failed; here it is done again until it succeeds."""
     one_template(image)
     left = ["busy", "busy again"]
     units = ScriptedUnits(outcome=lambda step: left.pop() if left else UP)
@@ -95,7 +97,7 @@ def test_a_reload_that_fails_on_a_running_unit_is_done_again(image: Image) -> No
 
 
 def test_a_unit_that_goes_down_takes_its_generation_with_it(image: Image) -> None:
-    """Issue 5: verify and go back: the earlier targets, the unit on them again, exit 74, and no second try."""
+    """Verify and go back: the earlier targets, the unit on them again, exit 74, and no second try."""
     one_template(image)
     units = ScriptedUnits(outcome=lambda step: DOWN if image.read("/etc/app/a") == "bad\n" else UP)
     assert code_of(world_of(image, units)) == 0
@@ -236,7 +238,7 @@ def test_a_corrected_verify_is_another_judgement(image: Image) -> None:
 
 
 def test_an_order_holds_between_groups(image: Image) -> None:
-    """Issue 5: a target that comes `after` another's is put in place after it, also where they are of two groups."""
+    """A target that comes `after` another's is put in place after it, also where they are of two groups."""
     bake(
         image,
         template("a", more='group_name = "one"'),
@@ -258,7 +260,7 @@ def test_an_order_holds_between_groups(image: Image) -> None:
 
 
 def test_a_unit_that_dies_while_it_settles(image: Image) -> None:
-    """Issue 5: a unit must stay active for `settle_active`, so one that dies a second later is not believed."""
+    """A unit must stay active for `settle_active`, so one that dies a second later is not believed."""
     one_template(image, settings='[units]\nsettle_active = "2s"\n')
     units = ScriptedUnits()
     waits: list[float] = []
@@ -295,7 +297,7 @@ def test_a_unit_that_systemd_restarts_is_not_up(image: Image) -> None:
 
 @pytest.mark.parametrize("leave", [False, True])
 def test_the_first_generation_fails(image: Image, leave: bool) -> None:
-    """Issue 5: first boot has nothing to go back to: report, leave the unit stopped or as configured, and do not loop."""
+    """First boot has nothing to go back to: report, leave the unit stopped or as configured, and do not loop."""
     one_template(image, settings='[units]\non_first_failure = "leave"\nretries = 0\n' if leave else "[units]\nretries = 0\n")
     units = ScriptedUnits(outcome=lambda step: DOWN if image.read("/etc/app/a") == "one\n" else UP)
     world = world_of(image, units)
@@ -364,7 +366,7 @@ def test_a_check_that_refuses_holds_up_its_group_alone(image: Image) -> None:
 
 
 def test_a_missing_key_holds_up_its_group_and_is_named(image: Image) -> None:
-    """Issue 5: a template that fails to render holds up its own group, and every key it lacks is named at once."""
+    """A template that fails to render holds up its own group, and every key it lacks is named at once."""
     bake(image, template("a", "", more='group_name = "edge"'), template("b", ""))
     image.template("a.j2", "{{ config.one }} {{ config.deep.two }}\n")
     image.template("b.j2", "{{ config.v }}\n")
@@ -416,7 +418,7 @@ def test_no_source_and_nothing_remembered(image: Image) -> None:
 
 
 def test_before_ready_stopped_units_are_left_to_systemd(image: Image) -> None:
-    """Issue 2: before READY a unit that does not run is not acted on, and its generation is verified once it has started."""
+    """Before READY a unit that does not run is not acted on, and its generation is verified once it has started."""
     one_template(image)
     units = ScriptedUnits(states={"app.service": STOPPED})
     world = world_of(image, units)
@@ -431,7 +433,7 @@ def test_before_ready_stopped_units_are_left_to_systemd(image: Image) -> None:
 
 
 def test_a_unit_that_does_not_start_after_ready_is_rolled_back(image: Image) -> None:
-    """Issue 5: what could not be verified before READY is after it, and goes back all the same."""
+    """What could not be verified before READY is after it, and goes back all the same."""
     one_template(image)
     units = ScriptedUnits()
     assert code_of(world_of(image, units)) == 0
@@ -483,7 +485,7 @@ def test_a_rollback_that_fails_is_not_held(image: Image) -> None:
 
 
 def test_generations_are_kept_to_a_number(image: Image) -> None:
-    """Issue 5: the last N generations are kept, with cause, digests and unit results; ten rejected ones do not push out
+    """The last N generations are kept, with cause, digests and unit results; ten rejected ones do not push out
     the one to go back to."""
     one_template(image, settings="[state]\ngenerations = 3\n[units]\nretries = 0\n")
     units = ScriptedUnits(outcome=lambda step: DOWN if "bad" in image.read("/etc/app/a") else UP)
@@ -503,7 +505,7 @@ def test_generations_are_kept_to_a_number(image: Image) -> None:
 
 
 def test_a_step_is_journaled_before_and_after(image: Image) -> None:
-    """Issue 5: a pending action is durable: it is known at the next start and done, and what was done is not repeated."""
+    """A pending action is durable: it is known at the next start and done, and what was done is not repeated."""
     bake(image, template("a", "one.service"), template("b", "two.service"))
     for name in "ab":
         image.template(f"{name}.j2", "{{ config.v }}\n")
@@ -522,3 +524,21 @@ def test_a_step_is_journaled_before_and_after(image: Image) -> None:
     units = ScriptedUnits()
     assert code_of(world_of(image, units)) == 0
     assert units.acted == [("two.service", "reload")]
+
+
+def test_an_upgrade_lets_no_rejected_group_loose() -> None:
+    """A rejection is identified by what the user wrote: a new setting at its default changes nothing, a written one does."""
+    written = Template(name="a", source="a.j2", target="/etc/app/a", units=(TemplateUnit(name="app.service", action="reload"),))
+    later = dataclasses.make_dataclass(
+        "Template", [("added", str, dataclasses.field(default="default", kw_only=True))], bases=(Template,), frozen=True
+    )
+    fields = {field.name: getattr(written, field.name) for field in dataclasses.fields(written)}
+    change = Change("a", "/etc/app/a", ChangeKind.CONTENT, "", 0o644, 0, 0, False, b"bad\n")
+
+    def digest(template: Template) -> str:
+        return quarantine.digest_of([template], [change])
+
+    assert digest(later(**fields)) == digest(written)
+    assert digest(later(**fields, added="other")) != digest(written)
+    assert digest(dataclasses.replace(written, verify=("probe",))) != digest(written)
+    assert digest(dataclasses.replace(written, units=(TemplateUnit(name="app.service", action="restart"),))) != digest(written)

@@ -35,7 +35,7 @@ OLD = TargetFile(b"one\n", 0o644, 0, 0)
 
 
 def test_kinds() -> None:
-    """Issue 5: per target create, change content, change owner, group or mode, unchanged."""
+    """Per target create, change content, change owner, group or mode, unchanged."""
     assert change(b"one\n", None).kind == "create"
     assert change(b"two\n", OLD).kind == "content"
     assert change(b"one\n", OLD, mode=0o600).kind == "attributes"
@@ -89,7 +89,7 @@ def test_one_strongest_action_a_unit(wishes: list[tuple[str, str, bool]]) -> Non
 
 
 def test_a_diff_shows_that_a_secret_changed() -> None:
-    """Issue 5: diffs with secrets masked but visibly changed."""
+    """Diffs with secrets masked but visibly changed."""
     old = TargetFile(b"user = app\npassword = earlier-secret\n", 0o600, 0, 0)
     shown = plan.diff(change(b"user = app\npassword = hunter2-now\n", old, secret=True), config(pw="hunter2-now"))
     assert f"+password = {MASK}" in shown
@@ -135,3 +135,21 @@ def test_no_secret_in_any_diff(secrets: list[Any], data: st.DataObject) -> None:
     body = "\n".join(line[1:] for line in shown.splitlines()[2:] if line[:1] in "+- " and "withheld" not in line)
     for text in texts:
         assert text.strip() not in body.replace(MASK, "\0")
+
+
+@pytest.mark.parametrize(
+    ("stated", "old", "kind"),
+    [
+        ({}, TargetFile(b"by hand\n", 0o644, 0, 0), ChangeKind.DRIFTED),
+        ({}, TargetFile(b"by hand\n", 0o600, 7, 7), ChangeKind.DRIFTED),
+        ({}, TargetFile(b"one\n", 0o600, 0, 0), ChangeKind.DRIFTED),
+        ({"mode": 0o600}, TargetFile(b"one\n", 0o644, 0, 0), ChangeKind.ATTRIBUTES),
+        ({"drift": "repair"}, TargetFile(b"by hand\n", 0o644, 0, 0), ChangeKind.CONTENT),
+    ],
+)
+def test_what_is_an_edit_by_hand(stated: dict[str, Any], old: TargetFile, kind: ChangeKind) -> None:
+    """A target that was applied and differs was edited. One that is to hold something else now was not: settings changed."""
+    template = Template(name="app", source="app.j2", target="/etc/app.conf", **stated)
+    applied = plan.AppliedTarget.of(b"one\n", 0o644, 0, 0)
+    assert plan.plan_change(template, rendering(b"one\n"), old, None, None, applied=applied).kind == kind
+    assert plan.plan_change(template, rendering(b"two\n"), old, None, None, applied=applied).kind == ChangeKind.CONTENT

@@ -1,4 +1,4 @@
-"""Roots that look like instances: their firmware's strings, their files, and how discovery is asked there."""
+"""Root directories that look like instances, with firmware strings and files, and discovery in them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FIRMWARE: dict[str, dict[str, str]] = {
 
 
 def write(root: Path, path: str, content: str | bytes) -> Path:
-    """A file below a root."""
+    """Write a file below a root."""
     file = root / path.lstrip("/")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -38,31 +38,31 @@ def write(root: Path, path: str, content: str | bytes) -> Path:
 
 
 def machine(root: Path, platform: str = "", **strings: str) -> Paths:
-    """A root with the firmware of a platform, and `strings` besides or instead."""
+    """Create a root with the firmware of a platform. `strings` adds to its strings or replaces them."""
     for name, text in {**FIRMWARE.get(platform, {}), **strings}.items():
         write(root, f"/sys/class/dmi/id/{name}", text + "\n")
     return Paths(root)
 
 
 def settings(**discovery: Any) -> Settings:
-    """Settings with these options of [discovery]; `facts` and `facts_from` are those tables."""
+    """Return settings with these options of [discovery]. `facts` and `facts_from` are the tables of those names."""
     tables = {name: discovery.pop(name) for name in ("facts", "facts_from") if name in discovery}
     discovery["timeout"] = Seconds(discovery.get("timeout", 5.0))
     return Settings(component=Component(name="web"), discovery=Discovery(**discovery), **tables)
 
 
 def ask(paths: Paths, *providers: str, **discovery: Any) -> Facts:
-    """What discovery finds there, asking these providers alone."""
+    """Discover with these providers only."""
     return discover(settings(providers=providers, **discovery), paths)
 
 
 def timed(paths: Paths, *providers: str, **discovery: Any) -> tuple[Facts, float]:
-    """The same, and how many seconds it took."""
+    """Discover, and measure the seconds."""
     start = time.monotonic()
     facts = ask(paths, *providers, **discovery)
     return facts, time.monotonic() - start
 
 
-def said(facts: Facts) -> str:
-    """All that discovery says about what it tried."""
+def attempts_text(facts: Facts) -> str:
+    """Return one line for each attempt of discovery."""
     return "\n".join(f"{attempt.provider}: {attempt.outcome}" for attempt in facts.attempts)

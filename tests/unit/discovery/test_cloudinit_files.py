@@ -48,7 +48,7 @@ SETTINGS = {
 
 
 def test_the_key_becomes_settings(tmp_path: Path) -> None:
-    """Facts, sources, sinks and log of the key are the run-time settings; the rest is left to [facts_from]."""
+    """Facts, sources, sinks and log of the key are the run-time settings; all other keys are left to [facts_from]."""
     target = tmp_path / "conf.d/50-cloud-init.toml"
     assert module.apply(GIVEN, target) is True
     assert tomllib.loads(target.read_text()) == SETTINGS
@@ -57,7 +57,7 @@ def test_the_key_becomes_settings(tmp_path: Path) -> None:
 
 
 def test_nothing_new_is_not_written(tmp_path: Path) -> None:
-    """The same key again changes nothing, and a key without settings removes what an earlier one left."""
+    """An unchanged key changes nothing, and a key without settings removes the file of an earlier one."""
     target = tmp_path / "50-cloud-init.toml"
     assert module.apply(GIVEN, target) is True
     assert module.apply(GIVEN, target) is False
@@ -148,7 +148,7 @@ def enable(root: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_module_is_enabled_after_write_files(tmp_path: Path) -> None:
-    """The release's own list is repeated with ours in it, and running it again changes nothing."""
+    """The list of the release is repeated with the module in it, and a second run changes nothing."""
     (tmp_path / "etc/cloud/cloud.cfg.d").mkdir(parents=True)
     (tmp_path / "etc/cloud/cloud.cfg").write_text(yaml.safe_dump({"cloud_init_modules": [*BOOKWORM, "parbake"]}))
     for _ in range(2):
@@ -158,7 +158,7 @@ def test_the_module_is_enabled_after_write_files(tmp_path: Path) -> None:
         assert written == {"cloud_init_modules": [*BOOKWORM[:4], ["parbake", "always"], *BOOKWORM[4:]]}
 
 
-def test_without_cloud_init_enabling_says_so(tmp_path: Path) -> None:
+def test_enabling_fails_without_cloud_init(tmp_path: Path) -> None:
     """An image without cloud-init is named, and nothing is written."""
     done = enable(tmp_path)
     assert done.returncode != 0

@@ -1,4 +1,4 @@
-"""`parbake facts` as somebody reads it who does not know why an instance has the wrong facts, or none."""
+"""`parbake facts` for a reader who does not know why an instance has wrong or missing facts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def settings(image: Image, text: str = "") -> None:
 
 
 def test_each_fact_names_its_provider(image: Image) -> None:
-    """One line a fact: its name, its value, and who said so; with --json as INTERFACE 3 has it."""
+    """One line for each fact: name, value and provider. With --json the document of INTERFACE section 3."""
     settings(image, '[facts]\nenvironment = "dev"\n')
     image.write("/proc/cmdline", "parbake.role=edge\n")
     image.write("/etc/hostname", "web-1\n")
@@ -31,13 +31,13 @@ def test_each_fact_names_its_provider(image: Image) -> None:
         ["role", "edge", "kernel"],
     ]
     assert shown.err == ""
-    found = image.run("facts", "--json").json()
-    assert found["facts"] == {"environment": "dev", "hostname": "web-1", "role": "edge"}
-    assert found["providers"] == {"environment": "settings", "hostname": "host", "role": "kernel"}
-    assert 0 < found["seconds"] < 5
+    document = image.run("facts", "--json").json()
+    assert document["facts"] == {"environment": "dev", "hostname": "web-1", "role": "edge"}
+    assert document["providers"] == {"environment": "settings", "hostname": "host", "role": "kernel"}
+    assert 0 < document["seconds"] < 5
 
 
-def test_verbose_says_what_was_tried_what_matched_and_how_long_it_took(image: Image) -> None:
+def test_verbose_shows_each_attempt_with_its_time(image: Image) -> None:
     """The string that gave the platform away, each request with its answer, each provider with its time, and the whole."""
     with Metadata("ec2") as service:
         settings(image, f'[discovery]\nimds_url = "{service.url}"\n')
@@ -52,8 +52,8 @@ def test_verbose_says_what_was_tried_what_matched_and_how_long_it_took(image: Im
     assert all(set(attempt) == {"provider", "outcome", "seconds"} for attempt in attempts)
 
 
-def test_a_failure_is_said_without_being_asked_for(image: Image) -> None:
-    """Where a provider failed the facts that there are come with a warning on standard error that says what is missing."""
+def test_a_failure_is_shown_without_verbose(image: Image) -> None:
+    """If a provider failed, a warning on standard error names the missing facts, and the known facts are printed."""
     settings(image, '[discovery]\nimds_url = "http://127.0.0.1:1"\ntimeout = "2s"\n')
     image.write(EC2, "Amazon EC2\n")
     image.write("/etc/parbake/facts.d/broken.toml", "role = ")
@@ -78,18 +78,18 @@ def test_a_failure_is_said_without_being_asked_for(image: Image) -> None:
     ],
 )
 def test_a_wrong_setting_is_named_with_what_would_be_right(text: str, words: str, image: Image) -> None:
-    """INTERFACE 3: exit 78, with what was found and the closest correct name."""
+    """INTERFACE section 3: exit code 78, with the value found and the closest correct name."""
     settings(image, text)
     shown = image.run("facts")
     assert shown.code == 78
     assert words in shown.err
 
 
-def test_what_is_refused_or_found_nowhere_is_said(image: Image) -> None:
-    """A static fact that is no fact, an origin that does not exist, and a service that is switched off."""
+def test_a_refused_fact_and_a_missing_origin_are_shown(image: Image) -> None:
+    """An invalid static fact, an origin that does not exist, and a service that is switched off."""
     settings(image, '[discovery]\nimds = "off"\n[facts]\ntags = "x"\n[facts_from]\nenvironment = ["tag:env", "userdata:env"]\n')
     shown = image.run("facts", "-v").out
-    assert "[facts]: refused 'tags': is not a table" in shown
+    assert "[facts]: refused 'tags': found a str, expected a table" in shown
     assert "environment: there is no tag:env and no userdata:env" in shown
     assert 'switched off: [discovery] imds = "off"' in shown
 
@@ -109,8 +109,8 @@ def test_a_provider_that_never_comes_back_does_not_keep_the_command(image: Image
     assert "file did not come back within" in shown.err
 
 
-def test_what_there_is_in_time_is_enough_where_nothing_needs_the_rest(image: Image) -> None:
-    """A metadata service that hangs: converged in time with the facts that are known, and a line on what is missing and why."""
+def test_missing_facts_that_nothing_needs_do_not_stop_a_convergence(image: Image) -> None:
+    """The metadata service hangs: parbake converges in time, and one line names the missing facts and the reason."""
     with Metadata("ec2", "hang", on="/meta-data/") as service:
         discovery = f'[discovery]\nimds_url = "{service.url}"\ntimeout = "2s"\n'
         settings(image, discovery + SITE.format(more=', "{{ facts.region }}"') + TEMPLATE)
@@ -131,7 +131,7 @@ SHIP = '[ship]\njournal = false\nfiles = ["/var/log/a.log"]\n[[sink]]\ntype = "s
 
 
 def test_a_fact_that_would_leave_a_layers_path_is_still_a_fact(image: Image) -> None:
-    """It is refused as a part of a path with an error that names it, and is as it is in templates and labels."""
+    """As part of a path it is refused, with an error that names it. In templates and labels it is used unchanged."""
     image.write("/etc/parbake/facts.d/a.toml", 'role = "../a b/c"\n')
     image.write("/etc/parbake/templates/a.j2", "role={{ facts.role }}\n")
     image.write("/site/common.toml", "x = 1\n")
@@ -144,12 +144,12 @@ def test_a_fact_that_would_leave_a_layers_path_is_still_a_fact(image: Image) -> 
 
     settings(image, '[discovery]\nproviders = ["file"]\n' + SITE.format(more=', "{{ facts.role }}"') + TEMPLATE)
     shown = image.run("plan")
-    assert "the fact role cannot be part of a layer's path: its value holds a slash" in shown.err
+    assert "the fact role cannot be part of a layer's path: its value contains a slash" in shown.err
     assert "../a b/c" not in shown.err
 
 
 def test_a_layer_whose_fact_is_unknown_names_the_fact_and_who_was_asked(image: Image) -> None:
-    """Never a path with a hole in it: the error has the fact, and each provider once with what it said."""
+    """Never a path with a hole in it: the error has the fact, and each provider once with its outcome."""
     settings(
         image,
         '[discovery]\nimds_url = "http://127.0.0.1:1"\ntimeout = "2s"\n' + SITE.format(more=', "env/{{ facts.environment }}"'),

@@ -1,4 +1,4 @@
-"""In every kind of container the firmware is the host's, and is not taken for the instance's."""
+"""In every kind of container the firmware is the host's, and is not used."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ KINDS: dict[str, tuple[str, bytes]] = {
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A machine that is none, in the process namespace that the kernel booted with."""
+    """A machine that is not a container, in the process namespace that the kernel booted with."""
     for path, content in MACHINE.items():
         write(tmp_path, path, content)
     processes(tmp_path, "pid:[4026531836]")
@@ -49,7 +49,7 @@ def processes(root: Path, name: str) -> None:
 
 
 def test_a_machine_is_no_container(root: Path) -> None:
-    """Nothing of a usual machine looks like one, nor of an OpenVZ host; and a process may see less than all of it."""
+    """Neither a usual machine nor an OpenVZ host looks like a container, also to a process that may not read all files."""
     assert not is_container(root)
     (root / "proc/vz").mkdir()
     (root / "proc/bc").mkdir()
@@ -68,7 +68,7 @@ def test_every_kind_of_container(kind: str, root: Path) -> None:
 
 
 def test_a_container_of_no_known_kind(root: Path) -> None:
-    """One that leaves no sign at all still has processes of its own."""
+    """A container without any sign still has a separate process namespace."""
     processes(root, "pid:[4026532501]")
     assert is_container(root)
 

@@ -1,7 +1,9 @@
-"""The whole of discovery: order, deadline, rules, validation, and what it says about what it did."""
+"""The whole of discovery: order, deadline, rules, validation, and the record of its attempts."""
 
 from __future__ import annotations
 
+import logging
+import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,13 +12,15 @@ from typing import Any
 import pytest
 
 from agent.discovery import Context
-from agent.discovery.engine import asked, discover, missing_facts_summary
+from agent.discovery.engine import discover, missing_facts_summary, providers_summary
 from agent.discovery.fact_validation import check_segment
 from agent.errors import DiscoveryError, SettingsError
 from agent.paths import Paths
-from tests.unit.discovery.machines import ask, machine, said, settings, timed, write
+from tests.unit.discovery.machines import ask, attempts_text, machine, settings, timed, write
 
 HERE = "tests.unit.discovery.test_engine"
+SLACK_SECONDS = 2.0
+"""The extra time that a busy machine may take."""
 
 
 class First:
@@ -37,6 +41,33 @@ class Raises:
 class Buggy:
     def discover(self, context: Context) -> Mapping[str, Any]:
         raise ZeroDivisionError("oops")
+
+
+class Exits:
+    def discover(self, context: Context) -> Mapping[str, Any]:
+        raise SystemExit(3)
+
+
+class Incomparable:
+    """A value whose comparison fails, as that of some libraries' arrays does."""
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("ambiguous")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class OddAnswer:
+    def discover(self, context: Context) -> Mapping[str, Any]:
+        return {"role": "odd", "array": Incomparable()}
+
+
+class OddContext:
+    gives: Any = 3
+
+    def discover(self, context: Any) -> Mapping[str, Any]:
+        context.label, context.attempts, context.partial = 3, ["no attempt"], None
+        raise KeyError("role")
 
 
 class NoTable:
@@ -79,7 +110,7 @@ def provider(name: str) -> str:
 
 
 def test_the_first_answer_wins_and_names_its_provider(tmp_path: Path) -> None:
-    """Providers are asked in the configured order, each sees what is known, and empty answers are no facts."""
+    """Providers are asked in the configured order, each sees the facts known so far, and empty answers are not facts."""
     facts = ask(Paths(tmp_path), provider("First"), provider("Second"))
     assert facts.values["role"] == "web"
     assert facts.providers == {
@@ -97,25 +128,40 @@ def test_the_first_answer_wins_and_names_its_provider(tmp_path: Path) -> None:
     [
         ("Raises", "the rack's controller is not there"),
         ("Buggy", "ZeroDivisionError in the provider"),
+        ("Exits", "SystemExit in the provider"),
+        ("OddAnswer", "ValueError in the provider"),
+        ("OddContext", "KeyError in the provider"),
         ("NoTable", "answered with a list"),
     ],
 )
 def test_a_provider_that_fails_is_recorded_and_the_others_are_asked(name: str, words: str, tmp_path: Path) -> None:
-    """A provider's failure costs its own facts alone."""
+    """A provider's failure costs only the facts of that provider."""
     facts = ask(Paths(tmp_path), provider(name), provider("Second"))
     assert facts.values["zone"] == "z1"
-    assert words in said(facts)
+    assert words in attempts_text(facts)
+
+
+def test_an_unexpected_error_is_shown_by_type_and_place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The outcome has the type, the file and the line; the debug log has the stack; neither has the error's own text."""
+    caplog.set_level(logging.DEBUG, "parbake.discovery")
+    facts = ask(Paths(tmp_path), provider("Buggy"))
+    assert re.search(r"failed: ZeroDivisionError in the provider, at \S*/test_engine\.py:\d+$", attempts_text(facts))
+    assert re.search(r"raised ZeroDivisionError:.*\n  \S*/test_engine\.py:\d+ in discover$", caplog.text, re.S | re.M)
+    assert "oops" not in attempts_text(facts) + caplog.text
 
 
 def test_providers_that_hang_cost_at_most_the_time_of_discovery(tmp_path: Path) -> None:
-    """However many hang: those after them are asked, what they had learnt is taken, and the time is kept."""
+    """However many hang: the next ones are asked, partial facts are kept, and the time of discovery is not exceeded."""
     names = [provider("Hangs")] * 3
     facts, seconds = timed(Paths(tmp_path), *names, provider("Second"), timeout=0.5)
     Hangs.release.set()
-    assert seconds < 0.5 + 0.3
+    shares = [float(share) for share in re.findall(r"did not come back within (\S+) s", attempts_text(facts))]
+    assert len(shares) == 3
+    assert sum(shares) <= 0.5
+    assert seconds < 0.5 + SLACK_SECONDS
     assert facts.values["zone"] == "z1"
     assert facts.values["slot"] == "7"
-    assert "did not come back within 0.45 s; gave slot" in said(facts)
+    assert "did not come back within 0.45 s; gave slot" in attempts_text(facts)
 
 
 def test_a_provider_that_does_not_exist_is_an_error_of_the_settings(tmp_path: Path) -> None:
@@ -129,8 +175,8 @@ def test_values_from_outside_are_not_trusted(tmp_path: Path) -> None:
     facts = ask(Paths(tmp_path), provider("Bad"))
     assert dict(facts.values) == {"good": "yes", "number": "7", "flag": "true"}
     for name in ("control", "line", "long", "instance_id", "tags", "list", "no name", "../x", "deep", "surrogate"):
-        assert f"refused '{name}'" in said(facts)
-    assert "evil" not in said(facts)
+        assert f"refused '{name}'" in attempts_text(facts)
+    assert "evil" not in attempts_text(facts)
 
 
 def test_rules_take_a_fact_from_elsewhere(tmp_path: Path) -> None:
@@ -159,7 +205,7 @@ def test_rules_take_a_fact_from_elsewhere(tmp_path: Path) -> None:
     assert facts.providers["role"] == provider("First")
 
 
-def test_static_facts_are_used_where_nobody_answers(tmp_path: Path) -> None:
+def test_static_facts_are_used_if_no_provider_answers(tmp_path: Path) -> None:
     """[facts] come last, after providers and rules."""
     facts = ask(Paths(tmp_path), provider("First"), facts={"environment": "dev", "role": "x", "n": "1"})
     assert facts.values["environment"] == "dev"
@@ -178,42 +224,42 @@ def test_a_fact_that_would_leave_a_layers_path_is_refused(value: str) -> None:
 
 @pytest.mark.parametrize("value", ["prod", "eu-central-1", "web-1.example", "i-0abc", "ümlaut", "a b", ".hidden"])
 def test_a_fact_that_fits_is_passed_on(value: str) -> None:
-    """What is a fine name of a directory may be part of a layer's path."""
+    """A usual directory name may be part of a layer's path."""
     assert check_segment("environment", value) == value
 
 
 def test_a_missing_fact_is_explained(tmp_path: Path) -> None:
-    """Each provider that was asked once, with its failure where it had one, whatever it gave besides."""
+    """Each provider that was asked, once, with its failure if there was one, even if it also gave facts."""
     facts = ask(Paths(tmp_path), provider("Raises"), "kernel")
-    assert asked(facts) == f"{provider('Raises')}: failed: the rack's controller is not there; kernel: nothing"
-    refused = ask(machine(tmp_path, "ec2"), "imds", imds_url="http://127.0.0.1:1", timeout=0.1)
-    assert asked(refused).startswith("imds:ec2: failed: http://127.0.0.1:1/latest/api/token gave no answer")
-    assert asked(ask(Paths(tmp_path))) == "nobody"
+    assert providers_summary(facts) == f"{provider('Raises')}: failed: the rack's controller is not there; kernel: nothing"
+    refused = ask(machine(tmp_path, "ec2"), "imds", imds_url="http://127.0.0.1:1", timeout=1.0)
+    assert providers_summary(refused).startswith("imds:ec2: failed: http://127.0.0.1:1/latest/api/token gave no answer")
+    assert providers_summary(ask(Paths(tmp_path))) == "no provider"
 
 
-def test_what_a_failure_costs_is_said(tmp_path: Path) -> None:
-    """Who failed, why, and which facts are not known; nothing where nobody failed."""
+def test_the_summary_names_failures_and_missing_facts(tmp_path: Path) -> None:
+    """The failed providers, the reasons, and the unknown facts. Empty if no provider failed."""
     facts = ask(Paths(tmp_path), provider("Raises"), provider("First"))
     text = missing_facts_summary(facts)
     assert "the rack's controller is not there" in text
     assert "not known: platform, instance_id, zone" in text
     assert missing_facts_summary(ask(Paths(tmp_path), provider("First"))) == ""
-    hung = ask(machine(tmp_path, "ec2"), "imds", imds_url="http://127.0.0.1:1", timeout=0.1)
+    hung = ask(machine(tmp_path, "ec2"), "imds", imds_url="http://127.0.0.1:1", timeout=1.0)
     assert "imds:ec2 failed: http://127.0.0.1:1/latest/api/token gave no answer" in missing_facts_summary(hung)
 
 
 def test_no_request_without_a_match(tmp_path: Path) -> None:
-    """Unknown firmware, and firmware seen from inside a container, name nobody: no request is made."""
+    """Unknown firmware, and firmware seen from inside a container, name no platform, so no request is made."""
     unknown = machine(tmp_path / "a", sys_vendor="QEMU", product_uuid="0c2d7f6e-0000-4000-8000-000000000001")
-    assert "no request made" in said(ask(unknown, "imds", imds_url="http://127.0.0.1:1"))
+    assert "no request made" in attempts_text(ask(unknown, "imds", imds_url="http://127.0.0.1:1"))
     inside = machine(tmp_path / "b", "ec2")
     write(inside.root, "/run/systemd/container", "podman\n")
     facts = ask(inside, "imds", imds_url="http://127.0.0.1:1")
     assert dict(facts.values) == {}
-    assert "no request made" in said(facts)
+    assert "no request made" in attempts_text(facts)
 
 
-def test_imds_off_asks_nobody(tmp_path: Path) -> None:
+def test_imds_off_makes_no_request(tmp_path: Path) -> None:
     """imds = "off" makes no request on any platform."""
     facts = ask(machine(tmp_path, "ec2"), "imds", imds="off", imds_url="http://127.0.0.1:1")
     assert dict(facts.values) == {}
@@ -221,7 +267,7 @@ def test_imds_off_asks_nobody(tmp_path: Path) -> None:
 
 def test_an_unknown_name_for_imds_is_reported(tmp_path: Path) -> None:
     """A name that does not exist is reported with the closest that does."""
-    assert 'did you mean "ec2"' in said(ask(Paths(tmp_path), "imds", imds="ec3"))
+    assert 'did you mean "ec2"' in attempts_text(ask(Paths(tmp_path), "imds", imds="ec3"))
 
 
 @pytest.mark.parametrize(
@@ -232,13 +278,13 @@ def test_an_unknown_name_for_imds_is_reported(tmp_path: Path) -> None:
         ("gce", {"product_serial": "GoogleCloud-0123"}),
         ("openstack", {"chassis_asset_tag": "HUAWEICLOUD"}),
         ("akamai", {"sys_vendor": "Linode"}),
-        # Three digits of a UUID can be chance: what a vendor's name says goes first.
+        # Three digits of a UUID can match by chance, so a vendor's name comes first.
         ("hetzner", {"sys_vendor": "Hetzner", "product_uuid": "ec2e1916-9099-7caf-fd21-012345abcdef"}),
     ],
 )
 def test_other_marks_of_a_platform(platform: str, strings: dict[str, str], tmp_path: Path) -> None:
     """Each string that identifies a platform does."""
-    facts = ask(machine(tmp_path, **strings), "imds", imds_url="http://127.0.0.1:1", timeout=0.05)
+    facts = ask(machine(tmp_path, **strings), "imds", imds_url="http://127.0.0.1:1", timeout=0.5)
     assert facts.values["platform"] == platform
 
 
@@ -246,21 +292,21 @@ def test_other_marks_of_a_platform(platform: str, strings: dict[str, str], tmp_p
     ("cmdline", "platform"), [("ds=ec2", "ec2"), ("ignition.platform.id=gcp", "gce"), ("ds=nocloud;s=/x", None)]
 )
 def test_the_command_line_names_a_platform(cmdline: str, platform: str | None, tmp_path: Path) -> None:
-    """Where firmware says nothing, the kernel command line may."""
+    """If the firmware names no platform, the kernel command line can."""
     write(tmp_path, "/proc/cmdline", cmdline)
-    facts = ask(Paths(tmp_path), "imds", imds_url="http://127.0.0.1:1", timeout=0.05)
+    facts = ask(Paths(tmp_path), "imds", imds_url="http://127.0.0.1:1", timeout=0.5)
     assert facts.values.get("platform") == platform
 
 
 def test_the_id_that_firmware_holds_needs_no_network(tmp_path: Path) -> None:
-    """Where the firmware holds the instance id, it is known although the service is down."""
-    facts = ask(machine(tmp_path, "digitalocean"), "imds", imds_url="http://127.0.0.1:1", timeout=0.1)
+    """An instance id in the firmware is known although the service is unavailable."""
+    facts = ask(machine(tmp_path, "digitalocean"), "imds", imds_url="http://127.0.0.1:1", timeout=1.0)
     assert facts.values["instance_id"] == "2756294"
 
 
 @pytest.mark.parametrize("url", ["https://127.0.0.1", "ftp://x", "127.0.0.1", "http://u:secret@x/", "http://x/?a", "http://"])
-def test_an_address_that_is_none_is_refused(url: str) -> None:
-    """imds_url must be plain http to an address; what is in it is not repeated."""
+def test_an_invalid_address_is_refused(url: str) -> None:
+    """imds_url must be plain http to an address; the error does not repeat it."""
     with pytest.raises(ValueError, match="imds_url") as refused:
         settings(imds_url=url)
     assert "secret" not in str(refused.value)

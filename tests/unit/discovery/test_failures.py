@@ -1,4 +1,4 @@
-"""A platform that does not answer is not a platform that says nothing: what the settings and cloud-init may stand in for."""
+"""A platform that does not answer is not a platform without facts: when the settings and cloud-init may replace it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from agent.settings.models import Source
 from agent.sources.pull import layer_names
 from tests.servers.metadata import Metadata
 from tests.servers.scripted import Scripted
-from tests.unit.discovery.machines import ask, machine, said, settings, write
+from tests.unit.discovery.machines import ask, attempts_text, machine, settings, write
 
 HERE = "tests.unit.discovery.test_failures"
-NOBODY = "http://127.0.0.1:1"
+UNREACHABLE = "http://127.0.0.1:1"
 DEV = {"facts": {"environment": "dev"}, "facts_from": {"environment": ("userdata:environment",)}}
 
 
 class Rack:
-    """A provider of one's own that says what it can know."""
+    """A third party's provider that lists the facts that it can give."""
 
     gives: ClassVar[tuple[str, ...]] = ("rack",)
 
@@ -48,93 +48,93 @@ def cloud_init(root: Path, tags: dict[str, str]) -> None:
     write(root, "/run/cloud-init/instance-data.json", json.dumps(document))
 
 
-# -- what the settings say
+# -- the defaults of the settings
 
 
-def test_a_default_is_used_where_no_provider_ever_answered_and_it_is_said(tmp_path: Path) -> None:
-    """INTERFACE 3: static facts are used where no provider answers; without one the layer's error names who was asked."""
-    facts = ask(machine(tmp_path, "ec2"), "imds", imds_url=NOBODY, timeout=0.1, **DEV)
+def test_a_default_is_used_and_recorded_if_no_provider_ever_answered(tmp_path: Path) -> None:
+    """INTERFACE section 3: static facts are used if no provider answers. Without one, the layer's error names the providers."""
+    facts = ask(machine(tmp_path, "ec2"), "imds", imds_url=UNREACHABLE, timeout=0.1, **DEV)
     assert (facts.values["environment"], facts.providers["environment"]) == ("dev", "settings")
-    assert "environment is taken from [facts]: imds:ec2 failed" in said(facts)
-    facts = ask(machine(tmp_path, "ec2"), "imds", imds_url=NOBODY, timeout=0.1, facts_from=DEV["facts_from"])
+    assert "environment is taken from [facts]: imds:ec2 failed" in attempts_text(facts)
+    facts = ask(machine(tmp_path, "ec2"), "imds", imds_url=UNREACHABLE, timeout=0.1, facts_from=DEV["facts_from"])
     source = Source(backend="file", name="site", layers=("env/{{ facts.environment }}",))
     with pytest.raises(DiscoveryError, match=r"facts\.environment.*imds:ec2: failed"):
         layer_names(source, facts, {})
 
 
-def test_a_default_is_used_where_the_platform_has_nothing_to_say(tmp_path: Path) -> None:
-    """404 for user-data is an answer, and no platform at all is none that failed."""
+def test_a_default_is_used_if_the_platform_does_not_have_the_fact(tmp_path: Path) -> None:
+    """404 for user-data is an answer, and the absence of a platform is not a failure."""
     with Metadata("ec2") as service:
         facts = ask(
             machine(tmp_path / "a", "ec2"), "imds", imds_url=service.url, facts={"own": "x"}, facts_from={"own": ("tag:no",)}
         )
     assert facts.values["own"] == "x"
-    assert ask(machine(tmp_path / "b"), "imds", imds_url=NOBODY, **DEV).values["environment"] == "dev"
+    assert ask(machine(tmp_path / "b"), "imds", imds_url=UNREACHABLE, **DEV).values["environment"] == "dev"
     assert ask(machine(tmp_path / "c", "ec2"), "imds", imds="off", **DEV).values["environment"] == "dev"
 
 
-def test_what_was_learnt_in_this_run_is_used_while_the_platform_is_away(tmp_path: Path) -> None:
-    """The daemon goes on with the environment that the platform named before, and says so; a new process knows nothing."""
-    paths, learnt = machine(tmp_path, "ec2"), FactMemory()
+def test_the_facts_of_this_run_are_used_while_the_platform_is_unavailable(tmp_path: Path) -> None:
+    """The daemon keeps the environment that the platform named before, and records it. A new process has no memory."""
+    paths, memory = machine(tmp_path, "ec2"), FactMemory()
     rules: dict[str, Any] = {"facts": {"environment": "dev"}, "facts_from": {"environment": ("tag:environment",)}}
     with Metadata("ec2") as service:
-        well = discover(settings(providers=("imds",), imds_url=service.url, **rules), paths, learnt=learnt)
-    assert well.values["environment"] == "prod"
-    away = settings(providers=("imds",), imds_url=NOBODY, timeout=0.1, **rules)
-    facts = discover(away, paths, learnt=learnt)
+        answered = discover(settings(providers=("imds",), imds_url=service.url, **rules), paths, memory=memory)
+    assert answered.values["environment"] == "prod"
+    unavailable = settings(providers=("imds",), imds_url=UNREACHABLE, timeout=0.1, **rules)
+    facts = discover(unavailable, paths, memory=memory)
     assert (facts.values["environment"], facts.providers["environment"]) == ("prod", "tag:environment")
-    assert "environment is as it was before: imds:ec2 failed" in said(facts)
-    assert discover(away, paths, learnt=FactMemory()).values["environment"] == "dev"
+    assert "environment keeps its earlier value: imds:ec2 failed" in attempts_text(facts)
+    assert discover(unavailable, paths, memory=FactMemory()).values["environment"] == "dev"
 
 
 def test_a_default_that_was_right_before_stays(tmp_path: Path) -> None:
-    """Where the platform had said that there is no such tag, its next failure changes nothing."""
-    paths, learnt = machine(tmp_path, "ec2"), FactMemory()
+    """If the platform answered that there is no such tag, its next failure changes nothing."""
+    paths, memory = machine(tmp_path, "ec2"), FactMemory()
     rules: dict[str, Any] = {"facts": {"site": "home"}, "facts_from": {"site": ("tag:site",)}}
     with Metadata("ec2") as service:
-        discover(settings(providers=("imds",), imds_url=service.url, **rules), paths, learnt=learnt)
-    away = settings(providers=("imds",), imds_url=NOBODY, timeout=0.1, **rules)
-    assert discover(away, paths, learnt=learnt).values["site"] == "home"
+        discover(settings(providers=("imds",), imds_url=service.url, **rules), paths, memory=memory)
+    unavailable = settings(providers=("imds",), imds_url=UNREACHABLE, timeout=0.1, **rules)
+    assert discover(unavailable, paths, memory=memory).values["site"] == "home"
 
 
-def test_the_tags_of_the_boot_do_not_replace_the_current_ones_while_the_platform_is_away(tmp_path: Path) -> None:
-    """cloud-init's copy is older than what this run has learnt since."""
-    paths, learnt = machine(tmp_path, "ec2"), FactMemory()
+def test_the_tags_of_the_boot_do_not_replace_the_current_ones_while_the_platform_is_unavailable(tmp_path: Path) -> None:
+    """cloud-init's copy is older than the facts of this run."""
+    paths, memory = machine(tmp_path, "ec2"), FactMemory()
     cloud_init(tmp_path, {"environment": "test"})
     rules: dict[str, Any] = {"providers": ("cloud-init", "imds"), "facts_from": {"environment": ("tag:environment",)}}
     with Metadata("ec2") as service:
-        assert discover(settings(imds_url=service.url, **rules), paths, learnt=learnt).values["environment"] == "prod"
-    away = settings(imds_url=NOBODY, timeout=0.1, **rules)
-    assert discover(away, paths, learnt=learnt).values["environment"] == "prod"
+        assert discover(settings(imds_url=service.url, **rules), paths, memory=memory).values["environment"] == "prod"
+    unavailable = settings(imds_url=UNREACHABLE, timeout=0.1, **rules)
+    assert discover(unavailable, paths, memory=memory).values["environment"] == "prod"
 
 
 @pytest.mark.parametrize(("tags", "environment"), [({"environment": "new"}, "new"), (None, "dev")])
-def test_a_notice_is_newer_than_what_was_learnt(tags: dict[str, str] | None, environment: str, tmp_path: Path) -> None:
-    """What the platform was seen to say since is its answer, also while it is away."""
-    paths, learnt = machine(tmp_path, "ec2"), FactMemory()
+def test_a_notice_is_newer_than_the_memory(tags: dict[str, str] | None, environment: str, tmp_path: Path) -> None:
+    """A notice is the platform's answer, also while the platform is unavailable."""
+    paths, memory = machine(tmp_path, "ec2"), FactMemory()
     cloud_init(tmp_path, {"environment": "test"})
     rules: dict[str, Any] = {"providers": ("cloud-init", "imds"), **DEV, "facts_from": {"environment": ("tag:environment",)}}
     with Metadata("ec2") as service:
-        assert discover(settings(imds_url=service.url, **rules), paths, learnt=learnt).values["environment"] == "prod"
-    away = settings(imds_url=NOBODY, timeout=0.1, **rules)
-    assert discover(away, paths, learnt=learnt, notices={"tags": tags}).values["environment"] == environment
+        assert discover(settings(imds_url=service.url, **rules), paths, memory=memory).values["environment"] == "prod"
+    unavailable = settings(imds_url=UNREACHABLE, timeout=0.1, **rules)
+    assert discover(unavailable, paths, memory=memory, notices={"tags": tags}).values["environment"] == environment
 
 
-@pytest.mark.parametrize(("provider", "doubted"), [("Rack", "rack"), ("Anything", "role")])
-def test_only_what_the_failed_provider_may_know_is_doubted(tmp_path: Path, provider: str, doubted: str) -> None:
-    """A provider that says what it gives knows that, and any other one may know any fact."""
+@pytest.mark.parametrize(("provider", "uncertain"), [("Rack", "rack"), ("Anything", "role")])
+def test_only_facts_that_the_failed_provider_can_give_are_uncertain(tmp_path: Path, provider: str, uncertain: str) -> None:
+    """A provider with a list can give the facts in it. Without a list, it can give any fact."""
     facts = ask(Paths(tmp_path), f"{HERE}:{provider}", facts={"role": "web", "rack": "1", "slot": "1"})
     assert facts.values["role"] == "web"
     assert facts.values["slot"] == ("7" if provider == "Anything" else "1")
-    assert f"{doubted} is taken from [facts]" in said(facts)
-    assert ("role is taken" in said(facts)) == (provider == "Anything")
+    assert f"{uncertain} is taken from [facts]" in attempts_text(facts)
+    assert ("role is taken" in attempts_text(facts)) == (provider == "Anything")
 
 
 # -- cloud-init's copies
 
 
 def test_the_platforms_tags_win_over_cloud_inits_copy(tmp_path: Path) -> None:
-    """After a change of a tag, a new process begins with the current ones; for all else the first answer wins."""
+    """After a change of a tag, a new process begins with the current tags. For all other facts the first answer wins."""
     cloud_init(tmp_path, {"environment": "test", "gone": "yes"})
     with Metadata("ec2") as service:
         facts = ask(machine(tmp_path, "ec2"), "cloud-init", "imds", imds_url=service.url)
@@ -143,18 +143,18 @@ def test_the_platforms_tags_win_over_cloud_inits_copy(tmp_path: Path) -> None:
     assert (facts.values["instance_id"], facts.providers["instance_id"]) == ("i-1", "cloud-init")
 
 
-def test_tags_that_are_no_more_are_no_fact(tmp_path: Path) -> None:
-    """Where the platform says that there are no tags, cloud-init's copy is not one either."""
+def test_tags_that_no_longer_exist_are_not_a_fact(tmp_path: Path) -> None:
+    """If the platform answers that there are no tags, cloud-init's copy is not used either."""
     cloud_init(tmp_path, {"environment": "test"})
     with Metadata("ec2", options={"tags": "off"}) as service:
         facts = ask(machine(tmp_path, "ec2"), "cloud-init", "imds", imds_url=service.url)
     assert "tags" not in facts.values
 
 
-def test_cloud_inits_copy_is_used_where_the_platform_is_away(tmp_path: Path) -> None:
-    """A service that fails has not said that there are none."""
+def test_cloud_inits_copy_is_used_while_the_platform_is_unavailable(tmp_path: Path) -> None:
+    """A failure of the service is not the answer that there are no tags."""
     cloud_init(tmp_path, {"environment": "test"})
-    facts = ask(machine(tmp_path, "ec2"), "cloud-init", "imds", imds_url=NOBODY, timeout=0.1)
+    facts = ask(machine(tmp_path, "ec2"), "cloud-init", "imds", imds_url=UNREACHABLE, timeout=0.1)
     assert (facts.values["tags"], facts.providers["tags"]) == ({"environment": "test"}, "cloud-init")
 
 
@@ -167,34 +167,34 @@ LONG = "0x" + "f" * 5000
 @pytest.mark.parametrize(
     "value", ['!!int ""', "!!bool x", "!!timestamp x", "!!int x", LONG, f"{{n: {LONG}}}", f"{{? {LONG} : n}}"]
 )
-def test_one_bad_value_costs_itself_alone(value: str, tmp_path: Path) -> None:
-    """What the YAML library stumbles over, or nobody can write, is refused: other facts and discovery itself stay."""
+def test_one_bad_value_costs_no_other_fact(value: str, tmp_path: Path) -> None:
+    """A value that the YAML library fails on, or that has no text, is refused. Other facts stay."""
     write(tmp_path, "/etc/parbake/facts.d/a.yaml", f"own: {value}\n")
     write(tmp_path, "/etc/parbake/facts.d/b.toml", 'role = "web"\n')
     facts = ask(Paths(tmp_path), "file")
     assert dict(facts.values) == {"role": "web"}
     json.dumps(dict(facts.values))
-    assert "the provider" not in said(facts)
+    assert "the provider" not in attempts_text(facts)
 
 
 def test_a_name_that_is_a_long_number_is_refused(tmp_path: Path) -> None:
-    """Its text cannot even be told."""
+    """Python refuses to print such a number."""
     write(tmp_path, "/etc/parbake/facts.d/a.yaml", f"? {LONG}\n: x\nrole: web\n")
     facts = ask(Paths(tmp_path), "file")
     assert dict(facts.values) == {"role": "web"}
-    assert "refused 'a number'" in said(facts)
+    assert "refused 'a number'" in attempts_text(facts)
 
 
 @pytest.mark.parametrize("value", ['!!int ""', "!!bool x", "!!timestamp x"])
 def test_bad_user_data_costs_no_fact_of_the_platform(value: str, tmp_path: Path) -> None:
-    """User-data is its writer's; tags and ids are the platform's."""
+    """User-data comes from its writer, and tags and ids from the platform."""
     from agent.discovery import userdata
 
-    assert userdata.userdata(f"parbake: {{a: {value}}}".encode()) is None
+    assert userdata.parbake_table(f"parbake: {{a: {value}}}".encode()) is None
 
 
-def test_a_provider_that_breaks_keeps_what_it_had_learnt(tmp_path: Path) -> None:
-    """As one that comes back too late does."""
+def test_a_provider_that_fails_keeps_its_partial_facts(tmp_path: Path) -> None:
+    """So does a provider that misses the deadline."""
     facts = ask(Paths(tmp_path), f"{HERE}:Anything")
     assert facts.values["slot"] == "7"
 
@@ -206,12 +206,16 @@ class Stalling:
     """Each look waits at a service that never answers, as far as its context lets it."""
 
     poll_seconds = 10.0
+    look_seconds = 0.0
     waits = False
 
     def __init__(self) -> None:
         self.ends: list[float] = []
 
     def discover(self, context: Context) -> Iterator[Mapping[str, Any]]:
+        yield {}
+
+    def changing(self, context: Context) -> Iterator[Mapping[str, Any]]:
         self.ends.append(context.deadline - time.monotonic())
         yield {}
 
@@ -220,12 +224,11 @@ class Stalling:
 def test_a_look_takes_no_longer_than_discovery_unless_it_waits_for_a_change(
     waits: bool, least: float, most: float, tmp_path: Path
 ) -> None:
-    """A request that stalls must not hide a notice of two minutes; a long poll is to wait."""
+    """A request that stalls must not hide a notice of two minutes. A long poll is meant to wait."""
     cloud = Stalling()
     cloud.waits = waits
     watcher = Watcher(settings().discovery, Paths(tmp_path))
-    watcher._cloud, watcher._name = cloud, "ec2"
-    watcher._look(time.monotonic() + 300)
+    watcher._look(cloud, time.monotonic() + 300)
     assert least < cloud.ends[0] <= most
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong with metadata services in the field: it costs at most the time of discovery, and is not believed."""
+"""Faults of metadata services in the field: each costs at most the time of discovery, and gives no wrong fact."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from pathlib import Path
 import pytest
 
 from tests.servers.metadata import Metadata
-from tests.unit.discovery.machines import ask, machine, said, timed, write
+from tests.unit.discovery.machines import ask, attempts_text, machine, timed, write
 from tests.unit.discovery.test_platforms import EXPECTED, NETWORKED
 
 SLACK_SECONDS = 2.0
-"""What a busy machine may take besides."""
+"""The extra time that a busy machine may take."""
 
 
 @pytest.mark.parametrize("platform", NETWORKED)
 @pytest.mark.parametrize("fault", ["hang", "drip", "500"])
 def test_a_service_that_gives_no_answer_costs_the_time_of_discovery(platform: str, fault: str, tmp_path: Path) -> None:
-    """A service that hangs, drips or only fails costs at most discovery.timeout, and what is known is used."""
+    """A service that hangs, drips or only fails costs at most discovery.timeout, and the known facts are used."""
     write(tmp_path, "/etc/hostname", "web-9\n")
     with Metadata(platform, fault) as service:
         facts, seconds = timed(machine(tmp_path, platform), "imds", "host", imds_url=service.url, timeout=0.5)
     assert seconds < 0.5 + SLACK_SECONDS
     assert facts.values["platform"] == platform
     assert facts.values["hostname"] == "web-9"
-    assert "gave no answer within the time" in said(facts) or "did not come back" in said(facts)
+    assert "gave no answer within the time" in attempts_text(facts) or "did not come back" in attempts_text(facts)
 
 
 @pytest.mark.parametrize("platform", NETWORKED)
 @pytest.mark.parametrize("fault", ["500-once", "429-once", "reset-once"])
-def test_a_service_that_recovers_is_asked_again(platform: str, fault: str, tmp_path: Path) -> None:
+def test_a_service_that_recovers_is_tried_again(platform: str, fault: str, tmp_path: Path) -> None:
     """500, 429 and a broken connection are tried again, and then all facts are there."""
     with Metadata(platform, fault) as service:
         facts = ask(machine(tmp_path, platform), "imds", imds_url=service.url)
@@ -41,16 +41,16 @@ def test_a_service_that_recovers_is_asked_again(platform: str, fault: str, tmp_p
 
 @pytest.mark.parametrize("platform", sorted(set(NETWORKED) - {"azure"}))
 def test_404_is_an_answer(platform: str, tmp_path: Path) -> None:
-    """404 is final: nothing is asked twice, and no time is spent on it."""
+    """404 is final: no request is repeated, and discovery does not wait."""
     with Metadata(platform, "404") as service:
         facts, seconds = timed(machine(tmp_path, platform), "imds", imds_url=service.url)
-    asked = [(request.method, request.path) for request in service.seen]
-    assert len(asked) == len(set(asked))
+    requests = [(request.method, request.path) for request in service.seen]
+    assert len(requests) == len(set(requests))
     assert seconds < 2
     assert facts.values["platform"] == platform
 
 
-def test_azure_is_asked_again_after_404(tmp_path: Path) -> None:
+def test_azure_is_tried_again_after_404(tmp_path: Path) -> None:
     """On Azure 404 means that the service is being updated."""
     with Metadata("azure", "404") as service:
         _, seconds = timed(machine(tmp_path, "azure"), "imds", imds_url=service.url, timeout=0.5)
@@ -58,51 +58,51 @@ def test_azure_is_asked_again_after_404(tmp_path: Path) -> None:
     assert seconds < 0.5 + SLACK_SECONDS
 
 
-RUBBISH = ("truncated", "not-utf8", "not-json", "empty", "large", "redirect", "page")
-# Two platforms give each fact as a plain line, for which half of a JSON document is as good as any text.
+INVALID = ("truncated", "not-utf8", "not-json", "empty", "large", "redirect", "page")
+# Two platforms give each fact as a plain line. Half of a JSON document is a valid line.
 PLAIN = ("alibaba", "exoscale")
 
 
 @pytest.mark.parametrize(
-    ("platform", "fault"), [(p, f) for p in NETWORKED for f in RUBBISH if (f, p in PLAIN) != ("not-json", True)]
+    ("platform", "fault"), [(p, f) for p in NETWORKED for f in INVALID if (f, p in PLAIN) != ("not-json", True)]
 )
-def test_rubbish_is_not_believed(platform: str, fault: str, tmp_path: Path) -> None:
-    """A body that is cut off, no text, no JSON, empty, huge or a web page, and a redirect, never become a fact."""
+def test_an_invalid_answer_never_becomes_a_fact(platform: str, fault: str, tmp_path: Path) -> None:
+    """A body that is cut off, not text, not JSON, empty, huge or a web page, and a redirect, give no fact."""
     with Metadata(platform, fault) as service:
         facts, seconds = timed(machine(tmp_path, platform), "imds", imds_url=service.url, timeout=0.6)
     assert seconds < 0.6 + SLACK_SECONDS
-    assert "in the provider" not in said(facts), said(facts)
+    assert "in the provider" not in attempts_text(facts), attempts_text(facts)
     assert "/redirected" not in {request.path for request in service.seen}
-    known = {"platform": platform, **EXPECTED[platform]}
+    expected = {"platform": platform, **EXPECTED[platform]}
     for name, value in facts.values.items():
-        assert value == known.get(name), said(facts)
+        assert value == expected.get(name), attempts_text(facts)
 
 
-def test_what_was_learnt_before_a_failure_is_kept(tmp_path: Path) -> None:
+def test_facts_before_a_failure_are_kept(tmp_path: Path) -> None:
     """One path that hangs does not lose the facts that came before it, and the report names that path."""
     with Metadata("ec2", "hang", on="/tags/") as service:
         facts = ask(machine(tmp_path, "ec2"), "imds", imds_url=service.url, timeout=0.5)
     assert facts.values["instance_id"] == "i-0123456789abcdef0"
     assert "tags" not in facts.values
-    assert "/latest/meta-data/tags/instance gave no answer" in said(facts)
+    assert "/latest/meta-data/tags/instance gave no answer" in attempts_text(facts)
 
 
 @pytest.mark.parametrize("platform", NETWORKED)
 def test_a_service_that_is_not_there_is_tried_until_the_deadline(platform: str, tmp_path: Path) -> None:
-    """A refused connection is tried again, since a service may come up later than the instance; then it is reported."""
+    """A refused connection is tried again, because a service may start later than the instance. Then it is reported."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     facts, seconds = timed(machine(tmp_path, platform), "imds", imds_url=url, timeout=0.3)
     assert seconds < 0.3 + SLACK_SECONDS
     assert facts.values["platform"] == platform
-    assert "connection refused" in said(facts)
+    assert "connection refused" in attempts_text(facts)
 
 
 @pytest.mark.parametrize("platform", NETWORKED)
-def test_no_proxy_is_asked(platform: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_proxy_is_used(platform: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A proxy in the environment, which would answer with its own metadata, is not used; neither is a .netrc."""
-    write(tmp_path, "netrc", "machine 127.0.0.1 login somebody password something\n")
+    write(tmp_path, "netrc", "machine 127.0.0.1 login user password secret\n")
     with Metadata(platform) as service, Metadata(platform) as proxy:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, proxy.url)
@@ -115,12 +115,12 @@ def test_no_proxy_is_asked(platform: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert {request.headers.get("authorization") for request in service.seen} <= {None, "Bearer Oracle"}
 
 
-LXD_FAULTS = ("hang", "drip", "500", "500-once", "reset-once", "404", *RUBBISH)
+LXD_FAULTS = ("hang", "drip", "500", "500-once", "reset-once", "404", *INVALID)
 
 
 @pytest.mark.parametrize("fault", LXD_FAULTS)
 def test_the_socket_of_lxd_is_trusted_no_more_than_a_network(fault: str, tmp_path: Path) -> None:
-    """The same faults over its socket: in time, nothing false, and what is tried again works in the end."""
+    """The same faults over the socket: discovery ends in time, no fact is wrong, and a service that recovers is used."""
     socket_path = tmp_path / "dev/lxd/sock"
     socket_path.parent.mkdir(parents=True)
     with Metadata("lxd", fault, unix_socket=str(socket_path)) as service:
@@ -129,11 +129,11 @@ def test_the_socket_of_lxd_is_trusted_no_more_than_a_network(fault: str, tmp_pat
         assert facts.values["instance_id"] == EXPECTED["lxd"]["instance_id"]
     else:
         assert seconds < 0.6 + SLACK_SECONDS
-    assert "in the provider" not in said(facts), said(facts)
+    assert "in the provider" not in attempts_text(facts), attempts_text(facts)
     assert "/redirected" not in {request.path for request in service.seen}
-    known = {"platform": "lxd", "userdata": {"environment": "prod", "role": "web"}, **EXPECTED["lxd"]}
+    expected = {"platform": "lxd", "userdata": {"environment": "prod", "role": "web"}, **EXPECTED["lxd"]}
     for name, value in facts.values.items():
-        assert value == known.get(name), said(facts)
+        assert value == expected.get(name), attempts_text(facts)
 
 
 @pytest.mark.parametrize(
@@ -149,14 +149,14 @@ def test_the_socket_of_lxd_is_trusted_no_more_than_a_network(fault: str, tmp_pat
     ids=["truncated", "not-utf8", "list", "empty", "large", "missing"],
 )
 def test_a_broken_config_drive_gives_no_facts_and_says_why(body: bytes | None, words: str, tmp_path: Path) -> None:
-    """What is on the drive is believed no more than what a service says; the network is not asked in its place."""
+    """The drive's documents are checked like a service's, and the network is not asked instead."""
     drive = "/var/lib/cloud/seed/config_drive/openstack/latest"
     write(tmp_path, f"{drive}/other", "")
     if body is not None:
         write(tmp_path, f"{drive}/meta_data.json", body)
     facts = ask(machine(tmp_path), "imds", imds_url="http://127.0.0.1:1")
     assert dict(facts.values) == {"platform": "openstack"}
-    assert words in said(facts)
+    assert words in attempts_text(facts)
 
 
 def test_another_service_in_its_place_is_not_taken_for_gce(tmp_path: Path) -> None:
@@ -173,8 +173,8 @@ def test_a_connection_that_was_closed_between_requests_is_opened_again(tmp_path:
     assert facts.values["public_ipv4"] == "198.51.100.7"
 
 
-def test_a_body_that_never_ends_is_left(tmp_path: Path) -> None:
-    """Chunks without end stop being read at the bound on a body."""
+def test_a_body_that_never_ends_is_cut_off(tmp_path: Path) -> None:
+    """An endless sequence of chunks is read up to the limit of a body."""
     sent = 0
 
     def pour(listener: socket.socket) -> None:
@@ -196,5 +196,5 @@ def test_a_body_that_never_ends_is_left(tmp_path: Path) -> None:
         thread.start()
         facts = ask(machine(tmp_path, "vultr"), "imds", imds_url=f"http://127.0.0.1:{listener.getsockname()[1]}")
         thread.join(5)
-    assert "more than 1048576 bytes" in said(facts)
+    assert "more than 1048576 bytes" in attempts_text(facts)
     assert sent < 16 * 1024 * 1024

@@ -12,7 +12,7 @@ import pytest
 from agent.discovery.providers.host import addresses
 from agent.discovery.providers.kernel import parse
 from agent.paths import Paths
-from tests.unit.discovery.machines import ask, machine, said, write
+from tests.unit.discovery.machines import ask, attempts_text, machine, write
 
 MACHINE_ID = "0123456789abcdef0123456789abcdef"
 
@@ -34,12 +34,12 @@ MACHINE_ID = "0123456789abcdef0123456789abcdef"
 def test_the_kernel_command_line(cmdline: str, facts: dict[str, str], tmp_path: Path) -> None:
     """parbake.NAME=value is a fact, quoted as the kernel quotes; the last of a name wins, as with the kernel."""
     write(tmp_path, "/proc/cmdline", cmdline)
-    found = ask(Paths(tmp_path), "kernel")
-    assert dict(found.values) == facts
-    assert set(found.providers.values()) <= {"kernel"}
+    discovered = ask(Paths(tmp_path), "kernel")
+    assert dict(discovered.values) == facts
+    assert set(discovered.providers.values()) <= {"kernel"}
 
 
-def test_in_a_container_the_hosts_command_line_says_nothing_about_us(tmp_path: Path) -> None:
+def test_in_a_container_the_hosts_command_line_is_not_read(tmp_path: Path) -> None:
     """In a container /proc/cmdline is the host's: the arguments of the container's init are read instead."""
     write(tmp_path, "/run/systemd/container", "systemd-nspawn\n")
     write(tmp_path, "/proc/cmdline", "parbake.environment=host\n")
@@ -53,30 +53,30 @@ def test_words_of_a_command_line() -> None:
 
 
 def test_credentials_are_facts(tmp_path: Path) -> None:
-    """A system credential parbake.NAME is the fact NAME, less one trailing newline; another name is none."""
+    """A system credential parbake.NAME is the fact NAME, without one trailing newline. Other names are not facts."""
     write(tmp_path, "/run/credentials/@system/parbake.environment", "prod\n")
     write(tmp_path, "/run/credentials/@system/consul-token", "secret")
     assert dict(ask(Paths(tmp_path), "credentials").values) == {"environment": "prod"}
 
 
-def test_the_services_own_credentials_are_not_an_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Below --root the credentials of the process that looks are not read."""
+def test_the_services_credentials_are_not_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below --root the credentials of the running process are not read."""
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "own"))
     write(tmp_path, "/own/parbake.role", "builder")
     assert dict(ask(Paths(tmp_path), "credentials").values) == {}
 
 
-def test_a_credential_that_is_no_text_is_reported(tmp_path: Path) -> None:
+def test_a_credential_that_is_not_text_is_reported(tmp_path: Path) -> None:
     """Binary is refused with the credential's name, and discovery goes on."""
     write(tmp_path, "/run/credentials/@system/parbake.role", b"\xff\xfe")
     write(tmp_path, "/etc/parbake/facts.d/a.toml", 'role = "web"\n')
     facts = ask(Paths(tmp_path), "credentials", "file")
     assert dict(facts.values) == {"role": "web"}
-    assert "parbake.role is not UTF-8 text" in said(facts)
+    assert "parbake.role is not UTF-8 text" in attempts_text(facts)
 
 
 def test_fact_files(tmp_path: Path) -> None:
-    """TOML, JSON and YAML; in one directory the later name wins, and what was written at run time wins over baked."""
+    """TOML, JSON and YAML; in one directory the later name wins, and run time wins over baked."""
     write(tmp_path, "/etc/parbake/facts.d/10.toml", 'role = "web"\nrack = "r1"\n[tags]\nteam = "edge"\n')
     write(tmp_path, "/etc/parbake/facts.d/20.json", '{"rack": "r2", "slot": 7}')
     write(tmp_path, "/run/parbake/facts.d/10.yaml", "role: db\n")
@@ -90,16 +90,16 @@ def test_fact_files(tmp_path: Path) -> None:
     [("a.toml", "role = "), ("a.json", "[1]"), ("a.yaml", "a: &x [1]\nb: *x\n"), ("a.json", b"\xff"), ("a.yaml", "{")],
 )
 def test_a_broken_fact_file_does_not_lose_the_others(name: str, body: str | bytes, tmp_path: Path) -> None:
-    """The file is named with what is wrong with it, and the other files are read."""
+    """The file is named with its error, and the other files are read."""
     write(tmp_path, f"/etc/parbake/facts.d/{name}", body)
     write(tmp_path, "/etc/parbake/facts.d/b.toml", 'role = "web"\n')
     facts = ask(Paths(tmp_path), "file")
     assert dict(facts.values) == {"role": "web"}
-    assert f"/etc/parbake/facts.d/{name}" in said(facts)
+    assert f"/etc/parbake/facts.d/{name}" in attempts_text(facts)
 
 
-def test_the_machine_id_stands_in_where_there_is_no_platform(tmp_path: Path) -> None:
-    """With no cloud at all the machine id is the instance_id; with one that cannot be asked, nothing is made up."""
+def test_the_machine_id_is_the_instance_id_without_a_platform(tmp_path: Path) -> None:
+    """Without a platform the machine id is the instance_id. With a platform that cannot be asked, there is no instance_id."""
     write(tmp_path, "/etc/machine-id", MACHINE_ID + "\n")
     write(tmp_path, "/etc/hostname", "web-1\n")
     assert dict(ask(Paths(tmp_path), "host").values) == {"hostname": "web-1", "instance_id": MACHINE_ID}
@@ -109,18 +109,18 @@ def test_the_machine_id_stands_in_where_there_is_no_platform(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("text", ["uninitialized\n", "", "not hex", MACHINE_ID + "00"])
-def test_a_machine_id_that_is_none_is_no_identity(text: str, tmp_path: Path) -> None:
-    """An image whose machine id is not yet set has none."""
+def test_an_invalid_machine_id_is_not_an_identity(text: str, tmp_path: Path) -> None:
+    """An image whose machine id is not yet set has no instance_id."""
     write(tmp_path, "/etc/machine-id", text)
     assert dict(ask(Paths(tmp_path), "host").values) == {}
 
 
 def test_the_machines_own_addresses() -> None:
     """The addresses that the routes would use, never a loopback or link-local one, and without a packet being sent."""
-    found = addresses()
-    assert set(found) <= {"private_ipv4", "public_ipv4", "ipv6"}
-    assert not any(value.startswith(("127.", "169.254.", "::1", "fe80")) for value in found.values())
-    assert len({"private_ipv4", "public_ipv4"} & set(found)) <= 1
+    host_addresses = addresses()
+    assert set(host_addresses) <= {"private_ipv4", "public_ipv4", "ipv6"}
+    assert not any(value.startswith(("127.", "169.254.", "::1", "fe80")) for value in host_addresses.values())
+    assert len({"private_ipv4", "public_ipv4"} & set(host_addresses)) <= 1
 
 
 def instance_data(root: Path, document: dict[str, Any]) -> Paths:
@@ -145,8 +145,8 @@ EC2_DATA: dict[str, Any] = {
 }
 
 
-def test_cloud_init_has_gathered_it_already(tmp_path: Path) -> None:
-    """v1 gives what it has under our names, and ds what v1 lacks."""
+def test_the_facts_that_cloud_init_has_gathered(tmp_path: Path) -> None:
+    """v1 gives its facts under parbake's names, and ds gives the facts that v1 does not have."""
     assert dict(ask(instance_data(tmp_path, EC2_DATA), "cloud-init").values) == {
         "platform": "ec2",
         "instance_id": "i-1",
@@ -164,23 +164,23 @@ def test_cloud_init_has_gathered_it_already(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ds", [None, [], "x", {"meta-data": 3}, {"meta_data": {"tags": 3, "placement": []}}])
 @pytest.mark.parametrize("cloud", ["aws", "gce", "azure", "openstack", "oracle", "lxd", "vultr", "scaleway", "nocloud"])
 def test_a_ds_of_another_shape_costs_only_its_facts(ds: Any, cloud: str, tmp_path: Path) -> None:
-    """The shape of ds is not stable; what v1 says is there whatever ds looks like."""
+    """The shape of ds is not stable. The facts of v1 do not depend on it."""
     facts = ask(instance_data(tmp_path, {"v1": {"cloud_id": cloud, "instance_id": "i-1"}, "ds": ds}), "cloud-init")
     assert facts.values["instance_id"] == "i-1"
-    assert "in the provider" not in said(facts)
+    assert "in the provider" not in attempts_text(facts)
 
 
 @pytest.mark.parametrize("body", ["", "{", "[]", '{"v1": []}', '{"v1": {"cloud_id": 3}}', b"\xff"])
 def test_half_written_instance_data_is_no_traceback(body: str | bytes, tmp_path: Path) -> None:
-    """Whatever stands there, discovery goes on."""
+    """Discovery goes on whatever the file contains."""
     write(tmp_path, "/run/cloud-init/instance-data.json", body)
     facts = ask(Paths(tmp_path), "cloud-init")
     assert dict(facts.values) == {}
-    assert "in the provider" not in said(facts)
+    assert "in the provider" not in attempts_text(facts)
 
 
-def test_cloud_init_without_a_datasource_says_nothing(tmp_path: Path) -> None:
-    """Its stand-in instance id is nobody's identity."""
+def test_cloud_init_without_a_datasource_gives_no_facts(tmp_path: Path) -> None:
+    """Its placeholder instance id is not an identity."""
     data = {"v1": {"cloud_id": "none", "platform": "none", "instance_id": "iid-datasource-none", "region": None}}
     assert dict(ask(instance_data(tmp_path, data), "cloud-init").values) == {}
 
@@ -202,8 +202,8 @@ def test_user_data_that_cloud_init_has_merged(tmp_path: Path) -> None:
     assert ask(paths, "cloud-init").values["userdata"] == {"role": "web"}
 
 
-def test_user_data_of_an_earlier_instance_is_not_ours(tmp_path: Path) -> None:
-    """In an image captured from a running instance the link still leads to that one: it is not followed."""
+def test_user_data_of_an_earlier_instance_is_not_read(tmp_path: Path) -> None:
+    """In an image captured from a running instance the link still leads to that instance, and is not followed."""
     paths = instance_data(tmp_path, EC2_DATA)
     userdata(tmp_path, "i-0", user_data="#cloud-config\nparbake: {role: db}\n")
     assert "userdata" not in ask(paths, "cloud-init").values

@@ -1,4 +1,4 @@
-"""Whatever comes from outside, a parser returns facts or raises DiscoveryError: never anything else, and nothing bad."""
+"""For any input a parser returns facts or raises DiscoveryError, and an accepted fact is safe."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.discovery import dmi, fact_validation, userdata
+from agent.discovery import dmi, fact_validation, parsers, userdata
 from agent.discovery.clouds import CLOUDS
-from agent.discovery.metadata_connection import Connection, TooLong
+from agent.discovery.metadata_client import Connection, TooLong
+from agent.discovery.parsers import pick, tags_of
 from agent.discovery.providers import cloud_init_datasources
 from agent.discovery.providers.kernel import parse
-from agent.discovery.shapes import pick, tags_of
 from agent.errors import DiscoveryError
 
 quick = settings(suppress_health_check=[HealthCheck.too_slow])
@@ -51,11 +51,11 @@ DOCUMENT: st.SearchStrategy[dict[str, Any]] = st.dictionaries(
 )
 
 
-@pytest.mark.parametrize("parser", [userdata.json_table, userdata.toml_table, userdata.yaml_table])
+@pytest.mark.parametrize("parser", [parsers.json_table, parsers.toml_table, parsers.yaml_table])
 @quick
 @given(raw=st.binary(max_size=200) | TEXT.map(str.encode) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_documents_are_tables_or_a_discovery_error(parser: Callable[[bytes, str], dict[str, Any]], raw: bytes) -> None:
-    """Any bytes: a table, or an error that names the document."""
+    """Any bytes give a table, or an error that names the document."""
     message = "the document"
     try:
         assert isinstance(parser(raw, message), dict)
@@ -65,21 +65,21 @@ def test_documents_are_tables_or_a_discovery_error(parser: Callable[[bytes, str]
 
 
 def test_yaml_that_expands_is_refused() -> None:
-    """A few hundred bytes that stand for gigabytes are refused before anything is built of them."""
+    """A few hundred bytes that expand to gigabytes are refused before a value is built."""
     bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
     )
     with pytest.raises(DiscoveryError, match="aliases"):
-        userdata.yaml_table(bomb.encode(), "user-data")
-    assert userdata.userdata(f"parbake: {{}}\n{bomb}".encode()) is None
+        parsers.yaml_table(bomb.encode(), "user-data")
+    assert userdata.parbake_table(f"parbake: {{}}\n{bomb}".encode()) is None
 
 
 @pytest.mark.parametrize(
     "raw", [b"[" * 100_000, b'{"a":' * 50_000, b"a: " + b"[" * 50_000, b"- " * 20_000, b"a = " + b"[" * 50_000]
 )
 def test_deep_documents_are_refused(raw: bytes) -> None:
-    """Nesting that no stack holds is an error, not a crash."""
-    for parser in (userdata.json_table, userdata.toml_table, userdata.yaml_table):
+    """Nesting that overruns a stack is an error, not a crash."""
+    for parser in (parsers.json_table, parsers.toml_table, parsers.yaml_table):
         with pytest.raises(DiscoveryError):
             parser(raw, "the document")
 
@@ -87,9 +87,9 @@ def test_deep_documents_are_refused(raw: bytes) -> None:
 @quick
 @given(raw=st.binary(max_size=300) | st.binary(max_size=100).map(lambda raw: b"\x1f\x8b" + raw))
 def test_user_data_may_be_anything(raw: bytes) -> None:
-    """What is no mapping with our key is no error; the same with the key's name somewhere in it."""
-    assert userdata.userdata(raw) is None or isinstance(userdata.userdata(raw), dict)
-    assert userdata.userdata(raw + b" parbake") is None or b":" in raw
+    """A body without a mapping under the key is not an error, also with the key's name somewhere in it."""
+    assert userdata.parbake_table(raw) is None or isinstance(userdata.parbake_table(raw), dict)
+    assert userdata.parbake_table(raw + b" parbake") is None or b":" in raw
 
 
 @quick
@@ -97,8 +97,8 @@ def test_user_data_may_be_anything(raw: bytes) -> None:
 def test_user_data_in_json_and_in_yaml_is_the_same(table: dict[str, str]) -> None:
     """The `parbake` key gives the same table in either notation."""
     raw = json.dumps({"parbake": table, "other": 1}).encode()
-    assert userdata.userdata(raw) == table
-    assert userdata.userdata(b"#cloud-config\n" + raw) == table
+    assert userdata.parbake_table(raw) == table
+    assert userdata.parbake_table(b"#cloud-config\n" + raw) == table
 
 
 PARSERS = [
@@ -113,9 +113,9 @@ PARSERS = [
 @quick
 @given(document=DOCUMENT)
 def test_a_document_of_any_shape_gives_facts(parser: Callable[..., dict[str, Any]], document: dict[str, Any]) -> None:
-    """A platform's parser never fails on a shape, and what it gives is accepted or refused as any value is."""
-    found = parser(document, document) if parser.__name__ == "parse_tree" and "ec2" in parser.__module__ else parser(document)
-    for name, value in found.items():
+    """A platform's parser never fails on a shape, and its facts are accepted or refused like any value."""
+    facts = parser(document, document) if parser.__name__ == "parse_tree" and "ec2" in parser.__module__ else parser(document)
+    for name, value in facts.items():
         try:
             fact_validation.validate(name, value)
         except fact_validation.FactRejected:
@@ -126,7 +126,7 @@ def test_a_document_of_any_shape_gives_facts(parser: Callable[..., dict[str, Any
 @quick
 @given(ds=DOCUMENT | JSON)
 def test_a_ds_of_any_shape_gives_facts(platform: str, ds: Any) -> None:
-    """cloud-init's ds is read without a promise of its shape."""
+    """The shape of cloud-init's ds is not guaranteed."""
     assert isinstance(cloud_init_datasources.facts(platform, ds), dict)
 
 
@@ -149,7 +149,7 @@ def test_any_command_line_has_words_without_quotes(text: str) -> None:
 @quick
 @given(name=TEXT, value=JSON | st.text(max_size=3000))
 def test_accepted_values_hold_nothing_bad(name: str, value: Any) -> None:
-    """What is accepted as a fact's text has no control characters and a sane length, and a name that settings can say."""
+    """An accepted text has no control characters and a bounded length, and its name is valid in settings."""
     try:
         accepted = fact_validation.validate(name, value)
     except fact_validation.FactRejected:
@@ -163,7 +163,7 @@ def test_accepted_values_hold_nothing_bad(name: str, value: Any) -> None:
 @quick
 @given(value=st.text(max_size=300) | st.text("./\\a", max_size=6))
 def test_a_segment_never_leaves_its_directory(value: str) -> None:
-    """Whatever passes is one name in a directory, and so are any two that are joined."""
+    """A value that is accepted is one name in a directory."""
     try:
         passed = fact_validation.check_segment("x", value)
     except DiscoveryError:
@@ -189,9 +189,9 @@ def test_a_path_into_anything_is_a_value_or_none(value: Any, path: list[str | in
 
 
 @quick
-@given(strings=st.dictionaries(st.sampled_from(sorted(dmi.FIELDS)), st.text(max_size=40)))
-def test_any_firmware_is_a_platform_or_none(strings: dict[str, str]) -> None:
-    """Firmware may hold anything; what is recognised is in the table."""
+@given(strings=st.dictionaries(st.sampled_from(sorted(dmi.Field)), st.text(max_size=40)))
+def test_any_firmware_is_a_platform_or_none(strings: dict[dmi.Field, str]) -> None:
+    """Firmware may hold anything. A recognised platform is in the table."""
     assert dmi.identify(strings)[0] in ("", *(row[0] for row in dmi.TABLE))
 
 
@@ -206,11 +206,11 @@ def test_any_firmware_is_a_platform_or_none(strings: dict[str, str]) -> None:
         st.binary(max_size=40),
     )
 )
-def test_any_answer_is_a_reply_or_a_broken_connection(raw: bytes) -> None:
-    """What is no HTTP raises what the service takes for a broken connection, and nothing else."""
+def test_any_answer_is_a_reply_or_a_connection_error(raw: bytes) -> None:
+    """An answer that is not HTTP raises an error that the client takes for a broken connection, and no other."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(5)
-        connection = Connection(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        connection = Connection(f"http://127.0.0.1:{listener.getsockname()[1]}", threading.Event())
 
         def answer() -> None:
             wire, _ = listener.accept()

@@ -10,7 +10,7 @@ import pytest
 
 from tests.servers.metadata import Metadata
 from tests.servers.metadata_platforms import PLATFORMS
-from tests.unit.discovery.machines import FIRMWARE, ask, machine, said, write
+from tests.unit.discovery.machines import FIRMWARE, ask, attempts_text, machine, write
 
 PARBAKE = {"environment": "prod", "role": "web"}
 PUBLIC = "198.51.100.7"
@@ -172,19 +172,19 @@ NETWORKED = sorted(set(EXPECTED) - {"lxd"})
 
 
 def test_every_platform_is_tried() -> None:
-    """No platform is without an expectation here, and none of those with firmware is left out."""
+    """Every platform has an expectation here, and every platform with firmware is tried."""
     assert set(EXPECTED) == set(PLATFORMS)
     assert set(FIRMWARE) == set(NETWORKED)
 
 
 @pytest.mark.parametrize("platform", NETWORKED)
 def test_firmware_names_the_platform_and_its_service_gives_the_facts(platform: str, tmp_path: Path) -> None:
-    """The facts have the same names on every platform, are absent where it does not say, and name their provider."""
-    # There user-data is told to a source port below 1024 alone, which needs root.
+    """The facts have the same names on every platform, are absent if it does not provide them, and name their provider."""
+    # Scaleway gives user-data only to a source port below 1024, which needs root.
     userdata = {} if platform == "scaleway" and os.geteuid() != 0 else {"userdata": PARBAKE}
     with Metadata(platform) as service:
         facts = ask(machine(tmp_path, platform), "imds", imds_url=service.url)
-    assert dict(facts.values) == {"platform": platform, **userdata, **EXPECTED[platform]}, said(facts)
+    assert dict(facts.values) == {"platform": platform, **userdata, **EXPECTED[platform]}, attempts_text(facts)
     assert set(facts.providers.values()) == {f"imds:{platform}"}
     assert service.violations == []
 
@@ -196,7 +196,7 @@ def test_lxd_is_asked_over_its_socket(tmp_path: Path) -> None:
     write(tmp_path, "/run/systemd/container", "lxc\n")
     with Metadata("lxd", unix_socket=str(socket)) as service:
         facts = ask(machine(tmp_path), "imds")
-    assert dict(facts.values) == {"platform": "lxd", "userdata": PARBAKE, **EXPECTED["lxd"]}, said(facts)
+    assert dict(facts.values) == {"platform": "lxd", "userdata": PARBAKE, **EXPECTED["lxd"]}, attempts_text(facts)
     assert service.violations == []
 
 
@@ -206,13 +206,13 @@ def test_no_user_data_is_no_error(platform: str, tmp_path: Path) -> None:
     for userdata in ("", "#!/bin/sh\necho parbake\n"):
         with Metadata(platform, options={"userdata": userdata}) as service:
             facts = ask(machine(tmp_path, platform), "imds", imds_url=service.url)
-        assert dict(facts.values) == {"platform": platform, **EXPECTED[platform]}, said(facts)
-        assert "failed" not in said(facts)
+        assert dict(facts.values) == {"platform": platform, **EXPECTED[platform]}, attempts_text(facts)
+        assert "failed" not in attempts_text(facts)
 
 
 @pytest.mark.parametrize("status", [404, 405])
-def test_ec2_falls_back_to_version_1_where_there_are_no_tokens(status: int, tmp_path: Path) -> None:
-    """A service that says 404 or 405 to the request for a token is asked without one."""
+def test_ec2_falls_back_to_version_1_without_tokens(status: int, tmp_path: Path) -> None:
+    """A service that answers the request for a token with 404 or 405 gets requests without one."""
     with Metadata("ec2", options={"imds": "v1", "token_status": status}) as service:
         facts = ask(machine(tmp_path, "ec2"), "imds", imds_url=service.url)
     assert facts.values["instance_id"] == "i-0123456789abcdef0"
@@ -220,17 +220,17 @@ def test_ec2_falls_back_to_version_1_where_there_are_no_tokens(status: int, tmp_
 
 
 @pytest.mark.parametrize("status", [400, 401, 403])
-def test_ec2_does_not_fall_back_where_a_token_is_refused(status: int, tmp_path: Path) -> None:
-    """A service that has tokens and gives none is not asked without one, and the status is reported."""
+def test_ec2_does_not_fall_back_if_a_token_is_refused(status: int, tmp_path: Path) -> None:
+    """A service that has tokens and refuses one gets no request without a token, and the status is reported."""
     with Metadata("ec2", options={"imds": "v1", "token_status": status}) as service:
         facts = ask(machine(tmp_path, "ec2"), "imds", imds_url=service.url)
     assert {request.path for request in service.seen} == {"/latest/api/token"}
-    assert f"answered PUT with {status}" in said(facts)
+    assert f"answered PUT with {status}" in attempts_text(facts)
 
 
 @pytest.mark.parametrize("fault", ["hang", "500"])
 def test_ec2_never_falls_back_after_a_time_out(fault: str, tmp_path: Path) -> None:
-    """A token that does not come is a failure: going on without one would be what an attacker wants."""
+    """A missing token is a failure: to continue without one would serve an attacker."""
     with Metadata("ec2", fault, on="/api/token", options={"imds": "both"}) as service:
         facts = ask(machine(tmp_path, "ec2"), "imds", imds_url=service.url, timeout=0.6)
     assert "instance_id" not in facts.values
@@ -245,8 +245,8 @@ def test_ec2_without_tags_in_metadata_has_no_tags(tmp_path: Path) -> None:
     assert facts.values["account_id"] == "123456789012"
 
 
-def test_alibaba_without_tokens_is_asked_without(tmp_path: Path) -> None:
-    """Its tokens are optional."""
+def test_alibaba_works_without_tokens(tmp_path: Path) -> None:
+    """Tokens are optional there."""
     with Metadata("alibaba", options={"imds": "v1"}) as service:
         facts = ask(machine(tmp_path, "alibaba"), "imds", imds_url=service.url)
     assert facts.values["instance_type"] == "ecs.g7.large"
@@ -254,23 +254,23 @@ def test_alibaba_without_tokens_is_asked_without(tmp_path: Path) -> None:
 
 
 def test_oracle_falls_back_to_version_1(tmp_path: Path) -> None:
-    """Where the second version is switched off the first one is asked."""
+    """If version 2 is switched off, version 1 is used."""
     with Metadata("oracle", options={"version": "v1"}) as service:
         facts = ask(machine(tmp_path, "oracle"), "imds", imds_url=service.url)
     assert facts.values["private_ipv4"] == "10.4.0.5"
 
 
 def test_openstack_without_the_ec2_tree_has_the_rest(tmp_path: Path) -> None:
-    """Type and public address stand only in the imitation of EC2's tree, which may be absent."""
+    """Type and public address are only in the imitation of EC2's tree, which may be absent."""
     with Metadata("openstack", options={"ec2": "off"}) as service:
         facts = ask(machine(tmp_path, "openstack"), "imds", imds_url=service.url)
     assert "instance_type" not in facts.values
     assert facts.values["ipv6"] == SIX
-    assert "failed" not in said(facts)
+    assert "failed" not in attempts_text(facts)
 
 
-def test_a_config_drive_goes_before_the_network(tmp_path: Path) -> None:
-    """With a config drive nothing is asked over the network, and its facts are OpenStack's."""
+def test_a_config_drive_comes_before_the_network(tmp_path: Path) -> None:
+    """With a config drive no request is made, and its facts are OpenStack's."""
     seed = "/var/lib/cloud/seed/config_drive/openstack/latest"
     write(tmp_path, f"{seed}/meta_data.json", '{"uuid": "u-1", "name": "web-1", "meta": {"environment": "prod"}}')
     write(tmp_path, f"{seed}/user_data", "#cloud-config\nparbake: {role: web}\n")

@@ -1,4 +1,4 @@
-"""docs/reference/discovery.md names everything that discovery knows."""
+"""docs/reference/discovery.md names every fact, provider and platform."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.discovery import CHANGING, NAMES, PROVIDERS
+from agent.discovery import CHANGING_FACTS, FACT_NAMES, PROVIDERS
 from agent.discovery.clouds import CLOUDS
 from agent.discovery.dmi import TABLE
 
@@ -14,13 +14,13 @@ PAGE = (Path(__file__).resolve().parents[3] / "docs/reference/discovery.md").rea
 PLAIN = [pattern.removesuffix(".*") for _, _, pattern in TABLE if pattern.replace(" ", "").removesuffix(".*").isalnum()]
 
 
-@pytest.mark.parametrize("name", sorted({*NAMES, *CHANGING, *PROVIDERS, *CLOUDS}))
+@pytest.mark.parametrize("name", sorted({*FACT_NAMES, *CHANGING_FACTS, *PROVIDERS, *CLOUDS}))
 def test_every_name_is_in_the_reference(name: str) -> None:
-    """A fact, a provider or a platform that is missing there does not exist for a reader."""
+    """The page names each fact, provider and platform."""
     assert f"`{name}`" in PAGE
 
 
 @pytest.mark.parametrize("text", PLAIN)
 def test_every_string_of_firmware_is_in_the_reference(text: str) -> None:
-    """What a platform is recognised by stands in its row, exactly."""
+    """The page has the exact string by which a platform is recognised."""
     assert f"`{text}`" in PAGE

@@ -17,12 +17,12 @@ POSITION = {"cursor": "s=1;i=2"}
 
 
 def _summed(text: bytes) -> bytes:
-    """Two records with the right checksum, so that only what they say is wrong."""
+    """Two records with the right checksum, so that only their content is wrong."""
     return (b"%08x %b\n" % (zlib.crc32(text), text)).ljust(200_000) * 2
 
 
 def test_a_position_is_found_again(tmp_path: Path) -> None:
-    """What was saved is what the next start reads; sinks and readers do not share it, and nothing half written is left."""
+    """The next start reads the saved position. Sinks and readers do not share it, and no half-written file is left."""
     assert Checkpoint(tmp_path, "loki", "journal").load() is None
     Checkpoint(tmp_path, "loki", "journal").save(POSITION)
     Checkpoint(tmp_path, "loki", "files").save({"files": []})
@@ -39,7 +39,7 @@ def test_a_position_is_found_again(tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_starts_from_the_oldest_and_is_replaced(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever a full disk or a power cut left in its place: shipping begins again, says so, and saves as before."""
+    """After any damage by a full disk or a power cut, shipping begins again, logs that, and saves as before."""
     (tmp_path / "loki.journal.json").write_bytes(content)
     checkpoint = Checkpoint(tmp_path, "loki", "journal")
     assert checkpoint.load() is None
@@ -50,7 +50,7 @@ def test_a_damaged_checkpoint_starts_from_the_oldest_and_is_replaced(
 
 @given(st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=3000), min_size=1), min_size=1, max_size=8))
 def test_the_position_saved_last_is_the_one_found(positions: list[dict[str, str]]) -> None:
-    """Whatever it grows or shrinks to, and whether one process saves them or each is saved by another."""
+    """For every size of the position, saved by one process or each by another."""
     with tempfile.TemporaryDirectory() as name:
         checkpoint = Checkpoint(Path(name), "loki", "journal")
         for position in positions:
@@ -81,7 +81,7 @@ def test_a_record_half_written_leaves_the_one_before_it(data: st.DataObject) -> 
 
 
 def test_a_position_that_cannot_be_saved_is_an_error(tmp_path: Path) -> None:
-    """A disk that takes nothing costs repeated entries after a restart, and the lane is told."""
+    """A full disk costs repeated entries after a restart, and the pipeline gets an error."""
     checkpoint = Checkpoint(tmp_path, "loki", "journal")
     (tmp_path / ".loki.journal.json.new").mkdir()
     with pytest.raises(StateError, match="cannot be written"):
@@ -92,7 +92,7 @@ def test_a_position_that_cannot_be_saved_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_file_that_was_taken_away_is_made_anew(tmp_path: Path) -> None:
-    """A state directory that is put aside while the shipper runs keeps what it has, and the new one gets a whole file."""
+    """A state directory that is moved away while the shipper runs keeps its file, and the new one gets a complete file."""
     checkpoint, path = Checkpoint(tmp_path, "loki", "journal"), tmp_path / "loki.journal.json"
     checkpoint.save(POSITION)
     path.rename(tmp_path / "aside")
@@ -103,7 +103,7 @@ def test_a_file_that_was_taken_away_is_made_anew(tmp_path: Path) -> None:
 
 
 def test_no_link_in_its_place_is_followed(tmp_path: Path) -> None:
-    """The directory is the service's; what root saves by hand must not end in a file of root's."""
+    """The directory belongs to the service; a checkpoint that root saves by hand must not belong to root."""
     precious = tmp_path / "precious"
     precious.write_bytes(b"x" * 8192)
     for name in ("loki.journal.json", ".loki.journal.json.new"):
@@ -118,7 +118,7 @@ def test_no_link_in_its_place_is_followed(tmp_path: Path) -> None:
 
 
 def test_one_that_may_not_be_read_is_no_reason_to_begin_anew(tmp_path: Path) -> None:
-    """Where the file is there and cannot be read, all would be shipped twice: that is an error, not a start from nothing."""
+    """A file that exists and cannot be read is an error: otherwise all would be shipped twice."""
     (tmp_path / "loki.journal.json").mkdir()
     with pytest.raises(StateError, match="cannot be read"):
         Checkpoint(tmp_path, "loki", "journal").load()

@@ -1,4 +1,4 @@
-"""What would come back: files that facts name, syslog daemons on this host, and what is left out where no settings show it."""
+"""Feedback loops: files that facts name, syslog daemons on this host, and lines to drop if no setting shows the loop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agent.paths import Paths
 from agent.settings.models import Component, Settings, Ship
 from agent.settings.models import Sink as SinkSettings
 from agent.shipping import Batch, feedback_loops
-from agent.shipping.scrubbing import clean, own_lines
+from agent.shipping.scrubbing import own_lines, scrub
 from agent.shipping.sinks.file import FileOptions
 from tests.conftest import Image
 from tests.integration.shipping.receivers import make
@@ -46,7 +46,7 @@ def check(image: Image, files: str, sink: str, capsys: pytest.CaptureFixture[str
 def test_a_file_with_a_placeholder_is_compared_filled(
     files: str, path: str, image: Image, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With what the image knows, and where a fact decides, with all that it could be: exit 78, in check and in ship."""
+    """With the settings of the image, and with every possible value of a fact: exit 78, in check and in ship."""
     image.write("/srv/logs/x.log", "")
     image.path("/var/log").mkdir(parents=True)
     image.path("/var/log/linked").symlink_to(image.path("/srv/logs"))
@@ -68,7 +68,7 @@ def test_a_file_with_a_placeholder_is_compared_filled(
 def test_a_file_that_no_fact_makes_one_that_is_read(
     files: str, path: str, image: Image, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What cannot match, whatever the fact, is no loop."""
+    """A path that cannot match for any value of the fact is no loop."""
     assert check(image, files, FILE.format(path), capsys) == (0, "")
 
 
@@ -104,13 +104,13 @@ def test_a_syslog_daemon_here_writes_what_it_is_sent(
     ],
 )
 def test_a_receiver_elsewhere_is_fine(files: str, sink: str, image: Image, capsys: pytest.CaptureFixture[str]) -> None:
-    """Another host's, an application's own file, and what carries the mark in a header."""
+    """Another host, an application's own file, and a sink with the marker in a header."""
     assert check(image, files, sink, capsys) == (0, "")
 
 
 @pytest.mark.parametrize(("url", "marked"), [("tcp://h:1", True), ("udp://h:1", True), ("http://h:1/gelf", False)])
 def test_gelf_carries_the_mark_where_no_header_does(url: str, marked: bool, tmp_path: Path) -> None:
-    """A receiver here that writes whole messages to a file gives itself away by it."""
+    """The marker reveals a receiver on this host that writes whole messages to a file."""
     sink: Any = make("gelf", {"url": url}, tmp_path)
     text = next(sink._messages(Batch([0], {"MESSAGE": [b"one"]})))
     assert ("parbake-mark0123" in text) == marked
@@ -124,20 +124,20 @@ def test_a_loop_that_no_settings_show_ends(tmp_path: Path, caplog: pytest.LogCap
     """A fact makes a path one that is read: its lines, under the number of a rotation too, are left out, with one error."""
     sink: Any = SinkSettings(type="file", name="copy", options=FileOptions(path="/log/{{ facts.role }}/out"))
     facts: dict[str, str] = {}
-    spaces = [{"facts": facts, "build": {}}]
+    values = [{"facts": facts, "build": {}}]
     settings = Settings(component=Component(name="web"), ship=Ship(), sinks=(sink,))
-    written = feedback_loops.Written(settings, Paths(tmp_path), lambda: spaces[-1])
+    written = feedback_loops.SinkFiles(settings, Paths(tmp_path), lambda: values[-1])
     batch = lines([b"/log/a/out", b"/log/b/out", b"/log/a/out.1", None], [b"one", b"two", b"three", b"four"])
-    assert len(written.left_out(batch)) == 4
-    spaces.append({"facts": {"role": "a"}, "build": {}})
+    assert len(written.without_own_lines(batch)) == 4
+    values.append({"facts": {"role": "a"}, "build": {}})
     for _ in range(2):
-        assert written.left_out(batch).columns["MESSAGE"] == [b"two", b"four"]
+        assert written.without_own_lines(batch).columns["MESSAGE"] == [b"two", b"four"]
     assert len(caplog.messages) == 2
     assert "/log/a/out is written by a sink" in caplog.text
 
 
 def test_a_shipper_does_not_ship_what_it_says_itself() -> None:
-    """A syslog daemon writes the journal to a file that is read: each failure would be told in a line that fails, too."""
+    """A syslog daemon writes the journal to a file that is read: the line about each failure would fail, too."""
     pid = os.getpid()
     mine = [
         f"Nov 26 02:03:59 host parbake[{pid}]: sink web: connection refused".encode(),
@@ -150,5 +150,5 @@ def test_a_shipper_does_not_ship_what_it_says_itself() -> None:
     ]
     batch = lines([b"/var/log/syslog"] * 5, [*mine, *others])
     masker = Masker((), ())
-    assert clean(batch, masker, 1000, "mark", own_lines(pid)).columns["MESSAGE"] == others
-    assert len(clean(batch, masker, 1000, "mark")) == 5
+    assert scrub(batch, masker, 1000, "mark", own_lines(pid)).columns["MESSAGE"] == others
+    assert len(scrub(batch, masker, 1000, "mark")) == 5

@@ -18,14 +18,14 @@ from agent.settings.models import Sink as SinkSettings
 from agent.shipping import Batch
 from agent.shipping.checkpoint import Checkpoint
 from agent.shipping.delivery import DeliveryAborted
-from agent.shipping.pipeline import Lane
+from agent.shipping.pipeline import Pipeline
 from agent.shipping.readers.files import FilesReader
 from agent.shipping.shutdown import Stop
-from agent.shipping.status_file import Progress
+from agent.shipping.status_file import PipelineStatus
 
 
 class Named:
-    """A reader whose batches all carry ids. What `acknowledge` has not taken is read again after `kill`."""
+    """A reader whose batches all carry ids. Lines that `acknowledge` has not saved are read again after `kill`."""
 
     def __init__(self, root: Path, position: Mapping[str, Any] | None = None) -> None:
         self._root, self.saved = root, position
@@ -37,7 +37,7 @@ class Named:
         return FilesReader(["/var/log/app/*.log"], Paths(self._root), position=saved, wants_ids=True)
 
     def look(self, *, acknowledge: bool = True, entries: int = 1000) -> list[tuple[str, str]]:
-        """One read that has lines or is the last, and its ids. The positions of those without lines are saved as the lane
+        """One read that has lines or is the last, and its ids. The positions of reads without lines are saved as the pipeline
         does, before it reads on."""
         while True:
             self._reader._scanned = float("-inf")
@@ -81,7 +81,7 @@ def test_a_repeat_after_a_kill_has_the_same_ids_from_the_first_line_on(tmp_path:
 def test_equal_text_at_an_equal_offset_of_another_generation_has_another_id(
     tmp_path: Path, log: Path, how: str, killed: bool
 ) -> None:
-    """The inode stays or comes again, the text is the same: Elasticsearch must not take the line for the one it has."""
+    """The inode stays or is reused, and the text is the same: Elasticsearch must not mistake the line for the earlier one."""
     log.write_text("start\nstop\n")
     named = Named(tmp_path)
     before = named.look()
@@ -125,7 +125,7 @@ def test_a_second_file_found_meanwhile_changes_no_id_of_a_repeat(tmp_path: Path,
 
 
 def test_lines_that_are_read_from_a_copy_keep_their_ids(tmp_path: Path, log: Path) -> None:
-    """Sent from the log, not acknowledged, and sent again from what copytruncate made of it."""
+    """Sent from the log, not acknowledged, and sent again from the copy of copytruncate."""
     log.write_text("a\n")
     named = Named(tmp_path)
     named.look()
@@ -139,7 +139,7 @@ def test_lines_that_are_read_from_a_copy_keep_their_ids(tmp_path: Path, log: Pat
 
 
 def test_an_id_cannot_be_computed_from_the_line(tmp_path: Path, log: Path) -> None:
-    """Two installations name the same line differently, so that nobody can try texts against an id of the index."""
+    """Two installations give the same line different ids, so that a reader of the index cannot try texts against an id."""
     log.write_text("password=hunter2\n")
     named, other = Named(tmp_path), Named(tmp_path)
     assert named.look() != other.look()
@@ -165,7 +165,7 @@ def test_a_checkpoint_of_the_earlier_format_is_read_on(tmp_path: Path, log: Path
 
 @pytest.mark.parametrize("damage", [{"key": 5}, {"key": "xyz"}, {"key": ""}, {"births": "x"}, {"births": None}])
 def test_a_damaged_key_is_made_anew(tmp_path: Path, log: Path, damage: Mapping[str, Any]) -> None:
-    """What a full disk left of a position ends nothing, and no id of before comes again."""
+    """A position that a full disk has damaged ends nothing, and no earlier id is used again."""
     log.write_text("a\nb\n")
     named = Named(tmp_path)
     before = named.look(entries=1)
@@ -177,7 +177,7 @@ def test_a_damaged_key_is_made_anew(tmp_path: Path, log: Path, damage: Mapping[s
 
 
 class Killed:
-    """A delivery that ends when the sink has taken a batch, before anybody knows."""
+    """A delivery that is killed after the sink has accepted a batch and before the checkpoint is saved."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []
@@ -195,10 +195,10 @@ def test_a_lane_saves_the_key_before_the_first_line_goes_out(tmp_path: Path, log
     for _ in range(2):
         checkpoint, delivery, stop = Checkpoint(tmp_path / "ship", "es", "files"), Killed(), Stop()
         reader = FilesReader(["/var/log/app/*.log"], Paths(tmp_path), position=checkpoint.load(), wants_ids=True)
-        progress, settings = Progress("es", "elasticsearch", "files", str), SinkSettings(type="elasticsearch")
+        progress, settings = PipelineStatus("es", "elasticsearch", "files", str), SinkSettings(type="elasticsearch")
         killed: Any = delivery
         turn = threading.Lock()
-        assert not Lane(reader, killed, checkpoint, progress, settings, lambda batch: batch, dict, turn, stop).run()
+        assert not Pipeline(reader, killed, checkpoint, progress, settings, lambda batch: batch, dict, turn, stop).run()
         stop.close()
         sent.append(delivery.ids)
     assert len(sent[0]) == 2

@@ -1,4 +1,4 @@
-"""Waiting for files: where threads are scarce the files are looked at instead, and nothing ends."""
+"""Waiting for files: if threads are scarce, the files are looked at instead, and nothing ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from agent.shipping.shutdown import Stop
 
 
 def test_many_log_directories_take_few_threads_and_no_line_waits_long(tmp_path: Path) -> None:
-    """With a hundred directories of logs a wait starts no thread for each, and ends soon enough to read what came."""
+    """With a hundred directories of logs a wait does not start a thread for each, and ends in time to read new lines."""
     logs = [tmp_path / f"var/log/{number}/app.log" for number in range(100)]
     for log in logs:
         log.parent.mkdir(parents=True)
@@ -40,20 +40,27 @@ def test_many_log_directories_take_few_threads_and_no_line_waits_long(tmp_path: 
     stop.close()
 
 
-def test_the_room_is_shared_and_given_back(tmp_path: Path) -> None:
-    """What one wait watches another cannot; afterwards it can."""
-    room, stop = WatchBudget(1), Stop()
-    first, second = DirectoryWatch(room), DirectoryWatch(room)
-    waiting = threading.Thread(target=first.wait, args=([tmp_path], 3.0, stop, lambda: False))
-    waiting.start()
-    time.sleep(0.5)
-    began = time.monotonic()
-    second.wait([tmp_path], 30.0, stop, lambda: False)
-    assert time.monotonic() - began < 2.0
-    waiting.join()
-    assert room.take(1)
-    for arming in (first, second):
-        arming.close()
+def test_the_budget_is_shared_and_released(tmp_path: Path) -> None:
+    """A wait that finds no budget ends after a second; the budget is complete after the other wait."""
+    budget, stop = WatchBudget(1), Stop()
+    first, second = DirectoryWatch(budget), DirectoryWatch(budget)
+    watching = threading.Event()
+
+    def changed() -> bool:
+        watching.set()
+        return False
+
+    thread = threading.Thread(target=first.wait, args=([tmp_path], 600.0, stop, changed))
+    thread.start()
+    assert watching.wait(30)
+    second.wait([tmp_path], 600.0, stop, lambda: False)
+    assert thread.is_alive()
+    (tmp_path / "new").touch()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert budget.acquire(1)
+    for watch in (first, second):
+        watch.close()
     stop.close()
 
 
@@ -62,14 +69,14 @@ import resource, sys, time
 from pathlib import Path
 from agent.shipping.readers.file_wait import DirectoryWatch
 from agent.shipping.shutdown import Stop
-stop, arming = Stop(), DirectoryWatch()
+stop, watch = Stop(), DirectoryWatch()
 import threading
 import watchdog.observers
 resource.setrlimit(resource.RLIMIT_AS, (400 << 20, 400 << 20))
 threading.stack_size(1 << 30)  # no thread can be started any more
 for _ in range(2):
     began = time.monotonic()
-    arming.wait([Path(sys.argv[1])], 30.0, stop, lambda: False)
+    watch.wait([Path(sys.argv[1])], 30.0, stop, lambda: False)
     assert 0.5 < time.monotonic() - began < 2.0
 """
 

@@ -79,7 +79,7 @@ def shipped(tmp_path: Path, log: Path) -> Shipped:
 
 
 def test_lines_are_read_once_and_partial_ones_are_held(shipped: Shipped, log: Path) -> None:
-    """A line counts when it is ended; what is half written is held, not cut in two."""
+    """A line is read once its end is written; half a line is held, and not cut in two."""
     write(log, "a", "b")
     with log.open("a") as file:
         file.write("half")
@@ -90,7 +90,7 @@ def test_lines_are_read_once_and_partial_ones_are_held(shipped: Shipped, log: Pa
 
 
 def test_the_last_line_of_all_is_shipped_at_the_end_even_without_a_line_end(shipped: Shipped, log: Path) -> None:
-    """When the shipper ends, a last line without a line end goes too: its instance may not come back."""
+    """When the shipper ends, a last line without its end is shipped too: the instance may not come back."""
     log.write_text("a\nlast")
     shipped.final = True
     assert shipped.look() == ["a", "last"]
@@ -98,7 +98,7 @@ def test_the_last_line_of_all_is_shipped_at_the_end_even_without_a_line_end(ship
 
 @pytest.mark.parametrize("restarted", [False, True])
 def test_rename_rotation_loses_and_doubles_nothing(shipped: Shipped, log: Path, restarted: bool) -> None:
-    """What the rotated file still got before and after the rename is read before the new file."""
+    """Lines that the rotated file received before and after the rename are read before the new file."""
     write(log, "a")
     shipped.look()
     write(log, "b")
@@ -149,7 +149,7 @@ def test_copytruncate_loses_nothing_that_was_copied(shipped: Shipped, log: Path,
 
 
 def test_a_new_file_with_the_inode_of_the_old_is_read_from_its_beginning(shipped: Shipped, log: Path) -> None:
-    """An inode that was given away again does not make a new file's first lines look read."""
+    """A reused inode does not make the first lines of a new file look read."""
     write(log, "first", "second")
     shipped.look()
     shipped.restart()
@@ -182,7 +182,7 @@ def test_an_unread_file_that_is_gone_counts_as_a_loss(shipped: Shipped, log: Pat
 
 
 def test_entries_of_several_lines_are_joined_and_not_lost_on_a_pause(tmp_path: Path, log: Path) -> None:
-    """A stack trace is one entry; when its writer pauses it goes as it is, and what follows is an entry of its own."""
+    """A stack trace is one entry. When its writer pauses, it is shipped, and later lines are another entry."""
     shipped = Shipped(tmp_path, LogFile(path="/var/log/app/*.log", start=r"^\d", pause=0.1))  # type: ignore[arg-type]
     write(log, "1 error", "  at a", "  at b", "2 next")
     assert shipped.look() == ["1 error\n  at a\n  at b"]
@@ -208,7 +208,7 @@ def test_a_line_without_an_end_costs_bounded_memory(tmp_path: Path, log: Path) -
 
 
 def test_other_encodings_and_carriage_returns(shipped: Shipped, log: Path) -> None:
-    """Bytes that are no UTF-8 pass; a carriage return before the line end goes."""
+    """Bytes that are not UTF-8 are kept; a carriage return before the line end is removed."""
     log.write_bytes(b"caf\xe9\r\nb\n")
     assert shipped.look() == ["caf\ufffd", "b"]
 
@@ -236,7 +236,7 @@ def test_a_line_that_comes_wakes_the_reader(shipped: Shipped, log: Path) -> None
 
 @pytest.mark.parametrize("seed", range(8))
 def test_every_line_once_through_random_rotations_and_restarts(tmp_path: Path, log: Path, seed: int) -> None:
-    """Whatever order writes, renames, removals of old files, looks and restarts come in: each line once, in order."""
+    """In every order of writes, renames, removals of old files, looks and restarts, each line arrives once, in order."""
     chance = random.Random(seed)
     written: list[str] = []
     shipped, kept = Shipped(tmp_path, "/var/log/app/app.log"), 99
@@ -265,8 +265,8 @@ def test_every_line_once_through_random_rotations_and_restarts(tmp_path: Path, l
 
 @pytest.mark.parametrize("seed", range(3))
 def test_every_line_once_while_a_rotation_renames_its_whole_chain(tmp_path: Path, log: Path, seed: int) -> None:
-    """Looks and restarts that fall into the middle of rotations, where names change between any two calls and the log is
-    missing for a moment, neither lose a line nor take one out of turn."""
+    """Looks and restarts in the middle of rotations, when names change between any two calls and the log is
+    missing for a moment, neither lose a line nor change the order of lines."""
     chance = random.Random(seed)
     written: list[str] = []
     shipped = Shipped(tmp_path, "/var/log/app/app.log")
@@ -295,7 +295,7 @@ def test_every_line_once_while_a_rotation_renames_its_whole_chain(tmp_path: Path
 
 
 def test_an_entry_of_several_lines_is_not_cut_between_two_chunks(tmp_path: Path, log: Path) -> None:
-    """However long the log is, an entry whose lines lie on both sides of what is read at once stays one entry."""
+    """For any length of the log, an entry whose lines are in two chunks stays one entry."""
     entries = [f"{number} error\n" + "\n".join(f"  at {'y' * 90} {line}" for line in range(25)) for number in range(800)]
     write(log, *entries)
     shipped = Shipped(tmp_path, LogFile(path="/var/log/app/*.log", start=r"^\d"))
@@ -304,7 +304,7 @@ def test_an_entry_of_several_lines_is_not_cut_between_two_chunks(tmp_path: Path,
 
 
 def test_a_long_line_after_the_start_of_an_entry_does_not_stop_the_reader(tmp_path: Path, log: Path) -> None:
-    """An entry that goes on with more than can be held is cut, and what follows it arrives."""
+    """An entry that is larger than the limit is cut, and the next entry arrives."""
     shipped = Shipped(tmp_path, LogFile(path="/var/log/app/*.log", start=r"^\d"), line_max=1000)
     write(log, "1 begin", "x" * 900_000, "2 after", "3 last")
     shipped.final = True
@@ -314,7 +314,7 @@ def test_a_long_line_after_the_start_of_an_entry_does_not_stop_the_reader(tmp_pa
 
 
 def test_two_copies_between_two_looks_lose_nothing(shipped: Shipped, log: Path) -> None:
-    """copytruncate twice while the sink was down: the copy that was begun is read on, then the one that nobody saw."""
+    """copytruncate twice while the sink was down: the copy that was begun is read on, then the one that was never open."""
     write(log, "a", "b")
     shipped.look()
     copy = log.with_name("app.log.1")
@@ -335,7 +335,7 @@ def test_two_copies_between_two_looks_lose_nothing(shipped: Shipped, log: Path) 
 
 @pytest.mark.parametrize("begun", [False, True])
 def test_lines_that_were_seen_and_truncated_away_count_as_a_loss(shipped: Shipped, log: Path, begun: bool) -> None:
-    """Without a copy what was not shipped is gone: that is counted, whether the file had been begun or not."""
+    """Without a copy, lines that were not shipped are gone. That is counted, whether the file had been begun or not."""
     write(log, *(f"m{i}" for i in range(100)))
     shipped.look(10, batches=1 + begun)
     log.write_text("x" * 40 + "half")
@@ -350,14 +350,14 @@ def test_lines_that_were_seen_and_truncated_away_count_as_a_loss(shipped: Shippe
 
 
 def test_a_writer_that_was_not_told_of_the_rotation_is_followed(shipped: Shipped, log: Path) -> None:
-    """What still goes to the renamed file much later is shipped, until another rotation follows."""
+    """Lines that are written to the renamed file much later are shipped, until another rotation follows."""
     write(log, "a")
     shipped.look()
     with log.open("a") as stale:
         log.rename(log.with_name("app.log.1"))
         write(log, "b")
         shipped.look()
-        for tail in shipped._reader._following.tails:
+        for tail in shipped._reader._files.tails:
             tail._grew -= 3600
         shipped.look()
         stale.write("late\n")
@@ -366,7 +366,7 @@ def test_a_writer_that_was_not_told_of_the_rotation_is_followed(shipped: Shipped
 
 
 def test_a_log_named_as_a_generation_of_another_is_a_log_of_its_own(tmp_path: Path, log: Path) -> None:
-    """web-2.log beside web.log is no older web.log, also where web.log has just been rotated."""
+    """web-2.log beside web.log is not an older web.log, also if web.log has just been rotated."""
     shipped = Shipped(tmp_path, "/var/log/app/*.log")
     write(log, "a")
     shipped.look()
@@ -390,7 +390,7 @@ def test_a_position_that_is_damaged_inside_is_read_from_the_beginning(tmp_path: 
 
 
 def test_a_log_that_grows_without_end_does_not_hold_up_the_others(shipped: Shipped, log: Path) -> None:
-    """Files take turns: a few lines of one log arrive although another one always has more than a batch."""
+    """A few lines of one log arrive although another log always has more than a batch."""
     write(log.with_name("z.log"), "audit")
     for _ in range(3):
         write(log, *("flood" for _ in range(50)))
@@ -399,7 +399,7 @@ def test_a_log_that_grows_without_end_does_not_hold_up_the_others(shipped: Shipp
 
 
 def rotate(log: Path, keep: int, *, compress: bool = False) -> None:
-    """As logrotate does it: all are renamed, and what is more than `keep` is removed."""
+    """Rotate as logrotate does: all generations are renamed, and those beyond `keep` are removed."""
     time.sleep(0.02)
     ending = ".gz" if compress else ""
     for number in range(keep, 0, -1):
@@ -418,7 +418,7 @@ def rotate(log: Path, keep: int, *, compress: bool = False) -> None:
 
 @pytest.mark.parametrize("restarted", [False, True])
 def test_generations_that_are_gone_before_anybody_looked_count_as_a_loss(shipped: Shipped, log: Path, restarted: bool) -> None:
-    """Of five generations the rotation keeps one besides the log: the two are read, and the hole before them is told."""
+    """Of five generations the rotation keeps one and the log: both are read, and the gap before them is reported."""
     write(log, "a")
     shipped.look()
     for line in "bcde":
@@ -437,7 +437,7 @@ def test_generations_that_are_gone_before_anybody_looked_count_as_a_loss(shipped
 @pytest.mark.parametrize("restarted", [False, True])
 @pytest.mark.parametrize("kept", [3, 4, 9])
 def test_generations_that_are_all_there_count_as_nothing(shipped: Shipped, log: Path, restarted: bool, kept: int) -> None:
-    """Nothing is lost as long as what was read last is there, or what came directly after it is known to be."""
+    """Nothing is lost as long as the file that was read last exists, or its direct successor is known to exist."""
     write(log, "a")
     shipped.look()
     for line in "bcde":
@@ -447,13 +447,13 @@ def test_generations_that_are_all_there_count_as_nothing(shipped: Shipped, log: 
         shipped.restart()
     shipped.look()
     assert shipped.lines == ["a", "b", "c", "d", "e"]
-    # after a restart nobody knows when the first one was removed, so that a hole may be told that is none
+    # after a restart the time of the first one's removal is unknown, so that a gap may be reported although there is no gap
     assert shipped.lost == (1 if restarted and kept == 3 else 0)
 
 
 @pytest.mark.parametrize("restarted", [False, True])
 def test_generations_that_were_compressed_unread_count_as_losses(shipped: Shipped, log: Path, restarted: bool) -> None:
-    """What was read and compressed is no loss; each generation after it that was compressed before anybody looked is."""
+    """A generation that was read and compressed is no loss; each later one that was compressed before it was read is a loss."""
     write(log, "a")
     shipped.look()
     for line in "bcd":
@@ -500,7 +500,7 @@ def test_a_compressed_copy_tells_whether_lines_were_truncated_away(shipped: Ship
 
 
 def test_a_later_copy_is_read_although_that_of_what_was_read_is_compressed(shipped: Shipped, log: Path) -> None:
-    """Two rounds of copytruncate with delayed compression while a sink was away: only what was compressed is lost."""
+    """Two rounds of copytruncate with delayed compression while a sink was unavailable: only the compressed one is lost."""
     write(log, "a", "b")
     shipped.look()
     time.sleep(0.02)
@@ -517,7 +517,7 @@ def test_a_later_copy_is_read_although_that_of_what_was_read_is_compressed(shipp
 
 
 def test_lines_that_came_while_a_sink_was_away_are_not_waited_for(shipped: Shipped, log: Path) -> None:
-    """What was appended between the last read and the wait ends the wait at once."""
+    """A line that was appended between the last read and the wait ends the wait at once."""
     write(log, "a")
     shipped.look()
     write(log, "b")

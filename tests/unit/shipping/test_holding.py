@@ -1,4 +1,4 @@
-"""Lines that wait for the daemon, and a stop in the middle of that; lanes that a bug ends."""
+"""Lines that wait for the daemon, and a stop in the middle of that; pipelines that a bug ends."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from agent.shipping import ACCEPTED, Batch, SendResult, SinkContext
 from agent.shipping.shipper import ShipOptions, Shipper
 from agent.shipping.shutdown import Stop
 from agent.shipping.sinks.file import FileOptions
-from agent.shipping.status_file import Progress
-from agent.shipping.supervisor import Guarded
+from agent.shipping.status_file import PipelineStatus
+from agent.shipping.supervisor import Supervisor
 from tests.conftest import Image
 
 SECRET = '[keys."db.password"]\ntype = "string"\nsecret = true\n'
@@ -41,7 +41,7 @@ def stopped(image: Image) -> tuple[int, str]:
 
 
 def test_a_stop_while_lines_are_held_ships_none_of_them(image: Image) -> None:
-    """Nobody has said what to mask, and mask_wait has not passed: what is held stays for the next start, unseen by a sink."""
+    """It is unknown what to mask, and mask_wait has not passed: held lines stay for the next start, and no sink gets them."""
     image.settings(HELD.format(keys=SECRET))
     image.write("/logs/app.log", "the password is hunter2-hunter2\n")
     code, err = stopped(image)
@@ -56,7 +56,7 @@ def test_a_stop_while_lines_are_held_ships_none_of_them(image: Image) -> None:
 
 
 def test_a_stop_where_nothing_is_to_be_masked_ships_what_is_there(image: Image) -> None:
-    """Without a secret in the contract nothing is held, and a stop drains as it always did."""
+    """Without a secret in the contract nothing is held, and a stop drains as usual."""
     image.settings(HELD.format(keys=""))
     image.write("/logs/app.log", "line\n")
     assert stopped(image)[0] == 0
@@ -64,10 +64,10 @@ def test_a_stop_where_nothing_is_to_be_masked_ships_what_is_there(image: Image) 
 
 
 def test_a_stop_before_the_checkpoints_are_known_to_be_ours_ships_nothing(tmp_path: Path) -> None:
-    """They may be another instance's, of which the image was captured."""
+    """They may belong to another instance, from which the image was captured."""
 
     class Strangers(Shipper):
-        _ours = False
+        _checkpoints_are_own = False
 
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs/app.log").write_text("line\n")
@@ -81,12 +81,12 @@ def test_a_stop_before_the_checkpoints_are_known_to_be_ours_ships_nothing(tmp_pa
 
 
 class Breaking:
-    """A third party's sink with a bug: it breaks as often as its class says, and takes all after that."""
+    """A third party's sink with a bug: it fails `left` times, and accepts all after that."""
 
-    options_class: ClassVar[type[Any]] = FileOptions
-    wants_ids: ClassVar[bool] = False
+    options_class = FileOptions
+    wants_ids = False
     left: ClassVar[int] = 0
-    taken: ClassVar[list[str]] = []
+    accepted: ClassVar[list[str]] = []
 
     def __init__(self, options: Any, context: SinkContext) -> None:
         """Nothing is kept."""
@@ -95,7 +95,7 @@ class Breaking:
         if Breaking.left > 0:
             Breaking.left -= 1
             raise KeyError("value-of-an-entry")
-        Breaking.taken += [row["MESSAGE"] for row in batch.rows()]
+        Breaking.accepted += [row["MESSAGE"] for row in batch.rows()]
         return ACCEPTED
 
     def close(self) -> None:
@@ -113,7 +113,7 @@ def both(tmp_path: Path) -> tuple[Settings, Paths]:
         SinkSettings(type="file", name="sound", options=options, batch_age=Seconds(0.05)),
     )
     ship = Ship(journal=False, files=("/logs/*.log",), drain=Seconds(1.0))
-    Breaking.taken = []
+    Breaking.accepted = []
     return Settings(component=Component(name="web"), ship=ship, sinks=sinks), Paths(tmp_path)
 
 
@@ -150,12 +150,12 @@ def test_a_bug_in_one_sink_ends_no_other(
     assert status["sound"]["state"] == "ok"
 
 
-def test_a_lane_begins_again_after_a_bug() -> None:
-    """A bug that passes costs a pause; a lane made anew goes on from the checkpoint. That there was one is not forgotten."""
+def test_a_pipeline_restarts_after_a_bug() -> None:
+    """A bug that passes costs a pause; a new pipeline goes on from the checkpoint. The first exception is kept."""
     made: list[int] = []
 
-    class Laned:
-        progress = Progress("s", "file", "files")
+    class Fake:
+        status = PipelineStatus("s", "file", "files")
 
         def run(self) -> bool:
             made.append(1)
@@ -163,60 +163,60 @@ def test_a_lane_begins_again_after_a_bug() -> None:
                 raise KeyError("value-of-an-entry")
             return True
 
-    first: Any = Laned()
-    lane = Guarded(first, Stop(), Laned, first_wait_seconds=0.05)  # type: ignore[arg-type]
-    lane.run()
+    first: Any = Fake()
+    supervisor = Supervisor(first, Stop(), Fake, first_wait_seconds=0.05)  # type: ignore[arg-type]
+    supervisor.run()
     assert len(made) == 3
-    assert isinstance(lane.crash, KeyError)
-    assert not lane.left_behind
+    assert isinstance(supervisor.crash, KeyError)
+    assert not supervisor.left_behind
 
 
 def test_a_bug_while_draining_holds_up_no_stop() -> None:
-    """There is no time left to begin again in: the others drain, and the command ends with them."""
+    """There is no time left for a restart: the other pipelines drain, and the command ends with them."""
 
-    class Laned:
-        progress = Progress("s", "file", "files")
+    class Fake:
+        status = PipelineStatus("s", "file", "files")
 
         def run(self) -> bool:
             raise KeyError
 
-    lane: Any = Laned()
+    pipeline: Any = Fake()
     stop = Stop()
     stop.set(60.0)
     began = time.monotonic()
-    guarded = Guarded(lane, stop, lambda: lane)
-    guarded.run()
+    supervisor = Supervisor(pipeline, stop, lambda: pipeline)
+    supervisor.run()
     assert time.monotonic() - began < 1
-    assert guarded.left_behind
+    assert supervisor.left_behind
 
 
 def test_a_closed_pipe_ends_the_command_and_a_bug_does_not() -> None:
-    """Whoever read standard output has gone; a sink of somebody's whose connection breaks is no reason to end the others."""
+    """A closed standard output ends the command; the broken connection of another sink does not."""
 
-    class Laned:
-        progress = Progress("s", "stdout", "files")
+    class Fake:
+        status = PipelineStatus("s", "stdout", "files")
 
         def run(self) -> bool:
             raise BrokenPipeError
 
-    lane: Any = Laned()
+    pipeline: Any = Fake()
     stop = Stop()
-    Guarded(lane, stop, None).run()
+    Supervisor(pipeline, stop, None).run()
     assert not stop.is_set
-    Guarded(lane, stop, lambda: lane, pipe=True).run()
+    Supervisor(pipeline, stop, lambda: pipeline, is_pipe=True).run()
     assert stop.is_set
 
 
 def test_once_with_a_bug_in_one_sink_ships_to_the_others(both: tuple[Settings, Paths], tmp_path: Path) -> None:
-    """`--once` does not wait for a bug to pass; it ends with it after the other sinks have all."""
+    """`--once` does not wait for a bug to pass. It ends with the bug after the other sinks have all entries."""
     Breaking.left = 1000
     with pytest.raises(KeyError):
         Shipper(*both, ShipOptions(once=True), Stop()).run()
     assert "line" in _read(tmp_path / "out/copy")
 
 
-def test_lanes_that_hang_are_waited_for_together(tmp_path: Path) -> None:
-    """At the end of the time for draining all that hang have one second, and not one each: systemd kills soon after."""
+def test_pipelines_that_hang_are_waited_for_together(tmp_path: Path) -> None:
+    """After the time for draining, all hanging pipelines together have one second: systemd kills soon after."""
     made = Shipper(Settings(component=Component(name="web")), Paths(tmp_path), ShipOptions(), Stop())
     made._stop.set(0)
     release = threading.Event()
@@ -224,11 +224,11 @@ def test_lanes_that_hang_are_waited_for_together(tmp_path: Path) -> None:
     for thread in threads:
         thread.start()
     began = time.monotonic()
-    made._await(threads)
+    made._join(threads)
     took = time.monotonic() - began
     release.set()
     assert took < 3
-    assert made._behind == [f"s{number}" for number in range(6)]
+    assert made._hanging == [f"s{number}" for number in range(6)]
 
 
 def _catches(pid: int, number: int) -> bool:

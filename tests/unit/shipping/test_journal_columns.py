@@ -1,4 +1,4 @@
-"""Entries gathered by row and turned into columns: what comes out is what went in, whatever was shared on the way."""
+"""Entries collected by row and turned into columns: the values are unchanged, however rows are shared."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def gathered(chunks: Sequence[Sequence[Entry]], *, everything: bool = False, thr
             rows.times.append(number)
             rows.messages.append(entry.get("MESSAGE"))
             row = whole_row(dict(entry)) if everything else tuple(map(entry.get, NAMES))
-            rows.rows.append(rows.shared(row))
+            rows.rows.append(rows.intern(row))
         rows.weigh(len(chunk))
     return rows.batch({}, full=False, lost=0, skipped=0)
 
@@ -70,7 +70,7 @@ def test_an_entry_without_another_field_is_no_other_entry() -> None:
 
 
 def test_equal_values_of_a_batch_are_one_object() -> None:
-    """Also where they came in different rows."""
+    """Also if they came in different rows."""
     entries = [{"UNIT": bytes([98, number % 2]), "OTHER": bytes([number])} for number in range(6)]
     column = gathered([entries[:3], entries[3:]]).columns["UNIT"]
     assert len({id(value) for value in column}) == 2
@@ -85,19 +85,19 @@ def test_what_is_the_same_for_all_entries_is_a_constant() -> None:
 def test_entries_one_after_the_other_with_equal_rows_share_one() -> None:
     rows = Rows(NAMES, THRESHOLD)
     take = itemgetter(*NAMES)
-    shared = [rows.shared(take({"UNIT": bytes([98]), "OTHER": [b"x", b"y"]})) for _ in range(3)]
+    shared = [rows.intern(take({"UNIT": bytes([98]), "OTHER": [b"x", b"y"]})) for _ in range(3)]
     assert len({id(row) for row in shared}) == 1
 
 
 @given(st.lists(st.tuples(st.binary(max_size=30), st.binary(max_size=30)), min_size=1, max_size=10))
 def test_the_weight_is_that_of_all_values_even_of_shared_ones(pairs: list[tuple[bytes, bytes]]) -> None:
-    """However the entries are looked at: a sink's batch is bounded by what it will send, not by what is kept."""
+    """In every order of entries, a batch is bounded by what the sink will send, not by the memory of shared rows."""
 
     def weight(of: list[tuple[bytes, bytes]]) -> int:
         rows = Rows(NAMES, 1000)
         for message, unit in of:
             rows.messages.append(message)
-            rows.rows.append(rows.shared((unit, None)))
+            rows.rows.append(rows.intern((unit, None)))
         return rows.weigh(len(of))
 
     assert weight(pairs) == sum(weight([pair]) for pair in pairs)

@@ -72,13 +72,13 @@ def test_reading_goes_on_after_the_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cursor", ["", "s=;i=", "\0\0\0\0", "s=zz;i=1;b=1;m=1;t=1;x=1"])
 def test_a_damaged_cursor_starts_from_the_oldest(tmp_path: Path, cursor: str) -> None:
-    """What a full disk left of a checkpoint neither stops the reader nor makes it start from nothing."""
+    """A checkpoint that a full disk has damaged does not stop the reader."""
     write_journal(journal_of(tmp_path), ["a", "b"])
     assert messages(drain(reader(tmp_path, position={"cursor": cursor}))) == ["a", "b"]
 
 
 def test_entries_that_are_added_later_are_seen(tmp_path: Path) -> None:
-    """A reader at the end sees what is appended."""
+    """A reader at the end reads new entries."""
     write_journal(journal_of(tmp_path), ["a"])
     found = reader(tmp_path)
     assert messages(drain(found)) == ["a"]
@@ -88,7 +88,7 @@ def test_entries_that_are_added_later_are_seen(tmp_path: Path) -> None:
 
 
 def test_filters_by_unit_priority_and_field(tmp_path: Path) -> None:
-    """Units are any of those named, with what pid 1 says of them; a priority takes all that is more urgent."""
+    """Entries of any named unit, and of pid 1 about it; a priority includes all more urgent ones."""
     with JournalWriter(journal_of(tmp_path)) as journal:
         journal.add(
             entry(0, "a", _SYSTEMD_UNIT="a.service", PRIORITY="3"),
@@ -102,7 +102,7 @@ def test_filters_by_unit_priority_and_field(tmp_path: Path) -> None:
 
 
 def test_a_sparse_filter_does_not_read_the_journal_again_and_again(tmp_path: Path) -> None:
-    """Where nothing matches, the position follows the journal's end, so that the next start begins there."""
+    """If nothing matches, the position follows the journal's end, so that the next start begins there."""
     write_journal(journal_of(tmp_path), ["a", "b"])
     found = reader(tmp_path, Journal(units=("none.service",)))
     batch = found.read(10, 1 << 20)
@@ -116,7 +116,7 @@ def test_a_sparse_filter_does_not_read_the_journal_again_and_again(tmp_path: Pat
 
 
 def test_the_shippers_own_entries_are_left_out(tmp_path: Path) -> None:
-    """What the shipper logs of a failing sink is never shipped, whatever the settings are: it would feed on itself."""
+    """The shipper's log about a failing sink is never shipped, with any settings: it would cause further entries."""
     with JournalWriter(journal_of(tmp_path)) as journal:
         journal.add(
             entry(0, "ours", _SYSTEMD_UNIT="parbake-ship.service"),
@@ -143,7 +143,7 @@ def test_a_field_that_is_too_long_is_not_read_whole(tmp_path: Path) -> None:
 
 
 def test_entries_vacuumed_before_they_were_read_are_counted(tmp_path: Path) -> None:
-    """The journal was vacuumed while nobody shipped: the number of lost entries is exact, and shipped as an entry."""
+    """The journal was vacuumed while no shipper ran: the number of lost entries is exact, and shipped as an entry."""
     write_journal(journal_of(tmp_path), [f"m{i}" for i in range(100)])
     first = reader(tmp_path)
     position = first.read(10, 1 << 20).position
@@ -170,7 +170,7 @@ def test_rotation_alone_is_no_loss(tmp_path: Path) -> None:
 
 
 def _rotate_and_drop(directory: Path, keep_from: int) -> None:
-    """What journald does when it rotates and vacuums: the numbers go on in a new file, the old file goes."""
+    """Do what journald does when it rotates and vacuums: a new file continues the numbers, the old file is removed."""
     write_journal(directory, [f"m{i}" for i in range(keep_from, keep_from + 5)], first=keep_from)
     whole = directory.parent / "export"
     export = subprocess.run(["journalctl", "-D", str(directory), "-o", "export"], capture_output=True, check=True).stdout
@@ -223,7 +223,7 @@ def test_a_corrupt_journal_file_is_skipped_and_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("junk", [b"\0", b"\xa5"])
 def test_entries_in_the_damaged_middle_of_a_journal_file_are_counted(tmp_path: Path, junk: bytes) -> None:
-    """What libsystemd leaves out in silence is missed in the numbers of the entries; what is behind it is shipped."""
+    """The numbers of the entries show those that libsystemd omits silently; the entries after them are shipped."""
     directory = journal_of(tmp_path)
     write_journal(directory, [f"m{i} {'x' * 50}" for i in range(3000)] + ["rotated"])
     shutil.copytree(directory, whole := tmp_path / "whole")
@@ -291,7 +291,7 @@ def test_a_journal_that_fails_is_read_again_from_the_position(tmp_path: Path, na
 @pytest.mark.parametrize("size", [50, 250])
 @pytest.mark.parametrize("name", ["_get_all", "_get_realtime"])
 def test_entries_that_cannot_be_read_are_skipped_and_counted(tmp_path: Path, name: str, size: int, unreadable: range) -> None:
-    """However many they are one after the other: what is before and after them comes, and no read takes longer for them."""
+    """For any number of them in a row, the entries before and after them arrive, and no read takes longer."""
     write_journal(journal_of(tmp_path), [f"m{i}" for i in range(300)])
     calls = [0]
     found = reader(tmp_path, open_journal=lambda: Failing(journal_of(tmp_path), name, calls, unreadable))
@@ -313,7 +313,7 @@ def test_no_journal_yet_is_an_empty_stream(tmp_path: Path) -> None:
 
 
 def test_since_begins_at_a_time(tmp_path: Path) -> None:
-    """--since reads from that moment, whatever the checkpoint says."""
+    """--since reads from that moment, with any checkpoint."""
     write_journal(journal_of(tmp_path), [f"m{i}" for i in range(10)])
     assert messages(drain(reader(tmp_path, since_us=FIRST_US + 6500))) == ["m7", "m8", "m9"]
 

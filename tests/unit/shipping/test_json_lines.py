@@ -1,4 +1,4 @@
-"""Batches as JSON: fast paths and slow ones say the same, and what they say is JSON."""
+"""Batches as JSON: fast and slow paths give the same text, and the text is JSON."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _expected(moment: int) -> str:
 
 @given(st.lists(st.tuples(moments, texts, texts), min_size=1, max_size=30), st.booleans())
 def test_entries_read_back_as_they_were(entries: list[tuple[int, bytes | None, bytes | None]], same: bool) -> None:
-    """Whatever bytes the fields hold, each entry is one JSON object of its time, its fields and the labels."""
+    """For any bytes in the fields, each entry is one JSON object with its time, its fields and the labels."""
     times = [moment for moment, _, _ in entries]
     columns = {"MESSAGE": [text for _, text, _ in entries], "OTHER": [b"x" if same else other for _, _, other in entries]}
     batch = Batch(times, columns, labels={"env": 'a"b'})

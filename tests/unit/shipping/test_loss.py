@@ -1,4 +1,4 @@
-"""The entry that tells of a loss: every sink can take it, also one that wants ids."""
+"""The entry about a loss: every sink accepts it, also one that wants ids."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def test_a_loss_without_entries_has_an_id_of_its_own() -> None:
 
 
 def test_a_loss_before_entries_keeps_ids_and_entries_side_by_side() -> None:
-    """Ids are there for all entries or, where the sink wants none, for none."""
+    """Ids exist for all entries, or if the sink does not want them, for no entry."""
     columns = {"MESSAGE": [b"a", b"b"]}
     assert list(with_loss(Batch([1, 2], columns, {}, ["x", "y"], lost=1)).ids)[1:] == ["x", "y"]
     assert not with_loss(Batch([1, 2], columns, {}, lost=1)).ids
 
 
 def test_the_id_of_a_loss_is_short_however_many_files_there_are() -> None:
-    """Elasticsearch takes 512 bytes; a position speaks of every file."""
+    """Elasticsearch accepts 512 bytes; a position has every file."""
     position = {"files": [{"path": f"/var/log/{number}.log"} for number in range(1000)]}
     assert len(with_loss(Batch([1], {"MESSAGE": [b"a"]}, position, ["x"], lost=1)).ids[0]) < 100

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from agent.masking.masker import Masker
 from agent.secret import MASK
 from agent.shipping import Batch, Column, Constant
-from agent.shipping.scrubbing import CUT, clean, own_lines
+from agent.shipping.scrubbing import CUT, own_lines, scrub
 
 SECRET = b"hunter2-hunter2"
 MARK = "parbake-0123abcd"
@@ -33,14 +33,14 @@ def test_a_constant_is_the_column_that_it_stands_for(value: bytes | None, count:
 
 @given(st.lists(VALUES, min_size=1, max_size=6), VALUES, VALUES)
 def test_constants_are_cleaned_as_columns_are(texts: list[bytes | None], other: bytes | None, message: bytes | None) -> None:
-    """Masked, cut, and left out where an entry came back: the same whichever way a column is kept."""
+    """Masked, cut, and dropped if an entry came back: the result is the same for both forms of a column."""
     count = len(texts)
     for own in (None, own_lines(7)):
         for one, same in ((texts, {"OTHER": other}), ([other] * count, {"MESSAGE": message})):
             name = "OTHER" if "MESSAGE" in same else "MESSAGE"
             constants: dict[str, Column] = {name: one, **{key: Constant(value, count) for key, value in same.items()}}
             plain = {key: list(column) for key, column in constants.items()}
-            cleaned = [clean(Batch(range(count), columns), MASKER, LINE_MAX, MARK, own) for columns in (constants, plain)]
+            cleaned = [scrub(Batch(range(count), columns), MASKER, LINE_MAX, MARK, own) for columns in (constants, plain)]
             assert cleaned[0].rows() == cleaned[1].rows()
             assert list(cleaned[0].times) == list(cleaned[1].times)
 
@@ -48,7 +48,7 @@ def test_constants_are_cleaned_as_columns_are(texts: list[bytes | None], other: 
 @given(st.lists(VALUES, min_size=1, max_size=6), VALUES)
 def test_what_is_left_is_masked_short_and_not_our_own(texts: list[bytes | None], other: bytes | None) -> None:
     columns: dict[str, Column] = {"MESSAGE": texts, "OTHER": Constant(other, len(texts))}
-    cleaned = clean(Batch(range(len(texts)), columns), MASKER, LINE_MAX, MARK, own_lines(7))
+    cleaned = scrub(Batch(range(len(texts)), columns), MASKER, LINE_MAX, MARK, own_lines(7))
     for row in zip(*cleaned.columns.values(), strict=True):
         assert all(value is None or (SECRET not in value and len(value) <= LINE_MAX + len(CUT)) for value in row)
     expected = [i for i, text in enumerate(texts) if text is None or not re.search(rb"parbake-0123abcd|parbake\[7\]:", text)]

@@ -1,4 +1,4 @@
-"""Where the settings are to blame, or an answer is absurd, the entries wait: none is set aside, and no other sink suffers."""
+"""If the settings are to blame, or an answer is absurd, the entries wait: no entry is set aside, and no other sink suffers."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from agent.shipping.sinks.gelf import GelfOptions
 from agent.shipping.sinks.http import HttpSink
 from tests.conftest import REPOSITORY
 from tests.integration.shipping.receivers import make
+from tests.servers.log_receivers import HttpReceiver
 from tests.servers.processes import free_port
 from tests.servers.scripted import Scripted
 
@@ -30,7 +31,7 @@ DEEP = b"[" * 100_000
 
 
 def failing(kind: str, options: Mapping[str, Any], root: Path) -> ParbakeError:
-    """What the sink raises for one entry; never a refusal of it, nor an exception that is none of a sink's."""
+    """Return what the sink raises for one entry: never a refusal, and never an exception outside the contract."""
     sink = make(kind, options, root)
     try:
         with pytest.raises((SinkDenied, SinkUnavailable)) as raised:
@@ -77,7 +78,7 @@ def test_a_host_that_is_none_over_udp(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["X-Prüfung", "X Y", "X\x01"])
 def test_a_header_with_a_name_that_is_none(name: str, tmp_path: Path) -> None:
-    """headers_file is named, and what is in it is not shown."""
+    """The message names headers_file and does not show its content."""
     (tmp_path / "headers").write_text(f"{name}: secret-value\n")
     error = failing("http", {"url": f"http://127.0.0.1:{free_port()}/", "headers_file": "/headers"}, tmp_path)
     assert isinstance(error, SinkDenied)
@@ -85,8 +86,36 @@ def test_a_header_with_a_name_that_is_none(name: str, tmp_path: Path) -> None:
     assert "secret-value" not in f"{error}{error.hint}"
 
 
+def test_a_line_of_headers_file_that_is_not_a_header(tmp_path: Path) -> None:
+    """Its number is named and its text is not shown. Nothing is sent without the header that it was meant to be."""
+    (tmp_path / "headers").write_text("X-Team: web\n\nsecret-value\n")
+    error = failing("http", {"url": f"http://127.0.0.1:{free_port()}/", "headers_file": "/headers"}, tmp_path)
+    assert isinstance(error, SinkDenied)
+    assert "headers_file /headers: line 3 is not `Name: value`" in str(error)
+    assert "secret-value" not in f"{error}{error.hint}"
+
+
+def test_empty_lines_of_headers_file_are_skipped(tmp_path: Path) -> None:
+    """Every header of the file is in the request."""
+    (tmp_path / "headers").write_text("\nX-Team: web\n  \nX-Site: a: b\n\n")
+    server = HttpReceiver(lambda path, headers, body: (204, b""))
+    sink = make("http", {"url": server.url, "headers_file": "/headers"}, tmp_path)
+    try:
+        sink.send(BATCH)
+    finally:
+        sink.close()
+        server.close()
+    assert (server.headers[0]["x-team"], server.headers[0]["x-site"]) == ("web", "a: b")
+
+
+def test_a_headers_file_that_is_not_there_is_asked_for_where_the_shipper_reads_it(tmp_path: Path) -> None:
+    """The same hint as for a token: root's, and readable by the shipper's group."""
+    error = failing("http", {"url": f"http://127.0.0.1:{free_port()}/", "headers_file": "/headers"}, tmp_path)
+    assert "parbake-ship" in (error.hint or "")
+
+
 def test_a_fact_that_does_not_fit(tmp_path: Path) -> None:
-    """An address that a fact has made none of: the entries wait, and go once the fact is another."""
+    """A fact that makes an address invalid: the entries wait, and are sent once the fact is another."""
     options = HttpSink.options_class(url="http://{{ facts.address }}/")
     facts: dict[str, Any] = {"address": "127.0.0.1:many"}
     sink = LazySink(HttpSink, options, SinkContext("web", Paths(tmp_path), Stop()), lambda: {"facts": facts})
@@ -112,7 +141,7 @@ def test_a_fact_that_does_not_fit(tmp_path: Path) -> None:
     ],
 )
 def test_an_absurd_answer_is_no_answer(kind: str, more: dict[str, Any], body: bytes, tmp_path: Path) -> None:
-    """Nested beyond measure, or a number beyond all numbers: sent again later, and nobody is taken along."""
+    """Nested too deeply, or a number beyond all numbers: the batch is sent again later, and nothing else fails."""
     (tmp_path / "token").write_text("t")
     server = Scripted()
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
@@ -158,7 +187,7 @@ def test_gelf_without_http_takes_no_option_of_http(scheme: str, name: str, value
 
 
 def test_the_unit_waits_longer_than_the_settings_let_the_shipper_drain() -> None:
-    """systemd kills at TimeoutStopSec; the greatest drain, a second for lanes that hang and the closing fit before it."""
+    """systemd kills at TimeoutStopSec. The greatest drain, a second for pipelines that hang and the closing fit before it."""
     unit = (REPOSITORY / "systemd/parbake-ship.service").read_text()
     seconds = next(int(line.partition("=")[2]) for line in unit.splitlines() if line.startswith("TimeoutStopSec="))
     assert seconds >= DRAIN_MAX_SECONDS + 10

@@ -1,4 +1,4 @@
-"""What ends the shipper's waits: the stop, the urgency before it, and the time."""
+"""The ends of the shipper's waits: the stop, the urgency before it, and the time-out."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def later(seconds: float, act: object) -> None:
 
 
 def test_a_stop_ends_every_wait(stop: Stop) -> None:
-    """Whoever sleeps wakes at the stop, and what is waited for afterwards ends at the deadline."""
+    """A sleeping thread wakes at the stop, and later waits end at the deadline."""
     later(0.2, lambda: stop.set(0.3))
     began = time.monotonic()
     assert stop.wait(60) is True
     assert stop.wait(60) is True
     assert 0.4 < time.monotonic() - began < 10
-    assert stop.over
+    assert stop.expired
 
 
 def test_a_stop_out_of_a_signal_handler_ends_the_wait_of_the_very_thread(stop: Stop) -> None:
@@ -47,7 +47,7 @@ def test_a_stop_out_of_a_signal_handler_ends_the_wait_of_the_very_thread(stop: S
 
 def test_urgency_shortens_the_wait_that_is_under_way_and_those_after_it(stop: Stop) -> None:
     """A minute's wait ends when things become urgent; from then on each lasts its short time, and not less."""
-    later(0.2, lambda: stop.hurry(True))
+    later(0.2, lambda: stop.set_urgent(True))
     began = time.monotonic()
     assert stop.wait(60, urgent_seconds=0.1) is False
     assert 0.15 < time.monotonic() - began < 10
@@ -57,8 +57,8 @@ def test_urgency_shortens_the_wait_that_is_under_way_and_those_after_it(stop: St
 
 
 def test_a_wait_that_is_not_to_be_hurried_lasts_its_time(stop: Stop) -> None:
-    """Urgency does not shorten what has no urgent time of its own, or a shorter one already."""
-    stop.hurry(True)
+    """Urgency does not shorten a wait without an urgent time, or with a time-out that is shorter."""
+    stop.set_urgent(True)
     for urgent_seconds in (None, 30.0):
         began = time.monotonic()
         assert stop.wait(0.3, urgent_seconds=urgent_seconds) is False
@@ -67,12 +67,12 @@ def test_a_wait_that_is_not_to_be_hurried_lasts_its_time(stop: Stop) -> None:
 
 def test_what_was_called_off_brings_the_usual_waits_back(stop: Stop) -> None:
     """After the urgency a wait lasts its whole time again, and the next urgency ends it again."""
-    stop.hurry(True)
-    stop.hurry(False)
+    stop.set_urgent(True)
+    stop.set_urgent(False)
     began = time.monotonic()
     assert stop.wait(0.4, urgent_seconds=0.0) is False
     assert 0.35 < time.monotonic() - began < 10
-    later(0.2, lambda: stop.hurry(True))
+    later(0.2, lambda: stop.set_urgent(True))
     began = time.monotonic()
     stop.wait(60, urgent_seconds=0.0)
     assert time.monotonic() - began < 10
@@ -84,7 +84,7 @@ def test_waiting_while_draining_is_urgent_too(stop: Stop) -> None:
     began = time.monotonic()
     assert stop.wait(30, urgent_seconds=0.2) is True
     assert time.monotonic() - began < 10
-    assert not stop.over
+    assert not stop.expired
 
 
 def test_an_endless_wait_can_be_asked_for(stop: Stop) -> None:

@@ -1,4 +1,4 @@
-"""How the sinks fare, as `parbake status` and metrics.prom tell it: complete, parseable, and not to be abused."""
+"""The status of the sinks in `parbake status` and metrics.prom: complete, parseable, and safe from abuse."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from agent.errors import SinkUnavailable
 from agent.model import SourceReport, SourceState
 from agent.paths import Paths
-from agent.shipping.status_file import Progress, StatusFile
+from agent.shipping.status_file import PipelineStatus, StatusFile
 from agent.status import report, shipper
 from agent.status.report import Report
 from tests.conftest import REPOSITORY, Image
@@ -57,17 +57,17 @@ def published(paths: Paths) -> dict[str, dict[str, float]]:
     return parse(paths.metrics.read_text())
 
 
-def lanes() -> list[Progress]:
-    """A sink with two readers, one of which has trouble, and another sink that is well."""
-    journal, files = Progress("loki", "loki", "journal"), Progress("loki", "loki", "files")
-    other = Progress("out", "file", "files")
-    journal.sent(7_654_321)
-    files.sent(2)
-    files.lost(3, "gone")
-    files.pending(int((time.time() - 90) * 1e6))
+def pipelines() -> list[PipelineStatus]:
+    """A sink with two readers, one of which is failing, and another sink that is ok."""
+    journal, files = PipelineStatus("loki", "loki", "journal"), PipelineStatus("loki", "loki", "files")
+    other = PipelineStatus("out", "file", "files")
+    journal.add_sent(7_654_321)
+    files.add_sent(2)
+    files.add_lost(3, "gone")
+    files.set_oldest(int((time.time() - 90) * 1e6))
     for _ in range(4):
-        files.failing(SinkUnavailable("no route"))
-    other.caught_up()
+        files.set_failing(SinkUnavailable("no route"))
+    other.set_caught_up()
     return [journal, files, other]
 
 
@@ -79,8 +79,8 @@ def paths(tmp_path: Path) -> Paths:
 
 
 def test_metrics_say_how_each_sink_fares(paths: Paths) -> None:
-    """Lag, rate, retries and losses of each sink are in metrics.prom, to the last entry, beside the daemon's own."""
-    StatusFile(paths.ship / "status.json", lanes()).write()
+    """Lag, rate, retries and exact losses of each sink are in metrics.prom, beside the daemon's metrics."""
+    StatusFile(paths.ship / "status.json", pipelines()).write()
     found = published(paths)
     loki = '{sink="loki"}'
     assert found["parbake_ship_sent_total"][loki] == 7_654_323
@@ -92,8 +92,8 @@ def test_metrics_say_how_each_sink_fares(paths: Paths) -> None:
 
 
 def test_numbers_of_a_dead_shipper_are_told_from_fresh_ones(paths: Paths) -> None:
-    """When the shipper does not run any more its sinks are down and the time of its last word stands still."""
-    StatusFile(paths.ship / "status.json", lanes()).write()
+    """If the shipper does not run, its sinks are down and the time of its last status does not change."""
+    StatusFile(paths.ship / "status.json", pipelines()).write()
     status = json.loads((paths.ship / "status.json").read_text())
     fresh = published(paths)
     (paths.ship / "status.json").write_text(json.dumps({**status, "time": status["time"] - 600}))
@@ -104,9 +104,9 @@ def test_numbers_of_a_dead_shipper_are_told_from_fresh_ones(paths: Paths) -> Non
 
 
 def test_metrics_follow_the_shipper_without_a_convergence(paths: Paths) -> None:
-    """A look between convergences brings new numbers, and nothing else changes for it."""
+    """A refresh between convergences brings new numbers, and writes nothing if they have not changed."""
     published(paths)
-    StatusFile(paths.ship / "status.json", lanes()).write()
+    StatusFile(paths.ship / "status.json", pipelines()).write()
     report.refresh(Report(), paths)
     assert "parbake_ship_sent_total" in parse(paths.metrics.read_text())
     before = paths.metrics.stat().st_ino
@@ -149,22 +149,22 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_whoever_has_taken_over_the_shipper_gets_nothing_by_its_status(paths: Paths, name: str) -> None:
-    """Whatever stands in the place of the shipper's status, metrics are written, parse, and hold nothing of it but numbers."""
-    StatusFile(paths.ship / "status.json", lanes()).write()
+    """With any content in place of the shipper's status, metrics are written, parse, and have nothing of it but numbers."""
+    StatusFile(paths.ship / "status.json", pipelines()).write()
     HOSTILE[name](paths.ship / "status.json")
     found = published(paths)
     assert set(found["parbake_state"].values()) == {0, 1}
-    assert len(found["parbake_state"]) == len(report.STATES)
+    assert len(found["parbake_state"]) == len(report.InstanceState)
     assert "root:" not in paths.metrics.read_text()
 
 
 def test_the_command_shows_each_sink(image: Image) -> None:
-    """`parbake status` has lag, rate, retries and losses of each sink, and says when the shipper is silent."""
+    """`parbake status` has lag, rate, retries and losses of each sink, and shows that the shipper is silent."""
     image.settings("", site=False)
     assert image.run("once").code == 0
     path = image.path("/var/lib/parbake/ship/status.json")
     path.parent.mkdir(parents=True)
-    StatusFile(path, lanes()).write()
+    StatusFile(path, pipelines()).write()
     shown = image.run("status").out
     assert re.search(r"loki +loki +failing +lag \d+ s +\d+ entries/s +sent 7654323 +retries 4 +lost 3 .*no route", shown)
     assert "silent" not in shown
@@ -182,7 +182,7 @@ def test_the_command_shows_each_sink(image: Image) -> None:
 
 def test_every_metric_and_field_can_be_looked_up(paths: Paths) -> None:
     """docs/reference/status.md names each metric with its type, and each field of both status files."""
-    StatusFile(paths.ship / "status.json", lanes()).write()
+    StatusFile(paths.ship / "status.json", pipelines()).write()
     told = Report(
         sources=(SourceReport("site", "file", SourceState.OK),),
         templates=({"name": "a", "target": "/a", "state": "current", "generation": 1},),
@@ -196,4 +196,4 @@ def test_every_metric_and_field_can_be_looked_up(paths: Paths) -> None:
     own, theirs = (json.loads(path.read_text()) for path in (paths.status, paths.ship / "status.json"))
     fields = {*own, *own["sources"][0], *own["templates"][0], *theirs, *theirs["sinks"]["loki"], "hold"}
     assert [name for name in sorted(fields) if f"`{name}`" not in page] == []
-    assert [state for state in (*report.STATES, *shipper.STATES) if f"`{state}`" not in page] == []
+    assert [state for state in (*report.InstanceState, *shipper.STATES) if f"`{state}`" not in page] == []

@@ -137,7 +137,7 @@ def state_of(paths: Paths, cache: str = "plain") -> StateStore:
 
 
 def test_the_last_good_run_config_survives(paths: Paths) -> None:
-    """Issue 2: rebooted with the store down it comes up on the last good run config."""
+    """Rebooted with the store down it comes up on the last good run config."""
     trees = {"a": {"b": [1, "x", None, 1.5, True]}, "é": "ü"}
     kept = {"site": Snapshot((Layer("common", trees, "7"), Layer("other", None)), "r")}
     assert state_of(paths).last_good.save(kept, {"site": "then"}, secret=False) is None

@@ -13,7 +13,7 @@ import pytest
 from agent.model import SourceReport, SourceState, UnitAction, UnitOutcome, UnitResult, UnitStep
 from agent.paths import Paths
 from agent.status import report
-from agent.status.report import Report
+from agent.status.report import InstanceState, Report
 from agent.system.process import ProcessResult
 from agent.system.units import NoUnits, Systemd
 
@@ -101,7 +101,7 @@ def test_status_and_metrics(tmp_path: Path) -> None:
         templates=({"name": "a\\b", "target": "/a", "state": "waiting", "generation": 0},),
         units=(UnitResult("app.service", UnitAction.RELOAD, UnitOutcome.OK),),
     )
-    published.set_state("stale", "no route")
+    published.set_state(InstanceState.STALE, "no route")
     paths = Paths(tmp_path)
     report.publish(published, paths)
     assert "hunter2" not in paths.status.read_text() + paths.metrics.read_text()
@@ -117,8 +117,8 @@ def test_status_and_metrics(tmp_path: Path) -> None:
 
 def test_since_moves_with_the_state_alone() -> None:
     """INTERFACE section 7: `since` is the time at which the state last changed."""
-    published = Report(state="converged", since="2026-01-01T00:00:00Z")
-    published.set_state("converged")
+    published = Report(state=InstanceState.CONVERGED, since="2026-01-01T00:00:00Z")
+    published.set_state(InstanceState.CONVERGED)
     assert published.since == "2026-01-01T00:00:00Z"
-    published.set_state("stale", "x")
+    published.set_state(InstanceState.STALE, "x")
     assert published.since != "2026-01-01T00:00:00Z"

@@ -1,6 +1,6 @@
-"""Run in network and mount namespaces of its own: discovery at the addresses and on the disks that platforms have.
+"""Run in separate network and mount namespaces: discovery at the addresses and on the disks that platforms have.
 
-`elsewhere.py ROOT STEP...` with the steps ipv4, ipv6, blackhole, nothing and drive. Prints the facts as JSON.
+`in_namespaces.py ROOT STEP...` with the steps ipv4, ipv6, blackhole, nothing and drive. Prints the facts as JSON.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from agent.model import Facts
 from agent.paths import Paths
 from tests.servers.metadata import Metadata
-from tests.unit.discovery.machines import ask, machine, said
+from tests.unit.discovery.machines import ask, attempts_text, machine
 
 
 def run(*command: str) -> str:
@@ -37,7 +37,7 @@ def address(text: str, *options: str) -> Iterator[None]:
 
 
 def network(name: str) -> None:
-    """An interface whose other end nobody listens at, and where every neighbour seems to be there."""
+    """Create an interface that accepts every packet, and whose other end does not answer."""
     run("ip", "link", "add", name, "type", "veth", "peer", "name", f"{name}-end")
     run("ip", "link", "set", f"{name}-end", "up")
     run("ip", "link", "set", name, "arp", "off", "up")
@@ -49,13 +49,13 @@ def ipv4(root: Path) -> Facts:
 
 
 def ipv6(root: Path) -> Facts:
-    """An instance with IPv6 alone: there is no route to the other address."""
+    """Discover on an instance with IPv6 alone, without a route to the IPv4 address."""
     with address("fd00:ec2::254/128", "nodad"), Metadata("ec2", host="fd00:ec2::254", port=80):
         return ask(machine(root, "ec2"), "imds")
 
 
 def blackhole(root: Path) -> Facts:
-    """What is sent to the first address vanishes."""
+    """Discover if packets to the first address vanish."""
     network("hole")
     run("ip", "route", "add", "169.254.169.254/32", "dev", "hole")
     with address("fd00:ec2::254/128", "nodad"), Metadata("ec2", host="fd00:ec2::254", port=80):
@@ -63,11 +63,11 @@ def blackhole(root: Path) -> Facts:
 
 
 def nothing(root: Path) -> Facts:
-    """A network that would take everything, and no match: how many packets are sent?"""
+    """Count the packets that discovery sends into a network that accepts everything, if no platform matches."""
     network("wide")
     run("ip", "address", "add", "10.9.9.9/24", "dev", "wide")
     run("ip", "route", "add", "default", "dev", "wide")
-    # The kernel's own announcements of the new interface.
+    # Until the kernel has announced the new interface.
     time.sleep(1.5)
     before = sent()
     facts = ask(Paths(Path("/")), "kernel", "credentials", "cloud-init", "file", "host")
@@ -81,7 +81,7 @@ def sent() -> int:
 
 
 def drive(root: Path) -> Facts:
-    """A config drive as a disk: a filesystem with the label, found by udev's link, mounted by nobody yet."""
+    """Discover with a config drive as a disk: a filesystem with the label, linked as by udev, and not mounted."""
     files, image = root / "files", root / "drive.img"
     (files / "openstack/latest").mkdir(parents=True)
     (files / "openstack/latest/meta_data.json").write_text('{"uuid": "u-1", "name": "web-1"}')
@@ -91,20 +91,16 @@ def drive(root: Path) -> Facts:
     try:
         nodes = {path: os.stat(path) for path in (device, "/dev/null", "/dev/urandom")}
         run("mount", "-t", "tmpfs", "tmpfs", "/dev")
-        for path, found in nodes.items():
-            os.mknod(path, found.st_mode, found.st_rdev)
+        for path, node in nodes.items():
+            os.mknod(path, node.st_mode, node.st_rdev)
         Path("/dev/disk/by-label").mkdir(parents=True)
         Path("/dev/disk/by-label/config-2").symlink_to(device)
-        facts = _mounted_by_us()
+        facts = ask(Paths(Path("/")), "imds", imds="configdrive")
         left = [line for line in Path("/proc/self/mounts").read_text().splitlines() if line.startswith(device)]
         return Facts({**facts.values, "left": str(len(left))}, facts.providers, 0.0, facts.attempts)
     finally:
         subprocess.run(["umount", "/dev"], check=False, capture_output=True)
         run("losetup", "--detach", device)
-
-
-def _mounted_by_us() -> Facts:
-    return ask(Paths(Path("/")), "imds", imds="configdrive")
 
 
 STEPS: dict[str, Any] = {"ipv4": ipv4, "ipv6": ipv6, "blackhole": blackhole, "nothing": nothing, "drive": drive}
@@ -117,7 +113,7 @@ def main() -> None:
         start = time.monotonic()
         facts = STEPS[step](root / step)
         seconds = time.monotonic() - start
-        print(json.dumps({"values": dict(facts.values), "seconds": seconds, "said": said(facts)}, default=dict))
+        print(json.dumps({"values": dict(facts.values), "seconds": seconds, "attempts": attempts_text(facts)}, default=dict))
 
 
 if __name__ == "__main__":
