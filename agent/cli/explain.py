@@ -70,8 +70,6 @@ def _explanation(path: KeyPath, planned: PlannedConvergence, settings: Settings)
         "layer": origin.layer,
         "revision": origin.revision,
         "stale": _stale_error(planned, origin.source),
-            (r.error or "" for r in planned.pulled.reports if r.name == origin.source and r.state == SourceState.STALE), None
-        ),
         "overrode": [{"source": o.source, "layer": o.layer, "revision": o.revision} for o in origin.overrode],
         "templates": names,
         "units": sorted({u.label for t in settings.templates if t.name in names for u in t.units}),

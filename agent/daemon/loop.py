@@ -208,9 +208,7 @@ class Daemon:
         stale = [source.name for source in report.sources if source.state == SourceState.STALE]
         if code == 0 or (code == 65 and self._watchers.any_source) or report.state == InstanceState.ROLLED_BACK:
             self._retry.cancel()
-        elif code == 75 and self._watchers.watches(
-            source.name for source in report.sources if source.state == SourceState.STALE
-        ):
+        elif code == 75 and self._watchers.watches(stale):
             self._retry.later()
         else:
             self._retry.soon()
