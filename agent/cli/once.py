@@ -7,7 +7,9 @@ from argparse import ArgumentParser, Namespace
 
 from agent.cli.output import print_json, print_line
 from agent.cli.session import Session, open_session
+from agent.convergence import journal
 from agent.convergence.converge import converge
+from agent.convergence.phases import Phase
 from agent.errors import BusyError, ParbakeError, StopRequested
 from agent.paths import Paths
 from agent.settings.models import Settings
@@ -45,7 +47,8 @@ def converge_and_publish(session: Session, *, cause: str, wait: bool = True, res
         _publish(session, error.exit_code)
         raise
     _publish(session, code)
-    if runtime.stopping:
+    unfinished = journal.load(runtime.state.records) if runtime.stopping else None
+    if unfinished is not None and unfinished.phase != Phase.AWAITING_START:
         raise StopRequested(
             f"stopped in generation {memory.report.generation}: its targets are in place, and it is not verified",
             hint="the next start of parbake finishes it",

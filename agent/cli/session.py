@@ -23,6 +23,7 @@ from agent.errors import StopRequested
 from agent.paths import Paths
 from agent.settings.models import Settings
 from agent.sources.registry import SourceRegistry
+from agent.system.stop_signals import StopSignals, install
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +63,15 @@ def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
         yield  # only the main thread may set handlers
         return
     received: list[int] = []
+    signals = StopSignals(stop)
 
     def on_signal(number: int, frame: object) -> None:
         received.append(number)
-        stop.set()
         if received.count(signal.SIGINT) > 1:
             raise KeyboardInterrupt
+        signals.put(number)
 
-    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    restore = install((signal.SIGTERM, signal.SIGINT), on_signal)
     try:
         yield
     except StopRequested as error:
@@ -78,5 +80,5 @@ def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
         sys.stderr.write(f"{error}\n")
         raise KeyboardInterrupt from None
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        restore()
+        signals.close()

@@ -3,4 +3,17 @@
 `converge` runs the steps in order. `journal`, `executor` and `recovery` carry out a plan and finish one that was cut off.
 """
 
-__all__ = ["boot_dropins", "context", "converge", "drift", "hold", "plan", "quarantine", "recovery", "rendering", "rollback"]
+__all__ = [
+    "boot_dropins",
+    "context",
+    "converge",
+    "drift",
+    "hold",
+    "journal",
+    "phases",
+    "plan",
+    "quarantine",
+    "recovery",
+    "rendering",
+    "rollback",
+]

@@ -52,6 +52,7 @@ def stage_and_check(
             result.append(f"{sum(map(len, renames.values()))} candidates are ready" if renames else "nothing to commit")
         if waiting and all_or_nothing:
             raise next(iter(waiting.values()))
+        runtime.raise_if_stopping()
         phases.advance(phase, Phase.CHECKED)
     except BaseException:
         staging.discard(runtime.paths, [change.target for change in pending])

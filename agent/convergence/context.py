@@ -19,6 +19,7 @@ from agent.status import report
 from agent.status.report import Report
 from agent.system import process
 from agent.system.process import ProcessResult
+from agent.system.stop_signals import StopDeadline
 from agent.system.units import NoUnits, Systemd, Units, systemd_runs
 
 if TYPE_CHECKING:
@@ -82,9 +83,13 @@ def open_runtime(
     narrate: Narrate = no_narration,
     ping_watchdog: Callable[[], None] = lambda: None,
     extend_watchdog: Callable[[float], None] = _no_watchdog,
+    previous: Runtime | None = None,
 ) -> Runtime:
-    """Return the runtime of this machine. Units are acted on if systemd runs and `paths` is the machine itself."""
-    stop_deadline = _StopDeadline(stop, ACTION_GRACE_SECONDS)
+    """Return the runtime of this machine. Units are acted on if systemd runs and `paths` is the machine itself.
+
+    `previous` is the runtime before a reload of the settings: what its state store keeps in memory only is taken over.
+    """
+    stop_deadline = StopDeadline(stop, ACTION_GRACE_SECONDS)
 
     def run(argv: Sequence[str], seconds: float) -> ProcessResult:
         extend_watchdog(seconds)
@@ -101,22 +106,9 @@ def open_runtime(
     host_has_systemd = paths.is_host and systemd_runs()
     units: Units = Systemd(run_action, settings.units.timeout) if host_has_systemd else NoUnits()
     state = StateStore(paths, settings.state.cache, settings.state.generations, stop)
+    if previous is not None:
+        state.inherit(previous.state)
     return Runtime(paths, settings, state, units, run, stop, sleep, narrate, extend_watchdog)
-
-
-class _StopDeadline:
-    """Whether `grace_seconds` have passed since a stop was first seen."""
-
-    def __init__(self, stop: threading.Event, grace_seconds: float) -> None:
-        self._stop, self._grace_seconds = stop, grace_seconds
-        self._ends: float | None = None
-
-    def passed(self) -> bool:
-        if not self._stop.is_set():
-            return False
-        if self._ends is None:
-            self._ends = time.monotonic() + self._grace_seconds
-        return time.monotonic() > self._ends
 
 
 @dataclass(frozen=True, slots=True)

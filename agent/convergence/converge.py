@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import Any
 
-from agent.convergence import mask, quarantine
+from agent.convergence import journal, mask, quarantine
 from agent.convergence.context import Memory, PlannedConvergence, Runtime, StepTimer
 from agent.convergence.executor import apply_plan
 from agent.convergence.hold import held_generation, release_hold
+from agent.convergence.phases import Phase
 from agent.convergence.plan import Plan, plan_change
 from agent.convergence.plan import unit_steps as plan_unit_steps
 from agent.convergence.recovery import recover
 from agent.convergence.rendering import render_templates, renderer_of
 from agent.discovery import engine, identity
-from agent.errors import ApplyError, ContractError, RenderError, SourceMissing
+from agent.errors import ApplyError, ContractError, RenderError, SourceMissing, StateError
 from agent.model import Change, Facts, Merged, Rendering, RunConfig, SourceState
 from agent.runconfig import contract, digest, merge
 from agent.settings.models import Source, Template
@@ -60,10 +62,23 @@ def converge(
             runtime.raise_if_stopping()  # a discovery that was cut off may lack the fact that identifies the instance
             adopt_identity(runtime, facts)
             recover(runtime, memory, before_ready=before_ready)
+            runtime.raise_if_stopping()
+            records = runtime.state.records
+            unconfirmed = journal.load(records)
+            if unconfirmed is not None and unconfirmed.phase == Phase.ROLLING_BACK:
+                raise StateError(
+                    f"the rollback of generation {unconfirmed.generation} cannot be completed",
+                    hint="see the error before this one, such as a full disk; the next convergence tries again",
+                )
             if resume:
-                quarantine.allow_retry(runtime.state.records)
-                release_hold(runtime.state.records)
-            memory.report.hold = held_generation(runtime.state.records)
+                quarantine.allow_retry(records)
+                release_hold(records)
+                if unconfirmed is not None and unconfirmed.hold is not None:
+                    unconfirmed = replace(unconfirmed, hold=None)
+                    journal.save(records, unconfirmed)
+            # a rollback by hand that waits for READY is a hold already
+            waiting_hold = unconfirmed.hold if unconfirmed is not None else None
+            memory.report.hold = waiting_hold if waiting_hold is not None else held_generation(records)
             try:
                 planned = plan_convergence(runtime, memory, sources, facts)
             except ContractError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from agent.convergence import group_rollback, health, journal, mask, quarantine, staging
@@ -124,7 +125,7 @@ def apply_transaction(
     if earlier is not None:
         transaction = journal.merge_unconfirmed(earlier, transaction)
     with StepTimer(runtime, "commit") as result:
-        transaction = commit(runtime, transaction, earlier, record)
+        transaction = commit(runtime, memory, transaction, earlier, record, before_ready=before_ready)
         result.append(f"{len(transaction.renames)} targets replaced, generation {transaction.generation}")
     with StepTimer(runtime, "units") as result:
         transaction = act(runtime, transaction, before_ready=before_ready)
@@ -134,32 +135,43 @@ def apply_transaction(
 
 
 def commit(
-    runtime: Runtime, transaction: Transaction, earlier: Transaction | None, record: Callable[[Transaction], None]
+    runtime: Runtime,
+    memory: Memory,
+    transaction: Transaction,
+    earlier: Transaction | None,
+    record: Callable[[Transaction], None],
+    *,
+    before_ready: bool,
 ) -> Transaction:
     """Record the generation, write the journal, and rename. Returns the committed transaction.
 
-    Raises StateError if nothing was replaced, ApplyError after everything that was replaced is rolled back.
+    Raises StateError or StopRequested if nothing was replaced, ApplyError after everything that was replaced is rolled back.
     """
     records = runtime.state.records
     try:
         record(transaction)
-    except StateError:
+        runtime.raise_if_stopping()  # a stop may have cut off the sealing of the generation's content
+    except BaseException:
         staging.discard(runtime.paths, transaction.targets)
+        with suppress(StateError):
+            runtime.state.generations.drop(transaction.generation)
         raise
     try:
         entered = journal.enter(records, transaction, Phase.COMMITTING)
     except StateError:
-        # The journal may be there and only not durable. It must not be found without its candidates.
-        if earlier is None:
-            journal.remove(records)
-        else:
-            journal.save(records, earlier)
+        # The journal may be there and only not durable. It must not be found without its candidates. If this is refused
+        # too, the earlier journal is still in place.
+        with suppress(StateError):
+            if earlier is None:
+                journal.remove(records)
+            else:
+                journal.save(records, earlier)
         staging.discard(runtime.paths, transaction.targets)
         raise
-    return rename_candidates(runtime, entered)
+    return rename_candidates(runtime, memory, entered, before_ready=before_ready)
 
 
-def rename_candidates(runtime: Runtime, transaction: Transaction) -> Transaction:
+def rename_candidates(runtime: Runtime, memory: Memory, transaction: Transaction, *, before_ready: bool) -> Transaction:
     """Make the renames of a transaction in COMMITTING that are missing, and return it in COMMITTED.
 
     Raises ApplyError after everything that was replaced is rolled back.
@@ -168,11 +180,12 @@ def rename_candidates(runtime: Runtime, transaction: Transaction) -> Transaction
     try:
         staging.commit(runtime.paths, transaction.renames)
     except ApplyError:
-        group_rollback.roll_back_commit(runtime, journal.enter(records, transaction, Phase.ROLLING_BACK))
+        rolling_back = journal.enter(records, transaction, Phase.ROLLING_BACK)
+        group_rollback.roll_back_commit(runtime, memory, rolling_back, before_ready=before_ready)
         raise
     committed = journal.enter(records, transaction, Phase.COMMITTED)
     for rename in transaction.renames:
-        if rename.sha256:  # the others were replaced by an earlier commit that this one includes
+        if not rename.is_earlier:
             verb = "created" if rename.created else "replaced"
             log.info("target %s: %s", rename.target, verb, extra={"PARBAKE_TARGET": rename.target})
     return committed
@@ -187,20 +200,29 @@ def continue_after_actions(
     """
     memory.report.generation = transaction.generation
     memory.report.units = tuple(transaction.results.values())
+    records = runtime.state.records
     if not acted_on_all(transaction):
+        _set_generation_state(runtime, transaction)
         log.warning("generation %d: parbake stops; the next start acts on the remaining units", transaction.generation)
         return Applied(memory.report.units)
-    records = runtime.state.records
     if transaction.awaits_start and before_ready:
         if transaction.phase != Phase.AWAITING_START:
             transaction = journal.enter(records, transaction, Phase.AWAITING_START, results=transaction.results)
     elif transaction.phase == Phase.COMMITTED:
         transaction = journal.enter(records, transaction, Phase.ACTED)
-    state = GENERATION_STATES[transaction.phase]
-    runtime.state.generations.set_state(transaction.generation, state, transaction.results.values())
+    _set_generation_state(runtime, transaction)
     if transaction.phase == Phase.AWAITING_START and before_ready:
         return Applied(memory.report.units)
     return verify_and_confirm(runtime, memory, transaction, secrets, before_ready=before_ready)
+
+
+def _set_generation_state(runtime: Runtime, transaction: Transaction) -> None:
+    """Record the state of the generation. A full disk refuses that, and must not keep it from being verified."""
+    state = GENERATION_STATES[transaction.phase]
+    try:
+        runtime.state.generations.set_state(transaction.generation, state, transaction.results.values())
+    except StateError as error:
+        log.error("%s", error)
 
 
 def verify_and_confirm(

@@ -67,14 +67,15 @@ def record_generation(
     targets = in_place(planned, changes)
     planned_names = {change.template for change in targets}
     waiting = [_read_current(runtime, name, target) for name, target in previous.items() if name not in planned_names]
+    now = report.now()
     generation = Generation(
         number,
-        report.now(),
+        now,
         cause,
         planned.digest,
         state,
         transaction.keys,
-        {**previous, **generations.targets_of(targets, number, previous)},
+        {**previous, **generations.targets_of(targets, number, previous, now)},
     )
     runtime.state.generations.record(generation, [*targets, *(change for change in waiting if change is not None)])
 

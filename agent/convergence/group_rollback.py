@@ -31,14 +31,25 @@ def finish(runtime: Runtime, transaction: Transaction) -> None:
     runtime.state.generations.prune()
 
 
-def roll_back_commit(runtime: Runtime, transaction: Transaction) -> None:
-    """Restore the targets of a commit that could not be completed. Its units were not acted on, so they are left alone.
+def roll_back_commit(runtime: Runtime, memory: Memory, transaction: Transaction, *, before_ready: bool) -> None:
+    """Restore the targets of a commit that could not be completed.
 
-    Raises ApplyError if a target could not be restored, StateError.
+    Its own units were not acted on, so they are left alone. If it includes an earlier commit that was not confirmed yet, that
+    one is rolled back too, with its units: a group must not be of two generations. Raises ApplyError if a target could not be
+    restored, StateError.
     """
+    store = runtime.state.generations
     staging.restore_targets(runtime.paths, transaction.renames)
+    _forget(memory, transaction, transaction.renames)
+    if transaction.since < transaction.generation:
+        error = f"generation {transaction.generation}, which included it, could not be committed"
+        for number in range(transaction.since, transaction.generation):
+            store.set_state(number, GENERATION_STATES[Phase.ROLLED_BACK], error=error)
+        _, complete = reapply_unit_actions(runtime, transaction, transaction.group_names, before_ready=before_ready)
+        if not complete:
+            return
     finish(runtime, journal.enter(runtime.state.records, transaction, Phase.ROLLED_BACK))
-    runtime.state.generations.drop_pending()
+    store.drop_pending()
 
 
 def roll_back_failed_groups(
@@ -53,7 +64,8 @@ def roll_back_failed_groups(
     """Roll back the groups that do not hold, and return their errors.
 
     `failed` maps a group to the reason. If the journal names no failed group, all groups are rolled back. A group that has
-    nothing earlier stays in place, and its units among `units` are stopped.
+    nothing earlier stays in place, and its units among `units` are stopped. If a stop cuts this off, the journal stays in
+    ROLLING_BACK, and the next start does it again.
 
     Raises UnhealthyAfterApply if no group holds, ApplyError if a target could not be restored.
     """
@@ -63,15 +75,15 @@ def roll_back_failed_groups(
     rolled_back = (transaction.group_names if everything else frozenset(failed)) - first
     renames = [rename for rename in transaction.renames if everything or rename.group in rolled_back]
     staging.restore_targets(runtime.paths, renames)
-    stopped = stop_failed_units(runtime, (unit for unit in units if transaction.groups_of(unit) <= first))
+    stopped = stop_failed_units(runtime, (unit for unit in units if _belongs_to(runtime, transaction, unit, first)))
     holds = not everything and transaction.group_names > set(failed)
     candidates = [*errors.values(), _error_of_everything(transaction, failed)]
     raised = next((error for error in errors.values() if isinstance(error, RolledBack)), candidates[0])
     remembered = _reject(runtime, transaction, errors, raised, stopped, holds=holds, rolled_back=bool(rolled_back))
-    results = reapply_unit_actions(runtime, transaction, rolled_back, before_ready=before_ready)
+    results, complete = reapply_unit_actions(runtime, transaction, rolled_back, before_ready=before_ready)
     memory.report.units = tuple({**transaction.results, **results}.values())
     _forget(memory, transaction, renames)
-    if remembered or rolled_back:
+    if complete and (remembered or rolled_back):
         finish(runtime, journal.enter(runtime.state.records, transaction, Phase.CONFIRMED if holds else Phase.ROLLED_BACK))
     memory.report.generation = applied_number(runtime)
     if not holds:
@@ -79,6 +91,17 @@ def roll_back_failed_groups(
     for error in errors.values():
         log.error("%s", error, extra=journal_log.event(journal_log.failure_id(error), transaction.generation))
     return errors
+
+
+def _belongs_to(runtime: Runtime, transaction: Transaction, unit: str, groups: frozenset[str]) -> bool:
+    """Return whether only templates of these groups name a unit, whether or not they ask for an action on it."""
+    templates = (t for t in runtime.settings.templates if any(entry.label == unit for entry in t.units))
+    names = transaction.groups_of(unit) | {transaction.group_of(t.name) for t in templates if t.name in _members(transaction)}
+    return bool(names) and names <= groups
+
+
+def _members(transaction: Transaction) -> frozenset[str]:
+    return frozenset(name for group in transaction.groups for name in group.templates)
 
 
 def _forget(memory: Memory, transaction: Transaction, renames: Iterable[staging.Rename]) -> None:

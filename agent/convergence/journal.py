@@ -120,24 +120,29 @@ def load(records: Records) -> Transaction | None:
     if not record:
         return None
     try:
-        return Transaction(
-            int(record["generation"]),
-            str(record["digest"]),
-            tuple(str(key) for key in record["keys"]),
-            tuple(staging.Rename.parse(item) for item in record["renames"]),
-            tuple(_parse_step(item) for item in record["steps"]),
-            tuple(Group(str(g["name"]), str(g["digest"]), bool(g["first"]), tuple(g["templates"])) for g in record["groups"]),
-            Phase(record["phase"].strip()),
-            Phase(record["previous"].strip()),
-            {unit: _parse_result(unit, result) for unit, result in record["results"].items()},
-            record["hold"],
-            {str(group): str(reason) for group, reason in record["failed"].items()},
-            int(record["since"]),
-        )
+        return parse(record)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         log.warning("the journal of an unfinished convergence is damaged (%s); its targets are compared afresh", error)
         records.remove(RECORD)
         return None
+
+
+def parse(record: Mapping[str, Any]) -> Transaction:
+    """Return a record as a transaction. Raises KeyError, TypeError, ValueError or AttributeError if it is damaged."""
+    return Transaction(
+        int(record["generation"]),
+        str(record["digest"]),
+        tuple(str(key) for key in record["keys"]),
+        tuple(staging.Rename.parse(item) for item in record["renames"]),
+        tuple(_parse_step(item) for item in record["steps"]),
+        tuple(Group(str(g["name"]), str(g["digest"]), bool(g["first"]), tuple(g["templates"])) for g in record["groups"]),
+        Phase(record["phase"].strip()),
+        Phase(record["previous"].strip()),
+        {unit: _parse_result(unit, result) for unit, result in record["results"].items()},
+        record["hold"],
+        {str(group): str(reason) for group, reason in record["failed"].items()},
+        int(record["since"]),
+    )
 
 
 def _parse_result(unit: str, item: Sequence[str]) -> UnitResult:

@@ -28,7 +28,9 @@ def write_mask(runtime: Runtime, memory: Memory, config: RunConfig) -> None:
     published: tuple[str, ...] = ()
     with suppress(OSError, ValueError):  # a damaged file is replaced
         published = read_mask_file(path) or ()
-    texts, problem = runtime.state.mask_history.update(config.secret_texts(), published, time.time(), _expiry(runtime, memory))
+    now = _now(runtime)
+    expired = _expiry(runtime, memory, now)
+    texts, problem = runtime.state.mask_history.update(config.secret_texts(), published, now, expired)
     if problem and problem != memory.last_logged_mask_problem:
         log.warning("secrets that are rotated out are masked until the next reboot only: %s", problem)
     memory.last_logged_mask_problem = problem or ""
@@ -51,22 +53,28 @@ def update_mask_from_valid_keys(runtime: Runtime, memory: Memory) -> None:
         log.error("%s", error)
 
 
-def _expiry(runtime: Runtime, memory: Memory) -> Callable[[float], bool]:
+def _expiry(runtime: Runtime, memory: Memory, now: float) -> Callable[[float], bool]:
     """Return whether a text that was retired at a time (seconds since 1970) may appear in shipped lines unmasked.
 
-    It may once `[ship] mask_for` has passed, every sink has shipped what was logged until then, and no kept generation is
-    older: `parbake rollback` could apply it again.
+    It may once `[ship] mask_for` has passed, every sink has shipped what was logged until then, and no target of a kept
+    generation is older: a group that waits or was rolled back still has it, and `parbake rollback` could apply it again.
     """
     keep_seconds = runtime.settings.ship.mask_for
-    now = time.time()
     shipped_until = _shipped_until(runtime)
-    oldest_kept = min((report_time(generation.time) for generation in runtime.state.generations.all()), default=now)
+    kept = (target for generation in runtime.state.generations.all() for target in generation.targets.values())
+    oldest_target = min((report_time(str(target.get("since", ""))) for target in kept if target["secret"]), default=now)
     held = memory.report.hold is not None
 
     def expired(retired_at: float) -> bool:
-        return not held and retired_at + keep_seconds < now and retired_at < min(shipped_until, oldest_kept)
+        return not held and retired_at + keep_seconds < now and retired_at < min(shipped_until, oldest_target)
 
     return expired
+
+
+def _now(runtime: Runtime) -> float:
+    """Return the time, in seconds since 1970. A clock that is not set yet at boot is at least at the newest generation."""
+    newest = max((report_time(generation.time) for generation in runtime.state.generations.all()), default=0.0)
+    return max(time.time(), newest)
 
 
 def _shipped_until(runtime: Runtime) -> float:

@@ -35,7 +35,7 @@ def remember(
         for change in in_place(planned, changes)
     }
     quarantine.remove(runtime.state.records, {change.group for change in planned.plan.changes if change.group not in waiting})
-    if not planned.pulled.fresh or runtime.stopping:
+    if not planned.pulled.fresh:
         return
     snapshots = dict(planned.pulled.snapshots)
     fetched = {report.name: report.fetched or "" for report in planned.pulled.reports if report.name in snapshots}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from agent.convergence import group_rollback, health, journal, staging
+from agent.convergence import group_rollback, health, journal, journal_upgrade, staging
 from agent.convergence.context import Memory, Runtime
 from agent.convergence.executor import continue_after_actions, rename_candidates
 from agent.convergence.journal import Transaction
@@ -37,6 +37,7 @@ def resume(runtime: Runtime, memory: Memory, *, before_ready: bool) -> Mapping[s
     Raises UnhealthyAfterApply if no group holds, ApplyError if a target cannot be replaced or restored, StateError.
     """
     records = runtime.state.records
+    journal_upgrade.upgrade(records)
     transaction = journal.load(records)
     if transaction is None:
         # a run that was killed before its journal, or could not clean up after it, leaves candidates and old files
@@ -51,7 +52,7 @@ def resume(runtime: Runtime, memory: Memory, *, before_ready: bool) -> Mapping[s
     if transaction.phase != Phase.AWAITING_START:
         log.warning("finishing generation %d, in which an earlier run was stopped", transaction.generation)
     if transaction.phase == Phase.COMMITTING:
-        transaction = rename_candidates(runtime, transaction)
+        transaction = rename_candidates(runtime, memory, transaction, before_ready=before_ready)
     transaction = act(runtime, transaction, before_ready=before_ready)
     if before_ready:
         transaction = health.with_units_not_started(runtime, transaction)
@@ -63,7 +64,7 @@ def _resume_rollback(
 ) -> Mapping[str, UnhealthyAfterApply]:
     log.warning("rolling back generation %d, in which an earlier run was stopped", transaction.generation)
     if transaction.previous == Phase.COMMITTING:
-        group_rollback.roll_back_commit(runtime, transaction)
+        group_rollback.roll_back_commit(runtime, memory, transaction, before_ready=before_ready)
         return {}
     units = [step.unit for step in transaction.steps if not step.command]
     return group_rollback.roll_back_failed_groups(

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
+from agent.convergence import journal
 from agent.convergence.candidates import stage_and_check
 from agent.convergence.context import GroupError, Memory, Runtime
 from agent.convergence.executor import apply_transaction, group_of
@@ -14,7 +15,7 @@ from agent.convergence.journal import Transaction
 from agent.convergence.phases import GENERATION_STATES, Phase
 from agent.convergence.plan import unit_steps
 from agent.convergence.recovery import recover
-from agent.errors import UsageError
+from agent.errors import StopRequested, UsageError
 from agent.model import Change, ChangeKind
 from agent.state import generations
 from agent.state.generations import Generation, GenerationState
@@ -29,7 +30,7 @@ def roll_back_to(runtime: Runtime, memory: Memory, number: int | None, *, wait: 
     """Apply a kept generation and hold it. `number` None is the generation before the applied one.
 
     Raises UsageError if there is no such generation, CheckError if a check refuses it, ApplyError if it does not come up (what
-    was there before is restored), StateError.
+    was there before is restored), StopRequested, StateError.
     """
     runtime.state.prepare()
     with runtime.state.lock(wait=wait, sleep=runtime.sleep, stopping=runtime.stop.is_set):
@@ -40,6 +41,11 @@ def roll_back_to(runtime: Runtime, memory: Memory, number: int | None, *, wait: 
         pending = [change for change in changes if change.pending]
         if pending:
             _apply(runtime, memory, wanted, changes, pending)
+            if journal.load(runtime.state.records) is not None:
+                raise StopRequested(
+                    f"stopped in the rollback to generation {wanted.number}: its targets are in place, and it is not verified",
+                    hint="the next start of parbake finishes it",
+                )
         else:
             hold_generation(runtime.state.records, wanted.number)
         _describe(memory, wanted)
@@ -111,12 +117,16 @@ def _apply(runtime: Runtime, memory: Memory, wanted: Generation, changes: Sequen
     )
 
     def record(started: Transaction) -> None:
+        now = report.now()
+        targets = generations.targets_of(changes, number, wanted.targets, now)
+        for name, target in targets.items():
+            target["since"] = wanted.targets[name].get("since", "")  # the content is as old as it was there
         generation = replace(
             wanted,
             number=number,
-            time=report.now(),
+            time=now,
             cause=f"rollback to {wanted.number}",
-            targets=generations.targets_of(changes, number, wanted.targets),
+            targets=targets,
             state=GENERATION_STATES[Phase.COMMITTING],
             units=(),
             error=None,

@@ -37,6 +37,11 @@ class Rename:
     group: str = ""
     sha256: str = ""
 
+    @property
+    def is_earlier(self) -> bool:
+        """Whether an earlier commit replaced the target. A candidate beside it was never checked: it was left behind."""
+        return not self.sha256
+
     @classmethod
     def parse(cls, item: Mapping[str, Any]) -> Rename:
         """Raises KeyError for a record that lacks a field."""
@@ -139,8 +144,11 @@ def commit(paths: Paths, renames: Iterable[Rename]) -> None:
     for rename in renames:
         with _explained(rename.target, "replaced"), safe_files.slot(paths, rename.target) as location:
             name = location.name
+            if rename.is_earlier:
+                _unlink(location, candidate_name(name))
+                continue
             if not _exists(location, candidate_name(name)):
-                if rename.sha256 and _digest(location) != rename.sha256:
+                if _digest(location) != rename.sha256:
                     raise ApplyError(
                         f"target {rename.target} could not be replaced: the candidate beside it is gone",
                         hint="the old file is kept; find what removes files there: a check that tidies up, another program",
@@ -202,7 +210,7 @@ def _restore(paths: Paths, rename: Rename) -> bool:
     restored = False
     with safe_files.slot(paths, rename.target) as location:
         name, directory = location.name, location.directory
-        not_replaced = _exists(location, candidate_name(name))
+        not_replaced = not rename.is_earlier and _exists(location, candidate_name(name))
         _unlink(location, candidate_name(name))
         if _exists(location, backup_name(name)):
             os.rename(backup_name(name), name, src_dir_fd=directory, dst_dir_fd=directory)

@@ -69,15 +69,23 @@ def _act_with_retries(runtime: Runtime, step: UnitStep, *, before_ready: bool) -
 
 def reapply_unit_actions(
     runtime: Runtime, transaction: Transaction, groups: frozenset[str], *, before_ready: bool
-) -> dict[str, UnitResult]:
-    """Act again on the units of groups whose targets were restored. Returns the results by unit."""
-    results = {}
+) -> tuple[dict[str, UnitResult], bool]:
+    """Act again on the units of groups whose targets were restored.
+
+    Returns the results by unit, and whether all were acted on: a stop ends it.
+    """
+    results: dict[str, UnitResult] = {}
     for step in transaction.steps:
         if transaction.groups_of(step.unit) & groups:
+            if runtime.stopping:
+                return results, False
             down = step.action != UnitAction.COMMAND and not runtime.units.state(step.unit).running
             repeated = replace(step, action=UnitAction.RESTART) if down else step
-            results[step.unit] = runtime.units.act(repeated, before_ready=before_ready)
-    return results
+            result = runtime.units.act(repeated, before_ready=before_ready)
+            if result.result == UnitOutcome.FAILED and runtime.stopping:
+                return results, False
+            results[step.unit] = result
+    return results, True
 
 
 def stop_failed_units(runtime: Runtime, units: Iterable[str]) -> tuple[str, ...]:

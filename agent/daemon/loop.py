@@ -21,7 +21,7 @@ from agent.daemon.events import Event
 from agent.daemon.publisher import Publisher
 from agent.daemon.retry import Retry
 from agent.daemon.watch_registry import WatchRegistry
-from agent.errors import BusyError, ParbakeError, StopRequested
+from agent.errors import BusyError, ParbakeError, StateError, StopRequested
 from agent.model import FactValue, SourceState
 from agent.net.backoff import random_delay
 from agent.paths import Paths
@@ -29,6 +29,7 @@ from agent.settings.models import Settings
 from agent.sources.registry import SourceRegistry
 from agent.status.report import InstanceState
 from agent.system.sd_notify import Notifier
+from agent.system.stop_signals import StopSignals, install
 
 log = logging.getLogger("parbake")
 _TICK_SECONDS = 5.0
@@ -68,7 +69,8 @@ class Daemon:
             event, cause = self._next_event()
             if event == Event.RELOAD:
                 self._reload_settings()
-                event = Event.CHANGED
+                self._converge(cause)
+                continue
             if event in (Event.CHANGED, Event.TOUCHED):
                 event, cause = self._settle(event, cause)
             if event == Event.STOP:
@@ -79,7 +81,7 @@ class Daemon:
             if event != Event.NONE:
                 self._converge(cause)
 
-    def _open_runtime(self, settings: Settings) -> Runtime:
+    def _open_runtime(self, settings: Settings, previous: Runtime | None = None) -> Runtime:
         def narrate(step: str, seconds: float, text: str) -> None:
             self._notifier.ping_watchdog()
             log.debug("%s: %s (%.0f ms)", step, text, seconds * 1000)
@@ -91,16 +93,18 @@ class Daemon:
             narrate=narrate,
             ping_watchdog=self._notifier.ping_watchdog,
             extend_watchdog=self._notifier.extend_watchdog,
+            previous=previous,
         )
 
     def _handle_signals(self) -> None:
+        signals = StopSignals(self._stop)
+
         def stop(number: int, frame: object) -> None:
-            self._stop.set()
+            signals.put(number)
             self._events.put((Event.STOP, signal.Signals(number).name))
 
-        signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, stop)
-        signal.signal(signal.SIGHUP, lambda *_: self._events.put((Event.RELOAD, "SIGHUP")))
+        install((signal.SIGTERM, signal.SIGINT), stop)
+        install((signal.SIGHUP,), lambda *_: self._events.put((Event.RELOAD, "SIGHUP")))
 
     def _next_event(self) -> tuple[Event, str]:
         """Return the next event, a retry that is due, or Event.NONE after a tick."""
@@ -126,7 +130,10 @@ class Daemon:
         return event, cause
 
     def _gather(self, event: Event, cause: str, quiet_seconds: float, most_seconds: float) -> tuple[Event, str]:
-        """Take events until none came for `quiet_seconds`, for `most_seconds` at most."""
+        """Take events until none came for `quiet_seconds`, for `most_seconds` at most.
+
+        A reload ends this at once: the settings are read, and an operator waits for the convergence.
+        """
         end = time.monotonic() + most_seconds
         quiet_end = time.monotonic() + quiet_seconds
         while event != Event.STOP and (left := min(end, quiet_end) - time.monotonic()) > 0:
@@ -137,7 +144,7 @@ class Daemon:
                 continue
             if other == Event.RELOAD:
                 self._reload_settings()
-                other = Event.CHANGED
+                return other, other_cause
             if other == Event.STOP or (other == Event.CHANGED and event == Event.TOUCHED):
                 event, cause = other, other_cause
             quiet_end = time.monotonic() + quiet_seconds
@@ -152,7 +159,7 @@ class Daemon:
         else:
             self._watchers.stop_sources()
             self._sources.close()
-            self._runtime = self._open_runtime(settings)
+            self._runtime = self._open_runtime(settings, self._runtime)
             self._memory.take_settings(settings)
         if self._ready:
             self._publisher.reloaded()
@@ -190,12 +197,19 @@ class Daemon:
         except BusyError:
             self._events.put((Event.TOUCHED, "drift"))  # look again when the other parbake has finished
             return False
+        except StateError as error:
+            log.error("the targets cannot be compared with their generation: %s", error)
+            return False
         self._publisher.publish()
         return repair
 
     def _has_applied_generation(self) -> bool:
         """Return whether an earlier generation's targets are in place, so that the units can run on them."""
-        return self._runtime.state.generations.last() is not None
+        try:
+            return self._runtime.state.generations.last() is not None
+        except StateError as error:
+            log.error("%s", error)
+            return False
 
     def _become_ready(self) -> None:
         self._ready = True

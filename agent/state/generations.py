@@ -180,8 +180,14 @@ def read_current(paths: Paths, template: str, recorded: Mapping[str, Any]) -> Ch
     return Change(template, str(recorded["target"]), ChangeKind.UNCHANGED, "", mode, uid, gid, secret, current.content, current)
 
 
-def targets_of(changes: Iterable[Change], number: int, previous: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the targets of a generation's record, by template. `generation` in it is the one that last changed the target."""
+def targets_of(
+    changes: Iterable[Change], number: int, previous: Mapping[str, Mapping[str, Any]], now: str
+) -> dict[str, dict[str, Any]]:
+    """Return the targets of a generation's record, by template.
+
+    `generation` in it is the one that last changed the target, and `since` the time of that: no value that was retired before
+    can be in the target. `now` is a time as `report.now` makes it.
+    """
     return {
         change.template: {
             "target": change.target,
@@ -191,6 +197,7 @@ def targets_of(changes: Iterable[Change], number: int, previous: Mapping[str, Ma
             "sha256": hashlib.sha256(change.content).hexdigest(),
             "secret": change.secret,
             "generation": number if change.pending else previous.get(change.template, {}).get("generation", number),
+            "since": now if change.pending else previous.get(change.template, {}).get("since", ""),
         }
         for change in changes
     }

@@ -68,6 +68,10 @@ class LastGoodStore:
         self._unsealed_index: dict[str, Any] | None = None
         """The index that was written without its copy. While it is on the disk, no other process has saved a newer one."""
 
+    def inherit(self, previous: LastGoodStore) -> None:
+        """Take over what another store of this process keeps in memory only."""
+        self._in_memory, self._unsealed_index = previous._in_memory, previous._unsealed_index
+
     def load(self) -> LastGood:
         """Return what is kept; empty if there is nothing or it is damaged. If nothing may or could be written, return what
         this process saved."""

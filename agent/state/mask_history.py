@@ -51,13 +51,17 @@ def next_history(
 
 def _within_bounds(history: History) -> History:
     retired = sorted((at, text) for text, at in history.items() if at is not None)
-    size = sum(len(text) for _, text in retired)
+    size = sum(map(_size, (text for _, text in retired)))
     for _, text in retired:
         if size <= RETIRED_BYTES_MAX:
             break
-        size -= len(text)
+        size -= _size(text)
         del history[text]
     return history
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 class MaskHistory:
@@ -70,6 +74,10 @@ class MaskHistory:
         self._history: History = {}
         self._index: dict[str, Any] | None = None
 
+    def inherit(self, previous: MaskHistory) -> None:
+        """Take over what another history of this process keeps in memory only."""
+        self._history, self._index = previous._history, previous._index
+
     def update(
         self, current: Iterable[str], published: Iterable[str], now: float, expired: Callable[[float], bool]
     ) -> tuple[frozenset[str], str | None]:
@@ -79,29 +87,34 @@ class MaskHistory:
         or None. A disk that refuses it is a reason too: the mask file of this boot has all texts all the same.
         """
         texts = frozenset(current)
-        previous = self._load(texts)
+        problem = ""
+        try:
+            previous = self._load(texts)
+        except StateError as error:
+            previous, problem = dict(self._history), str(error)
         history = next_history(previous, texts, frozenset(published), now, expired)
-        reason = None
-        if history != previous or self._index is None:
+        if not problem and (history != previous or self._index is None):
             try:
-                reason = self._save(history, texts)
+                problem = self._save(history, texts)
             except StateError as error:
-                reason = str(error)
+                problem = str(error)
         self._history = history
-        return frozenset(history), reason
+        return frozenset(history), problem or None
 
     def _load(self, current: frozenset[str]) -> History:
+        """Return the history so far. Raises StateError if it cannot be opened now: it must not be overwritten then."""
         if self._cache == "none":
             return self._history
         index = self._records.load(INDEX)
         if self._index is not None and index == self._index:
             return self._history
+        unchanged = index.get("digest") == self._digest(current) and index.get("retired") == 0
+        history = dict.fromkeys(current) if unchanged else self._read() if index else {}
         self._index = index or None
-        if index.get("digest") == self._digest(current) and index.get("retired") == 0:
-            return dict.fromkeys(current)
-        return {**self._read(), **self._history} if index else dict(self._history)
+        return {**history, **self._history}
 
     def _read(self) -> History:
+        """Return the history on the disk. A damaged one is set aside. Raises StateError if it cannot be opened now."""
         for name in (SEALED, PLAIN):
             path = self._records.directory / name
             content = self._records.read(path)
@@ -112,17 +125,18 @@ class MaskHistory:
                 return {str(text): None if at is None else float(at) for text, at in texts.items()}
             except (StateError, ValueError, KeyError, TypeError, AttributeError) as error:
                 if self._sealer.unavailable:
-                    log.warning("%s cannot be opened: %s; the file is kept", path, error)
-                else:
-                    self._records.quarantine_file(path, error)
+                    raise StateError(f"{path} cannot be opened: {error}; the file is kept") from None
+                self._records.quarantine_file(path, error)
         return {}
 
-    def _save(self, history: History, current: frozenset[str]) -> str | None:
-        """Write the history. Returns the reason if it may not be written. Raises StateError."""
+    def _save(self, history: History, current: frozenset[str]) -> str:
+        """Write the history. Returns the reason if it may not be written, or "". Raises StateError."""
         if self._cache == "none":
             for name in (SEALED, PLAIN, INDEX):
                 self._records.remove(name)
-            return None
+            return ""
+        if self._cache == "encrypted":
+            self._records.remove(PLAIN)
         if not history:
             for name in (SEALED, PLAIN):
                 self._records.remove(name)
@@ -138,7 +152,7 @@ class MaskHistory:
         index = {"digest": self._digest(current), "retired": retired}
         self._records.save(INDEX, index)
         self._index = index
-        return None
+        return ""
 
     def _digest(self, texts: frozenset[str]) -> str:
         content = json.dumps(sorted(texts)).encode("utf-8", "surrogatepass")

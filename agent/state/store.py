@@ -22,9 +22,12 @@ from agent.state.last_good import LastGoodStore
 from agent.state.mask_history import MaskHistory
 from agent.state.records import Records
 from agent.state.sealing import Sealer
+from agent.system.stop_signals import StopDeadline
 
 log = logging.getLogger("parbake.state")
 _LOCK_POLL_SECONDS = 0.1
+_SEAL_GRACE_SECONDS = 1.0
+"""How long systemd-creds may go on after a stop was asked for. It takes less, unless it hangs."""
 
 
 class StateStore:
@@ -38,11 +41,16 @@ class StateStore:
         self, paths: Paths, cache: str = "encrypted", keep_generations: int = 10, stop: threading.Event | None = None
     ) -> None:
         self._paths = paths
-        sealer = Sealer(paths, stop.is_set if stop else lambda: False)
+        sealer = Sealer(paths, StopDeadline(stop, _SEAL_GRACE_SECONDS).passed if stop else lambda: False)
         self.records = Records(paths.state)
         self.last_good = LastGoodStore(self.records, sealer, cache)
         self.generations = Generations(paths, keep_generations, cache, sealer)
         self.mask_history = MaskHistory(self.records, sealer, cache)
+
+    def inherit(self, previous: StateStore) -> None:
+        """Take over what another store of this process keeps in memory only."""
+        self.last_good.inherit(previous.last_good)
+        self.mask_history.inherit(previous.mask_history)
 
     def prepare(self) -> None:
         """Make the directories. Raises StateError if that is not possible."""

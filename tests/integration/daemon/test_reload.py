@@ -72,3 +72,12 @@ def test_a_reload_renders_a_template_whose_settings_changed(image: Image) -> Non
         image.settings(SETTINGS.replace('target = "/etc/app/a.conf"', 'target = "/etc/app/a.conf"\nmode = "0600"'))
         reload_and_converge(process)
         eventually(lambda: image.path("/etc/app/a.conf").stat().st_mode & 0o777 == 0o600)
+
+
+def test_a_reload_waits_for_no_splay(image: Image) -> None:
+    """An operator who reloads waits for the convergence; the splay is for changes that a whole swarm sees."""
+    converged_pair(image)
+    image.write("/etc/parbake/conf.d/watch.toml", '[watch]\nsplay = "1h"\n')
+    with daemon(image) as process:
+        eventually(lambda: image.status()["state"] == "converged")
+        reload_and_converge(process)

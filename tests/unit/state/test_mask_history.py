@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.errors import StateError
 from agent.paths import Paths
 from agent.state import mask_history
 from agent.state.mask_history import INDEX, PLAIN, MaskHistory, next_history
@@ -148,3 +149,31 @@ def test_another_instance_does_not_get_it(tmp_path: Path) -> None:
     archive = store.archive_previous_instance()
     assert not list(archive.glob("mask-history*"))
     assert StateStore(Paths(tmp_path), "plain").mask_history.update([], (), 2.0, never)[0] == frozenset()
+
+
+def test_a_history_that_cannot_be_opened_now_is_not_overwritten(tmp_path: Path) -> None:
+    """systemd-creds fails once at a boot: what is retired is read again later, and is not lost for good."""
+    sealer = FakeSealer()
+    history_of(tmp_path, "encrypted", sealer).update(["one"], (), 1.0, never)
+    history_of(tmp_path, "encrypted", sealer).update(["two"], (), 2.0, never)
+
+    class Failing(FakeSealer):
+        def open(self, sealed: bytes) -> bytes:
+            self.unavailable = True
+            raise StateError("systemd-creds does not run")
+
+    failing = history_of(tmp_path, "encrypted", Failing())
+    texts, problem = failing.update(["two"], (), 3.0, never)
+    assert texts == {"two"}
+    assert problem is not None
+    assert "cannot be opened" in problem
+    assert history_of(tmp_path, "encrypted", sealer).update(["two"], (), 4.0, never)[0] == {"one", "two"}
+
+
+def test_no_plain_copy_stays_once_secrets_are_to_be_sealed(tmp_path: Path) -> None:
+    """Another `cache` takes effect also on a machine that cannot seal."""
+    history_of(tmp_path, "plain").update(["one"], (), 1.0, never)
+    sealer = FakeSealer()
+    sealer.can = False
+    history_of(tmp_path, "encrypted", sealer).update(["two"], (), 2.0, never)
+    assert not (tmp_path / PLAIN).exists()
