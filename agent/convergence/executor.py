@@ -218,11 +218,16 @@ def continue_after_actions(
 
 def _set_generation_state(runtime: Runtime, transaction: Transaction) -> None:
     """Record the state of the generation. A full disk refuses that, and must not keep it from being verified."""
-    state = GENERATION_STATES[transaction.phase]
     try:
-        runtime.state.generations.set_state(transaction.generation, state, transaction.results.values())
+        _record_state(runtime, transaction)
     except StateError as error:
         log.error("%s", error)
+
+
+def _record_state(runtime: Runtime, transaction: Transaction) -> None:
+    """Raises StateError."""
+    state = GENERATION_STATES[transaction.phase]
+    runtime.state.generations.set_state(transaction.generation, state, transaction.results.values())
 
 
 def verify_and_confirm(
@@ -248,6 +253,9 @@ def verify_and_confirm(
         log.warning("generation %d is not judged while parbake stops; the next start verifies it", transaction.generation)
         return Applied(memory.report.units)
     if not problems:
+        recorded = runtime.state.generations.last()
+        if recorded is None or recorded.number != transaction.generation:
+            _record_state(runtime, transaction)  # it could not be recorded before: without that, nothing is confirmed
         if transaction.hold is not None:
             hold_generation(records, transaction.hold)
         quarantine.remove(records, transaction.group_names)
