@@ -96,7 +96,7 @@ def _unread_keys(settings: Settings, reads: set[KeyPath]) -> list[str]:
 
 def _sinks_to_journal(settings: Settings) -> list[str]:
     return [
-        f"sink {sink.name}: writes to standard output, which is the journal in parbake-ship.service; that service would not start"
+        f"sink {sink.name}: writes to standard output, which is the journal in parbake-ship.service; it would not start"
         for sink in feedback_loops.to_stdout(settings)
         if settings.ship.journal
     ]

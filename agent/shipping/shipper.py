@@ -50,9 +50,7 @@ class Shipper:
                 hint="let the sink write outside the files that [ship] files matches",
             )
         if not self._await_daemon():
-            log.warning(
-                "stopped before the texts to mask were known: nothing is shipped now; everything is shipped after the next start"
-            )
+            log.warning("stopped before the texts to mask were known: nothing is shipped now, everything after the next start")
             return ()
         with ship_directory.hold(self._paths.ship, write=self._options.moves_checkpoints) as loop_marker:
             supervisors = self._supervisors(loop_marker)
