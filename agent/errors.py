@@ -35,7 +35,7 @@ from collections.abc import Iterable
 
 
 class ParbakeError(Exception):
-    """`message` says what failed and where, `hint` what to do next."""
+    """`message` states what failed and where, `hint` what to do next."""
 
     exit_code = 70
 

@@ -44,7 +44,7 @@ def leaves(tree: Tree, prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
 
 
 def same(one: Any, two: Any) -> bool:
-    """Return whether two values are written the same in a file. 1, 1.0 and true are equal in Python, and are not the same."""
+    """Return whether two values look the same in a file. 1, 1.0 and true are equal in Python, but do not look the same."""
     if isinstance(one, Mapping) and isinstance(two, Mapping):
         return one.keys() == two.keys() and all(same(value, two[key]) for key, value in one.items())
     if isinstance(one, (list, tuple)) and isinstance(two, (list, tuple)):

@@ -66,7 +66,7 @@ class Snapshot:
 
 
 class SourceState(StrEnum):
-    """The result of reading one source, as status.json has it."""
+    """The result of reading one source, as written to status.json."""
 
     OK = "ok"
     STALE = "stale"

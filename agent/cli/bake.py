@@ -19,7 +19,7 @@ from agent.system.safe_files import write_atomic
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """It has no options but the general ones."""
+    """Add nothing: the command has only the options of all commands."""
 
 
 def run(arguments: Namespace, settings: Settings, paths: Paths) -> int:
@@ -32,8 +32,8 @@ def run(arguments: Namespace, settings: Settings, paths: Paths) -> int:
         write_atomic(paths.manifest, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode(), 0o644)
     except OSError as error:
         raise StateError(
-            f"the bake cannot be written: {error.filename or paths.manifest}: {error.strerror}",
-            hint="run it as root in the image build",
+            f"the image cannot be baked: {error.filename or paths.manifest}: {error.strerror}",
+            hint="run `parbake bake` as root in the image build",
         ) from None
     if arguments.json:
         print_json({"warnings": warnings, "manifest": paths.shown(paths.manifest), "drop_ins": drop_ins, "compiled": compiled})
@@ -61,12 +61,12 @@ def _compile(settings: Settings, paths: Paths) -> list[str]:
 
 
 def _write_drop_ins(settings: Settings, paths: Paths) -> list[str]:
-    """Write the drop-ins of the units named in templates. Those of an earlier bake that no template names are removed."""
+    """Write the drop-ins of the units that templates name, and remove those that an earlier bake left for other units."""
     wanted = boot_dropins.drop_ins(settings)
     for path, text in wanted.items():
-        real = paths.host(path)
-        real.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(real, text.encode(), 0o644)
+        host_path = paths.host(path)
+        host_path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(host_path, text.encode(), 0o644)
     for existing in paths.host("/etc/systemd/system").glob(f"*.d/{boot_dropins.FILE_NAME}"):
         if paths.shown(existing) not in wanted:
             existing.unlink()
@@ -91,8 +91,8 @@ def build_manifest(settings: Settings, paths: Paths, written: list[str]) -> dict
 
 
 def _baked_settings(settings: Settings, paths: Paths) -> list[str]:
-    run_time = str(paths.runtime_directory)
-    return [paths.shown(Path(path)) for path in settings.files if not path.startswith(run_time)]
+    run_time_directory = str(paths.runtime_directory)
+    return [paths.shown(Path(path)) for path in settings.files if not path.startswith(run_time_directory)]
 
 
 def _template_files(settings: Settings, paths: Paths) -> list[str]:

@@ -1,4 +1,4 @@
-"""`parbake check`: everything that can be known of an image without an instance."""
+"""`parbake check`: checks an image offline, without an instance."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from agent.system.process import PATH
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """It has no options but the general ones."""
+    """Add nothing: the command has only the options of all commands."""
 
 
 def run(arguments: Namespace, settings: Settings, paths: Paths) -> int:
@@ -60,7 +60,11 @@ def check_image(settings: Settings, paths: Paths) -> list[str]:
         count = _counted(len(problems), "problem")
         raise ContractError(f"the image is not ready: {count}", problems, hint="correct them and bake again")
     if loops:
-        raise SettingsError("the settings would ship logs in a loop", loops, hint="ship to another place")
+        raise SettingsError(
+            "the settings would ship logs in a loop",
+            loops,
+            hint="let the sink write outside the files that [ship] files matches",
+        )
     return [*_unread_keys(settings, reads), *_sinks_to_journal(settings)]
 
 
@@ -92,7 +96,7 @@ def _unread_keys(settings: Settings, reads: set[KeyPath]) -> list[str]:
 
 def _sinks_to_journal(settings: Settings) -> list[str]:
     return [
-        f"sink {sink.name}: writes to standard output, which is the journal in parbake-ship.service: that would not start"
+        f"sink {sink.name}: writes to standard output, which is the journal in parbake-ship.service; it would not start"
         for sink in feedback_loops.to_stdout(settings)
         if settings.ship.journal
     ]
@@ -105,7 +109,7 @@ def _missing_commands(settings: Settings, paths: Paths) -> Iterator[str]:
         for kind, argv in commands:
             if not argv:
                 continue
-            # commands run on the host even with --root, so one that only the host has will be found
+            # With --root, commands still run on the host, so a command that only the host has is accepted.
             if not (shutil.which(argv[0], path=search_path) or shutil.which(argv[0], path=PATH)):
                 yield f"template {template.name}: its {kind} command {argv[0]} is not in the image"
             if kind == "check" and not any("{candidate" in part for part in argv):

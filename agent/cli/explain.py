@@ -1,4 +1,4 @@
-"""`parbake explain KEY`"""
+"""`parbake explain KEY`: shows where a key came from, what it overrode, and what uses it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`parbake facts`"""
+"""`parbake facts`: shows the facts, each with its provider."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(arguments: Namespace, settings: Settings, paths: Paths) -> int:
     if arguments.verbose:
         attempts = [(a.provider, f"{a.seconds * 1000:.1f} ms", a.outcome) for a in facts.attempts]
         print_line(f"\n{aligned(attempts) or 'no provider was asked: [discovery] providers is empty'}")
-        print_line(f"\n{facts.seconds * 1000:.1f} ms in all, of {settings.discovery.timeout * 1000:.0f} ms at most")
+        print_line(f"\n{facts.seconds * 1000:.1f} ms in total, of {settings.discovery.timeout * 1000:.0f} ms at most")
     elif missing := missing_facts_summary(facts):
         log.warning("%s; see `parbake facts -v`", missing)
     return 0

@@ -83,7 +83,7 @@ def _paths(root: str | None) -> Paths:
     if root is None:
         return Paths()
     if not Path(root).is_dir():
-        raise UsageError(f"--root {root}: there is no such directory")
+        raise UsageError(f"--root {root}: no such directory", hint="name the root directory of an unpacked image")
     return Paths(Path(root).resolve())
 
 
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ParbakeError as error:
         return _report_error(error)
     except BrokenPipeError:
-        # the reader of the output is gone; buffered output must not make the interpreter complain at its end
+        # The reader of the output is gone. Without this, the interpreter's flush at exit would fail and print a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -129,7 +129,7 @@ def _report_error(error: ParbakeError) -> int:
 
 
 def _report_bug(error: Exception) -> int:
-    """Print where it happened, without the values that the message of a traceback could quote."""
+    """Print the location of a bug, without the exception's message, which may quote a secret."""
     import traceback
 
     frames = traceback.extract_tb(error.__traceback__)

@@ -1,4 +1,4 @@
-"""What all commands share: the settings they load, and how they print."""
+"""Shared by all commands: the loading of settings, and printing."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def load_settings(paths: Paths, arguments: Namespace) -> Settings:
 
 
 def print_line(text: str) -> None:
-    """Print a line for people."""
+    """Print one line of text."""
     sys.stdout.write(f"{text}\n")
 
 
 def print_json(value: Any) -> None:
-    """Print a value for programs."""
+    """Print a value as JSON."""
     sys.stdout.write(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
 
 

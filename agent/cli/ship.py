@@ -1,4 +1,4 @@
-"""`parbake ship`"""
+"""`parbake ship`: the log shipper."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ log = logging.getLogger("parbake")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--once", action="store_true", help="ship what is there and exit")
-    parser.add_argument("--since", metavar="TIME", help='begin there, such as "1h ago"; with --once or --dry-run')
+    parser.add_argument("--once", action="store_true", help="ship the entries that exist now, and exit")
+    parser.add_argument("--since", metavar="TIME", help='begin at this time, such as "1h ago"; with --once or --dry-run')
     parser.add_argument("--sink", metavar="NAME", default="", help="only this sink")
     parser.add_argument("--dry-run", action="store_true", help="print what would be sent, and send nothing")
 
@@ -39,16 +39,16 @@ def run(arguments: Namespace, settings: Settings, paths: Paths) -> int:
     """
     stop = Stop()
 
-    def end(_number: int, _frame: FrameType | None) -> None:
+    def request_stop(_number: int, _frame: FrameType | None) -> None:
         stop.set(settings.ship.drain)
         notify("STOPPING=1")
 
     # Before anything else, so that a signal during the start stops the shipper as well.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, end)
+        signal.signal(number, request_stop)
     since_us = None if arguments.since is None else since(arguments.since, time.time())
     if since_us is not None and not (arguments.once or arguments.dry_run):
-        raise UsageError("--since needs --once or --dry-run", hint="the service reads on from its checkpoints")
+        raise UsageError("--since needs --once or --dry-run", hint="without --since, reading continues at the checkpoints")
     options = ShipOptions(arguments.once, since_us, arguments.sink, sys.stdout if arguments.dry_run else None)
     if not settings.sinks:
         log.warning("no [[sink]] is configured: nothing is shipped")
@@ -59,15 +59,15 @@ def run(arguments: Namespace, settings: Settings, paths: Paths) -> int:
         Termination(PlaceholderValues(settings, paths), stop).start()
     behind = Shipper(settings, paths, options, stop).run()
     if behind and arguments.once:
-        hint = "the warnings above tell why; the next run ships the rest"
+        hint = "see the warnings above for the reasons; the next run ships the rest"
         raise SinkError(f"not everything could be shipped to: {', '.join(behind)}", hint=hint)
     for name in behind:
-        log.warning("sink %s: what is left is shipped after the next start", name)
+        log.warning("sink %s: the remaining entries are shipped after the next start", name)
     return 0
 
 
 def _raise_file_limit() -> None:
-    """Allow as many open files as the host permits. Every log file stays open, and the default of 1024 is for select()."""
+    """Allow as many open files as the host permits: every log file stays open. The default of 1024 exists for select()."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

@@ -1,4 +1,4 @@
-"""`parbake status`"""
+"""`parbake status`: shows what is applied now."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _COUNTERS = {"sent": "sent", "retries": "retries", "lost": "lost", "set_aside": 
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """It has no options but the general ones."""
+    """Add nothing: the command has only the options of all commands."""
 
 
 def run(arguments: Namespace, settings: Settings | None, paths: Paths) -> int:
@@ -31,8 +31,8 @@ def run(arguments: Namespace, settings: Settings | None, paths: Paths) -> int:
     shipping = _shipping(paths)
     silent = shipping is not None and shipping.stale(time.time())
     if arguments.json:
-        more = {"shipping": shipping.sinks, "shipper": {"time": shipping.time, "silent": silent}} if shipping else {}
-        print_json({**status, **more})
+        shipping_fields = {"shipping": shipping.sinks, "shipper": {"time": shipping.time, "silent": silent}} if shipping else {}
+        print_json({**status, **shipping_fields})
         return 0
     component = status["component"]
     image = f"{component['name']} {component['version']}".strip()
@@ -49,7 +49,7 @@ def run(arguments: Namespace, settings: Settings | None, paths: Paths) -> int:
     _section("units", [(u["name"], u["action"], u["result"], u.get("detail", "")) for u in status["units"]])
     if shipping:
         if silent:
-            print_line(f"the shipper has been silent since {_moment(shipping.time)}; see `systemctl status parbake-ship`")
+            print_line(f"the shipper has been silent since {_timestamp(shipping.time)}; see `systemctl status parbake-ship`")
         _section("sinks", [_sink(name, row) for name, row in sorted(shipping.sinks.items())])
     return 0
 
@@ -80,17 +80,19 @@ def _read(paths: Paths) -> dict[str, Any]:
     except FileNotFoundError:
         raise StateError(
             f"{paths.status} does not exist: parbake has not converged since this boot",
-            hint="see `systemctl status parbake` for the reason; `parbake debug` tries by hand",
+            hint="see `systemctl status parbake` for the reason; `parbake debug` shows each step",
         ) from None
     except (OSError, ValueError) as error:
-        raise StateError(f"{paths.status} cannot be read: {error}") from None
+        raise StateError(
+            f"{paths.status} cannot be read: {error}", hint="restart parbake.service: it writes the file again"
+        ) from None
     if not isinstance(status, dict) or status.get("schema") != 1:
-        raise StateError(f"{paths.status} is of another version of parbake", hint="restart parbake.service")
+        raise StateError(f"{paths.status} was written by another version of parbake", hint="restart parbake.service")
     return status
 
 
 def _shipping(paths: Paths) -> ShipStatus | None:
-    """Return what the shipper reports, or None if it never ran or may not be read."""
+    """Return the shipper's status, or None if the shipper never ran or its status file is not readable."""
     try:
         return shipper.read(paths.ship / "status.json")
     except PermissionError:
@@ -100,5 +102,5 @@ def _shipping(paths: Paths) -> ShipStatus | None:
     return None
 
 
-def _moment(seconds: float) -> str:
+def _timestamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

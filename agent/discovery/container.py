@@ -1,4 +1,4 @@
-"""Whether this is a container. There the firmware strings and the kernel command line are the host's."""
+"""Detects a container, in which the firmware strings and the kernel command line are those of the host."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def in_container(paths: Paths) -> bool:
 
 
 def is_container(root: Path) -> bool:
-    """Return whether `root`, which has the /run and /proc of a whole machine, is a container's. Works without root."""
+    """Return whether the running system whose filesystem is at `root` is a container. Works without root privileges."""
     if any((root / marker).exists() for marker in _MARKERS) or (root / "dev/lxd/sock").is_socket():
         return True
     proc = root / "proc"

@@ -1,6 +1,6 @@
 """Recognises the platform by the strings of its firmware, before any request is made.
 
-Exact strings from the platforms' documentation and cloud-init's ds-identify.
+The patterns are from the platforms' documentation and from cloud-init's ds-identify.
 """
 
 from __future__ import annotations

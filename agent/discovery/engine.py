@@ -21,8 +21,8 @@ _PROCESS_MEMORY = FactMemory()
 _RESERVE_SECONDS = 0.25
 """Time kept for the providers after one that uses all of its time: they read a few local files."""
 _STOP_CHECK_SECONDS = 0.1
-_FAILURES = ("failed: ", "did not come back")
-"""How the outcome of a failed attempt begins."""
+_FAILURES = ("failed: ", "did not return")
+"""The possible prefixes of the outcome of a failed attempt."""
 
 
 def discover(
@@ -98,7 +98,7 @@ class _Answers(FactCollector):
     def take(
         self, name: str, provider: type[Provider], context: Context, answer: RawFacts, problem: str, seconds: float
     ) -> None:
-        """Add an answer. An error on the way, as of a third party's value that cannot be compared, counts as the provider's."""
+        """Add an answer. An exception here, such as from a value that cannot be compared, counts as the provider's failure."""
         try:
             label = str(context.label or name)
             attempts = [attempt for attempt in context.attempts if isinstance(attempt, Attempt)]
@@ -126,7 +126,7 @@ class _Answers(FactCollector):
         if failed:
             self.failed[label] = gives
         elif label.startswith(f"{ProviderName.IMDS}:"):
-            # cloud-init has its facts from the platform, so the platform's answer settles them as well.
+            # cloud-init's facts come from the platform, so the platform's answer makes up for cloud-init's failure.
             self.failed.pop(ProviderName.CLOUD_INIT, None)
 
     def _add_answer(self, label: str, answer: RawFacts, problem: str, seconds: float) -> None:
@@ -140,7 +140,7 @@ class _Answers(FactCollector):
     def _replace_copies(self, label: str, answer: RawFacts) -> list[str]:
         """Take changing facts from the platform instead of cloud-init's copies. Returns the names of the facts added.
 
-        Otherwise each new process would start with the tags of the boot, and change to the current tags at its first look.
+        Otherwise each new process would start with the tags of the boot, and change to the current tags at its first poll.
         """
         replaced = []
         for name in CHANGING_FACTS:
@@ -179,7 +179,7 @@ def _ask(provider: type[Provider], context: Context, seconds: float) -> tuple[Ra
     if answers:
         return answers[0]
     limit = "before discovery was stopped" if context.stopping.is_set() else f"within {seconds:.2g} s"
-    return _partial(context), f"did not come back {limit}"
+    return _partial(context), f"did not return {limit}"
 
 
 def _partial(context: Context) -> RawFacts:

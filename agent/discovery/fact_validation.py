@@ -10,20 +10,20 @@ from agent.errors import DiscoveryError
 from agent.model import FactValue
 
 MAX_TEXT = 1024
-"""Characters of a fact that is a string."""
+"""The maximum length of a fact that is a string, in characters."""
 MAX_TABLE_TEXT = 16 * 1024
-"""Characters of one string inside `tags` or `userdata`."""
+"""The maximum length of one string inside `tags` or `userdata`, in characters."""
 MAX_TABLE = 64 * 1024
-"""Characters of all keys and strings of one table together."""
+"""The maximum length of all keys and strings of one table together, in characters."""
 MAX_SEGMENT = 255
-"""Bytes of a fact that is part of a layer's path: the longest file name."""
+"""The maximum length in bytes of a fact that is part of a layer's path: that of a file name."""
 _MAX_DEPTH = 8
 _INTEGER_LIMIT = 10**MAX_TEXT
 _SCALAR_COST = 8
-"""Characters that a number, boolean or null counts in `MAX_TABLE`."""
+"""The number of characters that a number, boolean or null counts for in `MAX_TABLE`."""
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
-"""The name of a fact: what `{{ facts.NAME }}` in a setting accepts."""
+"""The names of facts, as `{{ facts.NAME }}` in a setting accepts them."""
 _FORBIDDEN = "\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
 _CONTROL = re.compile(f"[\x00-\x1f\x7f-\x9f{_FORBIDDEN}]")
 _CONTROL_EXCEPT_TAB_AND_NEWLINE = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f{_FORBIDDEN}]")
@@ -80,7 +80,7 @@ class _TableCopy:
         return {self._copy_text(_key_text(key)): self._copy(value, depth - 1) for key, value in table.items()}
 
     def _copy(self, value: object, depth: int) -> object:
-        """Strings, numbers, booleans, lists and tables keep their type. Any other type, such as a date, becomes text."""
+        """Copy a value. Strings, numbers, booleans, lists and tables keep their type. Any other type becomes text."""
         if isinstance(value, Mapping):
             return self.copy_table(value, depth)
         self._check_depth(depth)
@@ -107,7 +107,7 @@ class _TableCopy:
 
 
 def _key_text(key: object) -> str:
-    scalar(key)  # refuses a number that has no text
+    scalar(key)  # raises for a number that is too long to print
     return str(key)
 
 

@@ -39,7 +39,7 @@ def identify(facts: Facts, paths: Paths) -> Identity:
 
 
 def changed(before: Identity, now: Identity) -> bool:
-    """Return whether `now` is another instance than `before`, by the most reliable id that both have."""
+    """Return whether `before` and `now` are different instances, by the most reliable id that both have."""
     for name in ("instance_id", "product_uuid", "machine_id"):
         old, new = getattr(before, name), getattr(now, name)
         if old and new:

@@ -1,9 +1,9 @@
 """Requests to a metadata service: no proxy, no redirect, no .netrc, no cookies, and one deadline for all of them.
 
-404 is an answer. 429, 5xx and broken connections are tried again until the deadline.
+404 is an answer. 429, 5xx and broken connections are retried until the deadline.
 
-`agent.net.http_client` is not used: the additions of requests must not happen here, and its import takes longer than all of
-discovery. One file, because the socket's deadline and the retries share the deadline and the stop event of the context.
+`agent.net.http_client` is not used: requests would add headers and proxies, and its import takes longer than all of discovery.
+This is one file, because the socket and the retries share the deadline and the stop event of the context.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 FIRST_DELAY_SECONDS = 0.05
 MAX_DELAY_SECONDS = 1.0
 ADDRESS_SECONDS = 1.0
-"""How long one of several addresses may take before the next is tried: all of them are on the link."""
+"""The time-out for one of several addresses, before the next is tried. All are link-local, so an answer comes quickly."""
 MIN_TRY_SECONDS = 0.2
 STOP_CHECK_SECONDS = 0.5
-"""How often a socket that waits looks at the stop event."""
+"""How often a waiting socket checks the stop event."""
 MAX_BODY = 1024 * 1024
 _CHUNK = 64 * 1024
 
@@ -93,7 +93,7 @@ class MetadataClient:
     def token(self, path: str, headers: Mapping[str, str]) -> str | None:
         """Return the token that a PUT gives, or None if the service has no tokens (404, 405). Raises DiscoveryError.
 
-        A time-out is an error and never None: requests without a token are for services without tokens only.
+        A time-out is an error and never None: a request without a token must go only to a service without tokens.
         """
         reply = self.request("PUT", path, {"Content-Length": "0", **headers})
         if reply.status in (404, 405):
@@ -165,7 +165,7 @@ class MetadataClient:
             connection.close()
 
     def _try_deadline(self, long_poll: bool) -> float:
-        """Half of the time that is left: a request that got lost must not take the time of the next try."""
+        """Return the deadline of one try: half of the remaining time, so that a lost request leaves time for another."""
         now = time.monotonic()
         share = (self._context.deadline - now) / (1 if long_poll else 2)
         if len(self._connections) > 1:
@@ -185,7 +185,7 @@ class MetadataClient:
         if reply.status in (401, 403):
             return DiscoveryError(
                 f"{message}: access denied",
-                hint="the service may be switched off, or something between it and this instance changes requests",
+                hint="the service may be disabled for this instance, or a proxy in between may change requests",
             )
         return DiscoveryError(message)
 
@@ -208,7 +208,7 @@ class Connection:
     def send(self, method: str, path: str, headers: Mapping[str, str], deadline: float) -> Reply:
         """Send a request and return the whole answer. `deadline` is in seconds of `time.monotonic()`.
 
-        Raises OSError, ValueError or http.client.HTTPException if there is no whole answer in time, and TooLong.
+        Raises OSError, ValueError or http.client.HTTPException if there is no complete answer in time, and TooLong.
         """
         is_reused = self._http is not None
         try:
@@ -286,7 +286,7 @@ class _DeadlineSocket(socket.socket):
         return seconds
 
     def connect_by_deadline(self, address: str | tuple[Any, ...]) -> None:
-        """Connect. Raises OSError."""
+        """Connect before the deadline. Raises OSError."""
         self.setblocking(False)
         code = self.connect_ex(address)
         if code == errno.EINPROGRESS:
@@ -338,4 +338,4 @@ def _failure_text(error: Exception) -> str:
         return "no answer in time"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    return f"the connection broke off, or the answer is not HTTP ({type(error).__name__})"
+    return f"the connection was lost, or the answer is not HTTP ({type(error).__name__})"

@@ -1,4 +1,4 @@
-"""Documents from outside: bytes -> tables, and values out of tables whose shape is not guaranteed.
+"""Parses documents from outside, and picks values out of tables whose shape is not guaranteed.
 
 Documents are bounded, and each library's errors become DiscoveryError here. A value that is absent or has another type is None.
 """
@@ -41,7 +41,7 @@ def json_table(raw: bytes, name: str) -> dict[str, Any]:
 
 def toml_table(raw: bytes, name: str) -> dict[str, Any]:
     """Parse a TOML document. Raises DiscoveryError."""
-    import tomllib  # as YAML below, only for an instance that has such a document
+    import tomllib  # here, as YAML below, because few instances have such a document
 
     try:
         return tomllib.loads(text(raw, name))

@@ -2,7 +2,7 @@
 
 A provider that failed might have given another value than the settings do. A default would then turn an instance of
 prod into one of dev for as long as the metadata service is unavailable. So a fact that such a provider can give keeps the value
-of the last time when that provider answered in this run. If the provider never answered in this run, the default is used.
+that it had when that provider last answered in this run. If the provider never answered in this run, the default is used.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class FactCollector:
         self.failed: dict[str, frozenset[str] | None] = {}
         """The facts that each failed provider can give, None for any fact."""
         self.noticed: frozenset[str] = frozenset()
-        """The facts that the platform was seen to set or to drop since the boot. No provider has a newer value."""
+        """The facts whose change or removal the watcher has seen since the boot. No provider has a newer value."""
 
     def add(self, label: str, facts: RawFacts, *, override: bool = False) -> tuple[list[str], list[str]]:
         """Add valid facts that are new, or all valid facts with `override`.
@@ -75,7 +75,7 @@ class FactCollector:
 
 
 class _Rule(NamedTuple):
-    """A fact under one root, one rule, one default and one list of providers: a change of any starts without a memory."""
+    """The key of a remembered fact. If any of these parts changes, the remembered value no longer applies."""
 
     root: Path
     name: str
@@ -156,7 +156,7 @@ def _apply_origins(name: str, origins: Iterable[str], collector: FactCollector) 
 
 
 def _origin_fact(origin: str, values: Mapping[str, FactValue]) -> str:
-    """Return the name of the fact that an origin is, or is part of."""
+    """Return the name of the fact that an origin names, or is part of."""
     kind, _, key = origin.partition(":")
     return _ORIGIN_TABLES.get(kind) or (key if key in values else key.partition(".")[0])
 

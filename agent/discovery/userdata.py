@@ -1,4 +1,4 @@
-"""User-data: the mapping under its `parbake` key.
+"""Reads the mapping under the `parbake` key of user-data.
 
 User-data belongs to its writer. It may be a script, an archive or anything else, so a body without that mapping is no error.
 """
@@ -33,7 +33,7 @@ def parbake_table(raw: bytes) -> Mapping[str, Any] | None:
 
 
 def parbake_table_in(value: object, *, base64: bool = False) -> Mapping[str, Any] | None:
-    """Return that mapping of user-data which is a string, plain or in base64, in another document. Or None."""
+    """Return the same mapping of user-data that is a string in another document, plain or in base64. None as above."""
     if not isinstance(value, str):
         return None
     try:

@@ -1,6 +1,6 @@
-"""Watches facts that change while an instance runs: its tags, a coming termination, its state in a life cycle.
+"""Watches facts that change while an instance runs: its tags, an announced termination, its lifecycle state.
 
-The platform is polled in a thread of the daemon. GCE's service answers when something has changed.
+The platform is polled in a thread of the daemon. GCE is long-polled: its service answers when something has changed.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Watcher:
         return self._settings.imds != "off" and bool(_watched_platform(self._settings, facts))
 
     def wait(self, facts: Facts, timeout_seconds: float) -> bool:
-        """Block until a changing fact differs from `facts`, or from the last report: True. False after the time-out.
+        """Return True as soon as a changing fact differs from `facts` or from the last report. False after the time-out.
 
-        Returns False soon after `close`. Raises DiscoveryError if the service fails: the caller backs off and calls again.
+        Returns False soon after `close`. Raises DiscoveryError if the service fails; the caller backs off and calls again.
         """
         deadline = time.monotonic() + timeout_seconds
         if not self.watches(facts):
@@ -62,7 +62,7 @@ class Watcher:
             self._reported = False
         while not self._stopping.is_set():
             try:
-                seen = self._look(cloud, deadline)
+                seen = self._poll(cloud, deadline)
             except DiscoveryError:
                 if self._stopping.is_set():
                     return False
@@ -88,9 +88,9 @@ class Watcher:
             self._cloud, self._name = plugins.load(CLOUDS, name, "metadata service")(), name
         return self._cloud
 
-    def _look(self, cloud: Cloud | ChangingCloud, wait_deadline: float) -> dict[str, FactValue | None]:
+    def _poll(self, cloud: Cloud | ChangingCloud, wait_deadline: float) -> dict[str, FactValue | None]:
         """Return the current values of the changing facts, None for a fact that does not exist."""
-        context = Context(self._paths, self._settings, self._look_deadline(cloud, wait_deadline), stopping=self._stopping)
+        context = Context(self._paths, self._settings, self._poll_deadline(cloud, wait_deadline), stopping=self._stopping)
         context.label = f"{ProviderName.IMDS}:{self._name}"
         parts: Iterator[RawFacts] = cloud.changing(context) if isinstance(cloud, ChangingCloud) else cloud.discover(context)
         seen: dict[str, FactValue | None] = {}
@@ -104,16 +104,16 @@ class Watcher:
                 break
         return seen
 
-    def _look_deadline(self, cloud: Cloud | ChangingCloud, wait_deadline: float) -> float:
-        """Return the end of a look, which is the end of the whole wait only for a service that waits for a change.
+    def _poll_deadline(self, cloud: Cloud | ChangingCloud, wait_deadline: float) -> float:
+        """Return the deadline of a poll. Only a long poll may take the whole wait.
 
-        A stalled request could otherwise take half of the whole wait, and a spot instance ends two minutes after its notice.
+        A stalled request could otherwise take half of the wait, and a spot instance ends two minutes after its notice.
         """
         now, seconds = time.monotonic(), float(self._settings.timeout)
         if not isinstance(cloud, ChangingCloud):
             return now + seconds
-        deadline = now + max(seconds, cloud.look_seconds)
-        return max(deadline, wait_deadline) if cloud.waits else deadline
+        deadline = now + max(seconds, cloud.poll_timeout_seconds)
+        return max(deadline, wait_deadline) if cloud.long_polls else deadline
 
 
 def _log_termination(before: Mapping[str, FactValue | None], now: Mapping[str, FactValue | None]) -> None:
@@ -122,16 +122,16 @@ def _log_termination(before: Mapping[str, FactValue | None], now: Mapping[str, F
     if reason == before.get("terminating"):
         return
     if reason is None:
-        log.warning("the platform has called off the termination of this instance (it was: %s)", before["terminating"])
+        log.warning("the platform has cancelled the termination of this instance (it was: %s)", before["terminating"])
     else:
-        time_text = now.get("terminating_at") or "no time given"
-        log.warning("the platform is going to terminate this instance: %s, at %s", reason, time_text)
+        time_text = now.get("terminating_at") or "an unknown time"
+        log.warning("the platform will terminate this instance: %s, at %s", reason, time_text)
 
 
 def _watched_platform(settings: Discovery, facts: Facts) -> str:
     """Return the name in CLOUDS of the service that was asked, or would be, or "".
 
-    A platform that the settings name for the sake of their layers, for example, is no reason to send requests.
+    A platform that only [facts] names, for example to choose layers, is not a reason to send requests.
     """
     if settings.imds not in ("auto", "off"):
         return settings.imds

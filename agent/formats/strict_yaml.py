@@ -1,4 +1,4 @@
-"""YAML as the safe loader reads it, but for two things: a key there twice is an error, and dates stay text."""
+"""A strict YAML decoder: PyYAML's safe loader, except that a duplicate key is an error and dates stay text."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class _Loader(_Base):
             return super().construct_object(node, deep)
         except (yaml.YAMLError, RecursionError):
             raise
-        except Exception:  # noqa: BLE001 - the library says what does not fit a tag with whatever its code stumbles over
-            problem = "a value that does not fit its tag, or too long a number"
+        except Exception:  # noqa: BLE001 - PyYAML raises any kind of exception for such a value
+            problem = "a value that does not fit its tag, or a number that is too long"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
 
@@ -61,10 +61,10 @@ def load(text: str, *, aliases: bool = True) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         position = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        problem = (error.problem or "not understood").partition("'")[0].strip()  # the rest quotes the text
+        problem = (error.problem or "cannot be parsed").partition("'")[0].strip()  # the rest quotes the text
         raise ValueError(f"{position}{problem}") from None
     except yaml.YAMLError:
-        raise ValueError("it holds characters that YAML does not allow") from None
+        raise ValueError("contains characters that YAML does not allow") from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

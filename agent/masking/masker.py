@@ -1,4 +1,4 @@
-"""Secrets masked in text that leaves the daemon or the shipper: shipped lines, the output of checks.
+"""Masks secrets in text that leaves the daemon or the shipper: shipped lines, the output of checks.
 
 The cost of a pass hardly grows with the number of secrets. A needle is an encoding of a secret. An index holds words of 4 or
 8 bytes of each needle, chosen so that a text with the needle has one of them at an aligned position. A text is read as aligned

@@ -1,4 +1,4 @@
-"""Sessions and clients of botocore, as the sources and the sinks on AWS need them. boto3 is the extra `aws`.
+"""botocore's sessions and clients for the sources and sinks on AWS. boto3 is the extra `aws`.
 
 botocore is imported at the first call: it costs 100 ms and more.
 """
@@ -33,7 +33,7 @@ def new_session(credentials_file: Path | None = None) -> Any:
     """Return a botocore session.
 
     With `credentials_file` (the format of ~/.aws/credentials) the session reads that file and ignores the keys in the
-    environment; otherwise it searches the places that botocore documents. Raises ImportError if boto3 is not installed.
+    environment; otherwise it searches botocore's usual locations. Raises ImportError if boto3 is not installed.
     """
     import botocore.session
 
@@ -67,7 +67,7 @@ class ClientOptions:
         from botocore.config import Config
 
         # Newer versions of botocore add checksums that stores other than Amazon's do not understand.
-        more = {_CHECKSUMS: "when_required"} if self.endpoint_url and _CHECKSUMS in Config.OPTION_DEFAULTS else {}
+        checksum_options = {_CHECKSUMS: "when_required"} if self.endpoint_url and _CHECKSUMS in Config.OPTION_DEFAULTS else {}
         return session.create_client(
             service,
             region_name=self.region,
@@ -80,7 +80,7 @@ class ClientOptions:
                 client_cert=self._certificate(),
                 max_pool_connections=1,
                 user_agent_extra=self.user_agent_extra,
-                **more,
+                **checksum_options,
             ),
         )
 

@@ -1,4 +1,4 @@
-"""Delays between attempts. They double up to a limit, and are partly random so that members of a swarm do not retry in step."""
+"""Delays between attempts. They double up to a limit, and are partly random so that instances do not retry in step."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def jittered(seconds: float, share: float = 0.1) -> float:
     return seconds * random.uniform(1 - share, 1 + share)  # noqa: S311 - spreads load, guards nothing
 
 
-def random_delay(most_seconds: float) -> float:
-    """Return a random delay up to `most_seconds`, so that a swarm does not act at once."""
-    return random.uniform(0, most_seconds)  # noqa: S311 - spreads load, guards nothing
+def random_delay(max_seconds: float) -> float:
+    """Return a random delay up to `max_seconds`, so that instances do not act at once."""
+    return random.uniform(0, max_seconds)  # noqa: S311 - spreads load, guards nothing
 
 
 def retry(
@@ -63,7 +63,7 @@ def retry(
 ) -> T:
     """Return the result of `call`, which is called again after each `retryable` error.
 
-    `attempts` is the greatest number of calls (None: no limit), `deadline` is a moment of `time.monotonic()`. Once `stopped`
+    `attempts` is the maximum number of calls (None: no limit), `deadline` is a time of `time.monotonic()`. Once `stopped`
     returns true, the next error is raised. `retry_after` returns the least delay after an error, in seconds, or None.
 
     Raises the last error of `call`.

@@ -1,4 +1,4 @@
-"""Credentials by reference: a file below the root, or a systemd credential. They are never in the settings, and never kept."""
+"""Credentials by reference: a file below the root, or a systemd credential. They are never in the settings or cached."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def resolve_path(reference: str, paths: Paths, denied: type[ParbakeError] = Sour
         return paths.host(reference)
     name = reference.removeprefix(_PREFIX)
     if not name or "/" in name or name in (".", ".."):
-        raise denied(f'"{reference}" names no credential', hint='write it as "credential:NAME"')
+        raise denied(f'"{reference}" is not a valid credential reference', hint='write it as "credential:NAME"')
     directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
     if not directory:
         raise denied(
             f'"{reference}" cannot be read: $CREDENTIALS_DIRECTORY is not set',
-            hint=f"give the unit LoadCredential={name}:FILE, or name the file itself",
+            hint=f"add LoadCredential={name}:FILE to the unit, or set the option to the path of the file",
         )
     return Path(directory) / name
 

@@ -1,4 +1,4 @@
-"""One thread for all deadlines of a process. A thread for each request would double the cost of a request."""
+"""Runs all deadlines of a process in one thread. A thread for each request would double the cost of a request."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Deadlines:
                     next_moment = callback()
                     if next_moment is not None:
                         self._scheduled[number] = (next_moment, callback)
-                # If the nearest deadline was cancelled, this thread wakes up once in vain. Notifying it at `cancel` costs more.
+                # If the nearest deadline was cancelled, this thread wakes up once for nothing. A notification costs more.
                 self._wakes_at = min((moment for moment, _ in self._scheduled.values()), default=_NEVER)
                 timeout = None if self._wakes_at == _NEVER else max(0.0, self._wakes_at - time.monotonic())
                 self._changed.wait(timeout if timeout is None else min(timeout, threading.TIMEOUT_MAX))

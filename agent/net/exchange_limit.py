@@ -1,4 +1,4 @@
-"""When one exchange with a peer must end: at its deadline, or because the process stops."""
+"""Ends one exchange with a peer at its deadline, or because the process stops."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from types import TracebackType
 from agent.net.deadlines import DEADLINES
 from agent.net.sockets import AbortableSockets
 
-_LOOK_SECONDS = 1.0
-"""How often the deadline thread looks at an event while an exchange runs. An event has no callback."""
+_CHECK_SECONDS = 1.0
+"""How often the deadline thread checks the stop event during an exchange. An event has no callback."""
 
 
 class ExchangeLimit:
     """Aborts the exchange of the thread that enters it, at `ends` (of time.monotonic()) or after `stopping` is set.
 
-    `expired` or `stopped` is true afterwards. The error that the abort causes in the thread does not have the reason.
+    `expired` or `stopped` is true afterwards. The error that the abort causes in the thread does not have that reason.
     """
 
     def __init__(self, sockets: AbortableSockets, ends: float, stopping: threading.Event | None) -> None:
@@ -28,7 +28,7 @@ class ExchangeLimit:
         self._deadline = -1
 
     def __enter__(self) -> ExchangeLimit:
-        self._deadline = DEADLINES.schedule(self._next_look(), self._look)
+        self._deadline = DEADLINES.schedule(self._next_check(), self._check)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -36,19 +36,19 @@ class ExchangeLimit:
         self._sockets.detach()
 
     def note_failure(self) -> None:
-        """Take a failure at or after `ends` for the deadline: the socket's own time-out may come before the abort."""
+        """Count a failure at or after `ends` as expired: the socket's own time-out may come before the abort."""
         self.expired = self.expired or (not self.stopped and time.monotonic() >= self._ends)
 
-    def _next_look(self) -> float:
+    def _next_check(self) -> float:
         if self._stopping is None:
             return self._ends
-        # at whole seconds, so that all open exchanges of a process are looked at in one wake-up
-        return min(self._ends, math.floor(time.monotonic() / _LOOK_SECONDS + 1) * _LOOK_SECONDS)
+        # at whole seconds, so that all open exchanges of a process are checked in one wake-up
+        return min(self._ends, math.floor(time.monotonic() / _CHECK_SECONDS + 1) * _CHECK_SECONDS)
 
-    def _look(self) -> float | None:
+    def _check(self) -> float | None:
         self.stopped = self._stopping is not None and self._stopping.is_set()
         self.expired = not self.stopped and time.monotonic() >= self._ends
         if not self.stopped and not self.expired:
-            return self._next_look()
+            return self._next_check()
         self._sockets.abort(self._thread)
         return None

@@ -1,4 +1,4 @@
-"""A file with HTTP headers, one `Name: value` a line, as `headers_file` of sources and sinks names it."""
+"""Reads the file that `headers_file` of a source or sink names: HTTP headers, one `Name: value` per line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from agent.paths import Paths
 from agent.secret import Secret
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_HINT = "write one header a line, as `Name: value`"
+_HINT = "write one header per line, as `Name: value`"
 
 
 def read_headers(reference: str, paths: Paths, denied: type[ParbakeError]) -> dict[str, Secret]:

@@ -1,10 +1,10 @@
 """The HTTP client of sources and sinks.
 
 The whole of a request ends by its deadline, also if the server sends one byte a second, and soon after a stop. A reply has a
-maximum size. Retries back off and honour Retry-After. No message holds a credential. Errors are of the caller's family.
+maximum size. Retries back off and honour Retry-After. No message contains a credential. Errors are of the caller's classes.
 
-requests is the base: it prepares requests and keeps connections. `agent.net.http_transport` says which parts of it are used,
-and why the connections are our own.
+requests is the base: it prepares requests and keeps connections. `agent.net.http_transport` documents which parts of it are
+used, and why the connections are our own.
 """
 
 from __future__ import annotations
@@ -241,7 +241,7 @@ class Client:
         if self.closed:
             raise TransportFailure(FailureKind.UNREACHABLE, f"{shown(url)}: closed") from None
         if limit.expired:
-            text = f"{shown(url)}: no whole answer in time"
+            text = f"{shown(url)}: no complete answer in time"
             raise TransportFailure(FailureKind.UNREACHABLE, text, retryable=True) from None
 
     def _send(self, method: str, url: str, headers: Headers, body: bytes | None, ends: float) -> requests.Response:
@@ -302,7 +302,7 @@ class Client:
             return None
         path = resolve_path(reference, self._paths, self._family.denied)
         if not path.is_file():
-            raise TransportFailure(FailureKind.UNREACHABLE, f"{option}: there is no file {path}")
+            raise TransportFailure(FailureKind.UNREACHABLE, f"{option}: {path} does not exist")
         return path
 
 
@@ -310,8 +310,8 @@ def _revealed(headers: Headers) -> dict[str, str]:
     values = {name: str(value.reveal()) if isinstance(value, Secret) else value for name, value in headers.items()}
     for name, value in values.items():
         if not value.isascii() or not value.isprintable():
-            text = f"the header {name} would hold characters that HTTP does not allow"
-            raise TransportFailure(FailureKind.DENIED, text, "look for a line end inside the token's file")
+            text = f"the header {name} would contain characters that HTTP does not allow"
+            raise TransportFailure(FailureKind.DENIED, text, "check the token's file for a line break or a non-ASCII character")
     return values
 
 

@@ -107,9 +107,9 @@ def read_body(response: requests.Response, url: str, max_body_bytes: int) -> byt
         if len(body) > max_body_bytes:
             raise TransportFailure(FailureKind.INVALID, too_large)
     if length.isdigit() and len(body) != int(length) and response.request.method != "HEAD":
-        raise TransportFailure(FailureKind.UNREACHABLE, f"{shown(url)}: the answer broke off", retryable=True)
+        raise TransportFailure(FailureKind.UNREACHABLE, f"{shown(url)}: the answer was cut off", retryable=True)
     if not length and not body and _has_undelimited_body(response):
-        text = f"{shown(url)}: the answer broke off in its headers"
+        text = f"{shown(url)}: the answer was cut off in its headers"
         raise TransportFailure(FailureKind.UNREACHABLE, text, retryable=True)
     encoding = response.headers.get("Content-Encoding", "identity").lower()
     return bytes(body) if encoding == "identity" else _decompress(bytes(body), encoding, url, max_body_bytes)
@@ -137,7 +137,7 @@ def _decompress(body: bytes, encoding: str, url: str, max_body_bytes: int) -> by
     if len(plain) > max_body_bytes:
         raise TransportFailure(FailureKind.INVALID, f"{shown(url)} answers with more than {max_body_bytes} bytes")
     if not decompressor.eof:
-        raise TransportFailure(FailureKind.INVALID, f"{shown(url)} answers with a body that breaks off")
+        raise TransportFailure(FailureKind.INVALID, f"{shown(url)} answers with a compressed body that was cut off")
     return plain
 
 
@@ -148,7 +148,7 @@ def json_body(reply: Reply, family: ErrorMapping = SOURCE) -> Any:
     text = text_body(reply, family)
     content_type = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
     if "html" in content_type or text.lstrip()[:1] == "<":
-        hint = "a captive portal, a proxy or a wrong address answers in its place"
+        hint = "check the address; a captive portal or a proxy may answer in its place"
         raise family.invalid(f"{reply.url} answers with a web page instead of JSON", hint=hint)
     try:
         return parse(text)

@@ -1,4 +1,4 @@
-"""HTTP by requests, over connections that can be aborted. The only importer of requests and urllib3 beside their types.
+"""HTTP by requests, over connections that can be aborted. The only module that imports requests and urllib3 at run time.
 
 Used of requests: `Request.prepare` (URL, headers and body made valid), `HTTPAdapter` (connection pools, TLS options, proxies,
 `Response`), its exceptions, and the proxies of the environment. Not used: `Session`, which adds .netrc, cookies, redirects and
@@ -166,8 +166,8 @@ def describe_error(error: BaseException) -> tuple[str, str | None]:
 _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (urllib3.exceptions.TimeoutError, "no answer in time"),
     (requests.exceptions.ProxyError, "the proxy does not answer"),
-    (urllib3.exceptions.IncompleteRead, "the answer broke off"),
-    (urllib3.exceptions.ProtocolError, "the answer broke off, or is no HTTP"),
-    (requests.exceptions.InvalidHeader, "a header holds characters that HTTP does not allow"),
+    (urllib3.exceptions.IncompleteRead, "the answer was cut off"),
+    (urllib3.exceptions.ProtocolError, "the answer was cut off, or is not HTTP"),
+    (requests.exceptions.InvalidHeader, "a header contains characters that HTTP does not allow"),
     (requests.exceptions.InvalidURL, "the URL is not valid"),
 )

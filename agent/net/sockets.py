@@ -213,12 +213,12 @@ _DESCRIPTIONS: tuple[tuple[type[BaseException], str, str | None], ...] = (
     (ConnectionRefusedError, "connection refused", None),
     (ConnectionResetError, "connection reset", None),
     (BrokenPipeError, "it closed the connection while being written to", None),
-    (FileNotFoundError, "there is no such socket", None),
+    (FileNotFoundError, "the socket does not exist", None),
     (TimeoutError, "no answer in time", None),
 )
 
 
-_NAME_HINT = "the address must be a name of the certificate; `server_name` names another"
+_NAME_HINT = "the certificate must name the address's host; set `server_name` if it has another name"
 
 
 def _certificate_hint(error: Any) -> str:
@@ -227,4 +227,4 @@ def _certificate_hint(error: Any) -> str:
         return "renew the server's certificate, and check the clock of this instance"
     if "mismatch" in text or "doesn't match" in text or "not valid for" in text:
         return _NAME_HINT
-    return "`ca_file` names the CA that signed it, where the system does not trust that one"
+    return "if the system does not trust the CA that signed it, set `ca_file` to that CA"

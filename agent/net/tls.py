@@ -21,12 +21,14 @@ class TlsFiles:
     ca_file: str = setting("PEM file of the CA that signed the server's certificate; default: the system's CAs", "")
     cert_file: str = setting("PEM file of the client certificate, with its key if key_file is not set", "")
     key_file: str = setting("PEM file of the client certificate's key, or credential:NAME", "")
-    insecure: bool = setting("accept any certificate: a machine in between can read and change everything", False)
+    insecure: bool = setting("accept any certificate: a machine in the middle can read and change all traffic", False)
 
     def warn(self) -> None:
         """Log a warning if the certificate is not checked. Call it at every start."""
         if self.insecure:
-            log.warning("insecure = true: the server's certificate is not checked; a machine in between can change everything")
+            log.warning(
+                "insecure = true: the server's certificate is not checked; a machine in the middle can change everything"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +45,7 @@ class TlsOptions(TlsFiles):
     ) -> ssl.SSLContext:
         """Return an SSL context for protocols other than HTTP.
 
-        Raises `unreachable` if a file is missing or not PEM, and `denied` for a reference that names no credential.
+        Raises `unreachable` if a file is missing or not PEM, and `denied` for an invalid credential reference.
         """
         try:
             ca = str(resolve_path(self.ca_file, paths, denied)) if self.ca_file else None

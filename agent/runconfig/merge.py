@@ -41,7 +41,7 @@ class _Overlay:
         self.clashes: list[str] = []
 
     def add(self, tree: Mapping[str, Any], prefix: KeyPath, origin: Origin) -> None:
-        """Overlay `tree`, which is at `prefix` in a layer. A key that clashes is noted and left out."""
+        """Overlay `tree`, which is at `prefix` in a layer. A key that clashes is recorded and left out."""
         for key in tree:
             path, value = (*prefix, str(key)), tree[key]
             if isinstance(value, Mapping):
@@ -94,7 +94,7 @@ class _Overlay:
 
 
 def _sorted(value: Any) -> Any:
-    """Return a value with its tables in sorted order, those in lists too: a render is the same in any order of the store."""
+    """Return a value with all its tables in sorted order, so that a render does not depend on the order of the store."""
     if isinstance(value, Mapping):
         return {str(key): _sorted(value[key]) for key in sorted(value, key=str)}
     if isinstance(value, (list, tuple)):

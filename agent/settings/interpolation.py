@@ -24,7 +24,7 @@ def problems(text: str) -> Iterator[str]:
             yield f'"{match[0]}" is not a placeholder; expected {{{{ facts.NAME }}}} or {{{{ build.NAME }}}}'
     rest = _BRACES.sub("", text)
     if "{{" in rest or "{%" in rest:
-        yield f'"{text}" has an unfinished placeholder; only {{{{ facts.NAME }}}} and {{{{ build.NAME }}}} work here'
+        yield f'"{text}" has an unfinished placeholder; only {{{{ facts.NAME }}}} and {{{{ build.NAME }}}} are supported here'
 
 
 def names(text: str) -> frozenset[str]:
@@ -57,7 +57,7 @@ def value_of(namespace: Mapping[str, Any], name: str) -> Any:
 def fill(text: str, namespaces: Mapping[str, Mapping[str, Any]]) -> str:
     """Return `text` with its placeholders replaced. `namespaces` holds `facts` and `build`.
 
-    Raises DiscoveryError, with the name of the fact, if one is absent: a path with a hole in it is never used.
+    Raises DiscoveryError, with the name of the fact, if one is absent: an incomplete path is never used.
     """
 
     def replacement(match: re.Match[str]) -> str:

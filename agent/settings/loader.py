@@ -28,7 +28,7 @@ def load(paths: Paths, families: Families, config: Path | None = None) -> Settin
     """Return the settings of the image below `paths`, with `config` in place of /etc/parbake/parbake.toml.
 
     A later file's key overrides an earlier one's; a later [[source]], [[sink]] or [[template]] of the same name replaces
-    the earlier. Raises SettingsError with every problem found.
+    the earlier one. Raises SettingsError with every problem found.
     """
     problems = Problems()
     main = config or paths.main_file

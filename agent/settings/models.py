@@ -1,4 +1,4 @@
-"""The tables of the settings as frozen dataclasses: one record a setting drives parsing, checking and reference docs."""
+"""The tables of the settings as frozen dataclasses: one record per setting drives parsing, checking and reference docs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ class Component:
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or self.name in (".", ".."):
-            raise ValueError(f'name "{self.name}" must not be empty, hold a slash or be a dot; it becomes part of layer paths')
+            raise ValueError(
+                f'name "{self.name}" must not be empty, contain a slash, or be "." or ".."; it becomes part of layer paths'
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +101,7 @@ class Key:
     required: bool = setting("whether run config without the key is broken", False)
     secret: bool = setting("masked in everything that parbake shows, and never world-readable", False)
     default: Any = setting("the value if no layer has the key", None)
-    description: str = setting("a text for people", "")
+    description: str = setting("a text for messages and `parbake explain`", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,18 +126,18 @@ class Watch:
     )
     settle_max: Seconds = setting("the longest that a change waits for others; at least `settle`", Seconds(5.0))
     splay: Seconds = setting(
-        "a random delay up to this before a convergence, so that a swarm does not converge at one moment", Seconds(0.0)
+        "a random delay up to this before a convergence, so that instances do not converge at the same moment", Seconds(0.0)
     )
 
     @property
-    def look_seconds(self) -> float:
+    def settle_poll_seconds(self) -> float:
         """The interval at which a source that has changed is polled while its changes settle."""
         return self.settle / 2
 
     @property
     def calm_seconds(self) -> float:
-        """The time without news after which changes have settled: the last change may be one poll older than its news."""
-        return self.settle + self.look_seconds
+        """The time without a change after which changes have settled. The last one may be one poll older than it was seen."""
+        return self.settle + self.settle_poll_seconds
 
     def __post_init__(self) -> None:
         raise_problems(self._problems())
@@ -172,7 +174,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All settings: those that were baked into the image, with the additions of /run/parbake/conf.d."""
+    """All settings: those baked into the image, and the additions of /run/parbake/conf.d."""
 
     component: Component
     discovery: Discovery = field(default_factory=Discovery)

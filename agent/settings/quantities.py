@@ -1,4 +1,4 @@
-"""The values that TOML has no type for: durations, sizes and file modes, read from text and written as text."""
+"""Durations, sizes and file modes, for which TOML has no type: read from text and written as text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SIZES = {None: 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "kB": 10**3
 
 
 def seconds(value: object) -> Seconds | None:
-    """Return a duration in seconds. None if `value` is no duration, is negative, or is longer than a century."""
+    """Return a duration in seconds. None if `value` is not a duration, is negative, or is longer than a century."""
     if isinstance(value, bool):
         return None
     if isinstance(value, (int, float)):
@@ -40,7 +40,7 @@ def duration_text(duration: float) -> str:
 
 
 def size(value: object) -> Size | None:
-    """Return a size in bytes. None if `value` is no size."""
+    """Return a size in bytes. None if `value` is not a size."""
     if isinstance(value, int) and not isinstance(value, bool):
         return Size(value) if value >= 0 else None
     if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
@@ -55,5 +55,5 @@ def size_text(count: int) -> str:
 
 
 def mode(value: object) -> Mode | None:
-    """Return file permission bits. None if `value` is no octal string."""
+    """Return file permission bits. None if `value` is not an octal string."""
     return Mode(int(value, 8)) if isinstance(value, str) and re.fullmatch(r"0?[0-7]{3,4}", value) else None

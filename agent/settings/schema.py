@@ -1,4 +1,4 @@
-"""TOML tables -> frozen dataclasses. Every problem is collected; none is raised.
+"""TOML tables -> frozen dataclasses. Problems are collected and not raised.
 
 A dataclass is the single record of its table: the field's name is the key, its annotation the type, its default the
 default, its metadata the documentation. `read` serves the settings and every plug-in's options alike.
@@ -35,7 +35,7 @@ __all__ = [
 
 T = TypeVar("T")
 _TEXT_MAX = 60
-"""A longer string of a file is cut in messages."""
+"""Messages cut a longer string of a file."""
 
 
 class Problems:
@@ -49,7 +49,7 @@ class Problems:
 
 
 def setting(doc: str, default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.MISSING, key: str = "") -> Any:
-    """Return a field of a settings table with its documentation; `key` is the TOML key if it is no Python name."""
+    """Return a field of a settings table with its documentation; `key` is the TOML key if it is not a Python name."""
     metadata = {"doc": doc, "key": key}
     if factory is not dataclasses.MISSING:
         return dataclasses.field(default_factory=factory, metadata=metadata)
@@ -57,7 +57,7 @@ def setting(doc: str, default: Any = dataclasses.MISSING, *, factory: Any = data
 
 
 def raise_problems(messages: Iterable[str]) -> None:
-    """For the `__post_init__` of a table: raise one ValueError that carries every message, if there is a message.
+    """Raise one ValueError that carries every message, if there is a message. For the `__post_init__` of a table.
 
     Each message begins with the key that it is about, so that `read` can name the key's line.
     """
@@ -87,7 +87,7 @@ def kind_of(value: object) -> str:
 
 
 def _shown(value: object) -> str:
-    """Return a value of a file as messages show it: a string quoted and cut, a number, and of a list or table its type."""
+    """Return a value of a file for a message: a string quoted and cut, a number as it is, and only the type of any other."""
     if isinstance(value, str):
         return f'"{value if len(value) <= _TEXT_MAX else f"{value[:_TEXT_MAX]}..."}"'
     return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else kind_of(value)
@@ -139,7 +139,7 @@ def _messages(error: ValueError) -> tuple[str, ...]:
 
 
 def convert(hint: Any, value: object, location: Location, problems: Problems) -> Any:
-    """Return `value` as the annotation `hint` asks for; on a mismatch add a problem and return None."""
+    """Convert `value` to the type of the annotation `hint`. On a mismatch add a problem and return None."""
     if hint in (Seconds, Size, Mode):
         return _convert_written(hint, value, location, problems)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)

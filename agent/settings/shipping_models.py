@@ -1,4 +1,4 @@
-"""[ship] and [[sink]] as frozen dataclasses: one record a setting drives parsing, checking and reference docs."""
+"""[ship] and [[sink]] as frozen dataclasses: one record per setting drives parsing, checking and reference docs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Journal:
         for match in self.match:
             name, equals, _ = match.partition("=")
             if name.startswith("__"):
-                yield f'match "{match}": fields with two underscores are the journal\'s own, and cannot be matched'
+                yield f'match "{match}": fields that begin with "__" are internal to the journal and cannot be matched'
             elif not equals or not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", name):
                 yield f'match "{match}" is not FIELD=value with an upper-case journal field'
 
@@ -70,12 +70,12 @@ class Ship:
         "regular expressions that are masked in addition to the secrets; if one has groups, only the groups are masked",
         (),
     )
-    mask_wait: Seconds = setting("how long lines are held at a start until the texts to mask are known", Seconds(60.0))
+    mask_wait: Seconds = setting("how long a start holds lines back if the texts to mask are unknown", Seconds(60.0))
     mask_for: Seconds = setting(
         "how long a value that was secret stays masked in shipped lines after it was rotated out, 365d at most",
         Seconds(7 * 86400.0),
     )
-    line_max: Size = setting("a longer line or field is cut there, with a mark; 256B to 16MiB", Size(100_000))
+    line_max: Size = setting("a longer line or field is cut there and marked; 256B to 16MiB", Size(100_000))
     drain: Seconds = setting("how long a stop may take to ship the entries that are left, 75s at most", Seconds(10.0))
 
     def __post_init__(self) -> None:
@@ -102,7 +102,7 @@ class Sink:
     """[[sink]], without the options of its type, which are in `options`."""
 
     type: str = setting("the kind of the sink")
-    name: str = setting("default: the type", "")
+    name: str = setting("the sink's name in messages and status; default: the type", "")
     labels: dict[str, str] = setting("labels that every entry carries, with placeholders", factory=dict)
     fields: tuple[str, ...] = setting(
         'the fields of an entry that are shipped; ["*"]: all fields',
@@ -123,8 +123,10 @@ class Sink:
             "FILE",
         ),
     )
-    batch_entries: int = setting("the most entries in one batch, 1 to 10000", 2000)
-    batch_bytes: Size = setting("about the most bytes in one batch, before compression; 1KiB to 16MiB", Size(1024 * 1024))
+    batch_entries: int = setting("the maximum of entries in one batch, 1 to 10000", 2000)
+    batch_bytes: Size = setting(
+        "the approximate maximum of bytes in one batch, before compression; 1KiB to 16MiB", Size(1024 * 1024)
+    )
     batch_age: Seconds = setting("how long an entry may wait for others of its batch", Seconds(1.0))
     options: Any = None
 
@@ -137,7 +139,7 @@ class Sink:
             yield f"batch_entries must be between {least} and {most}; found {self.batch_entries}"
         yield from _size_problems("batch_bytes", self.batch_bytes, _BATCH_BYTES_RANGE)
         if "MESSAGE" not in self.fields and "*" not in self.fields:
-            yield 'fields must hold "MESSAGE"'
+            yield 'fields must contain "MESSAGE"'
         if self.name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", self.name):
             yield f'name "{self.name}" becomes a file name; use at most 64 letters, digits, "_", "." and "-"'
 

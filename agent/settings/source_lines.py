@@ -27,12 +27,12 @@ class SourceFile:
         table = ""
         for number, line in enumerate(text.splitlines(), 1):
             if match := _HEADER.match(line):
-                table = self._enter(_names(match[2]), number, is_item=match[1] == "[[")
+                table = self._record_table(_names(match[2]), number, is_item=match[1] == "[[")
             elif match := _KEY.match(line):
                 self._lines.setdefault(".".join([*([table] if table else []), *_names(match[1])]), number)
 
-    def _enter(self, names: list[str], number: int, *, is_item: bool) -> str:
-        """Note a table's header, and return the table's path: [template.x] is in the last [[template]] before it."""
+    def _record_table(self, names: list[str], number: int, *, is_item: bool) -> str:
+        """Record a table's header, and return the table's path: [template.x] is in the last [[template]] before it."""
         parent = ""
         for name in names[:-1]:
             parent = f"{parent}.{name}" if parent else name
@@ -61,7 +61,7 @@ def _names(path: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """The place of a setting. `str()` gives "FILE:LINE: PATH", or PATH alone if no file is known.
+    """The location of a setting. `str()` gives "FILE:LINE: PATH", or PATH alone if no file is known.
 
     `keys` holds the locations of a table's keys if several files make up the table.
     """

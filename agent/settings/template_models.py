@@ -1,4 +1,4 @@
-"""[[template]] and its `units` as frozen dataclasses: one record a setting drives parsing, checking and reference docs."""
+"""[[template]] and its `units` as frozen dataclasses: one record per setting drives parsing, checking and reference docs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ _UNIT_NAME = re.compile(r"[A-Za-z0-9:_.\\@][A-Za-z0-9:_.\\@-]*")  # systemd.unit
 class TemplateUnit:
     """An entry of a template's `units`: a systemd unit, or a command for a program that is not a unit."""
 
-    name: str = setting("the systemd unit, with its suffix; with `command`: a name for the command, default its words", "")
+    name: str = setting(
+        "the systemd unit, with its suffix; with `command`: a name for the command; default: the command itself", ""
+    )
     action: ActionName = setting("the action by which the unit picks the target up", "reload-or-restart")
     command: tuple[str, ...] = setting("run instead of an action on a unit; it must end by itself", ())
     timeout: Seconds = setting("how long the command may take", Seconds(30.0))
@@ -67,9 +69,9 @@ class Template:
     owner: str = setting("name or id; default: kept, root for a new file", "")
     group: str = setting("name or id; default: kept, root for a new file", "")
     mode: Mode | None = setting('default "0644", and "0600" if the template reads a secret key', None)
-    directory_mode: Mode = setting("the mode of a parent directory that parbake makes", Mode(0o755))
-    directory_owner: str = setting("the owner of a parent directory that parbake makes; default: root", "")
-    directory_group: str = setting("the group of a parent directory that parbake makes; default: root", "")
+    directory_mode: Mode = setting("the mode of a parent directory that parbake creates", Mode(0o755))
+    directory_owner: str = setting("the owner of a parent directory that parbake creates; default: root", "")
+    directory_group: str = setting("the group of a parent directory that parbake creates; default: root", "")
     check: tuple[str, ...] = setting(
         "a command that runs on the candidate, `{candidate}`, before anything is replaced; `{candidate:NAME}` is the "
         "candidate of another template. The same command in several templates of a group runs once",

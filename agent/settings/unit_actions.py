@@ -1,4 +1,4 @@
-"""The check that each name in the templates' `units` means one action.
+"""Checks that each name in the templates' `units` means one action.
 
 Templates that use the same name share one action per convergence. So a name must not be both a unit that is acted on and a
 command, nor two commands: only one of the two would run.

@@ -1,4 +1,4 @@
-"""URLs of the settings: which are valid, and how messages show them."""
+"""Checks the URLs of the settings, and shows them in messages without credentials."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def split_address(address: str, paths: Paths) -> tuple[str, Path | None]:
 
 
 def check_url(url: str, option: str, *, schemes: tuple[str, ...] = ("http", "https")) -> None:
-    """For an options class: raise ValueError if `url`, the value of `option`, is not valid or holds credentials."""
+    """Raise ValueError if `url`, the value of `option`, is not valid or contains credentials. For an options class."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -35,13 +35,13 @@ def check_url(url: str, option: str, *, schemes: tuple[str, ...] = ("http", "htt
         if not parts.path.startswith("/") or parts.netloc:
             raise ValueError(f"{option} must name a socket, such as unix:///run/consul.sock")
     elif not host:
-        raise ValueError(f"{option} names no host")
+        raise ValueError(f"{option} has no host name")
     if "@" in parts.netloc:
-        raise ValueError(f"{option} must not hold credentials; they come from a file or a systemd credential")
+        raise ValueError(f"{option} must not contain credentials; they come from a file or a systemd credential")
 
 
 def check_metadata_url(url: str) -> None:
-    """For `imds_url`: raise ValueError if it is neither empty nor the address of a metadata service."""
+    """Raise ValueError if `url`, the value of `imds_url`, is neither empty nor the address of a metadata service."""
     if url:
         check_url(url, "imds_url", schemes=("http",))
         if set(url) & set("?#"):

@@ -154,7 +154,7 @@ ACCEPTED = SendResult()
 
 @dataclass(frozen=True, slots=True)
 class SinkContext:
-    """What a sink receives beside its options.
+    """The arguments of a sink in addition to its options.
 
     `loop_marker` is a text that this shipper drops from its input. A sink puts it into requests that a receiver on this
     host may log, so that the log of a request is not shipped as another request.

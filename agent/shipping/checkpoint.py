@@ -1,7 +1,7 @@
 """The position of a sink in a reader's stream: one small file, written only after the sink has acknowledged.
 
-The file has two slots, written in turn. A checksum shows a slot that a crash left half written; the other slot is then
-valid. So a record overwrites an older one, which costs a tenth of creating a file and works on a full disk.
+The file has two slots, written in turn. A checksum reveals a slot that a crash left half written; the other slot is then
+valid. Overwriting the older record costs a tenth of creating a file, and works on a full disk.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _BLOCK_BYTES = 4096
 
 
 class Checkpoint:
-    """`DIRECTORY/SINK.READER.json`."""
+    """The checkpoint file `DIRECTORY/SINK.READER.json`."""
 
     def __init__(self, directory: Path, sink: str, reader: str) -> None:
         self._path = directory / f"{sink}.{reader}.json"
@@ -44,7 +44,9 @@ class Checkpoint:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise StateError(f"{self._path} cannot be read: {error.strerror}", hint="it belongs to parbake-ship") from None
+            raise StateError(
+                f"{self._path} cannot be read: {error.strerror}", hint="make parbake-ship its owner, or run as parbake-ship"
+            ) from None
         half = len(content) // 2
         records = [record for slot in (content[:half], content[half:]) if (record := _parse_record(slot)) is not None]
         if not records:
@@ -64,7 +66,10 @@ class Checkpoint:
             if len(record) > self._slot_bytes or not self._overwrite(record, turn):
                 self._create(record, turn)
         except OSError as error:
-            raise StateError(f"{self._path} cannot be written: {error.strerror}", hint="is the disk full?") from None
+            raise StateError(
+                f"{self._path} cannot be written: {error.strerror}",
+                hint="see whether the disk is full (`df`), and who owns the directory",
+            ) from None
         self._saved, self._turn = position, turn
 
     def _overwrite(self, record: bytes, turn: int) -> bool:

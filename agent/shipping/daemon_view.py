@@ -1,4 +1,4 @@
-"""What the daemon publishes for the shipper: facts and generation for labels, and the texts to mask."""
+"""Reads what the daemon publishes for the shipper: facts and generation for labels, and the texts to mask."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _ReplacedFile:
         self._identity: tuple[int, int, int] | None = None
 
     def changed(self) -> bool:
-        """Return whether the file is another one than at the last call. False if it does not exist."""
+        """Return whether the file was replaced since the last call. False if it does not exist."""
         try:
             status = os.stat(self.path)
         except OSError:
@@ -100,7 +100,7 @@ class Labels:
 
 
 class Masking:
-    """The current masker. It is replaced when the daemon writes other texts to mask."""
+    """Holds the current masker, and replaces it when the daemon writes other texts to mask."""
 
     def __init__(self, settings: Settings, paths: Paths) -> None:
         self._patterns = settings.ship.mask
@@ -123,7 +123,7 @@ class Masking:
                 try:
                     texts = read_mask_file(self._file.path)
                 except (OSError, ValueError) as error:
-                    log.error("%s cannot be read, so that new secrets are not masked: %s", self._file.path, error)
+                    log.error("%s cannot be read, so new secrets are not masked in shipped lines: %s", self._file.path, error)
                     texts = None
                 if texts is not None:
                     self._texts = tuple(dict.fromkeys((*(self._texts or ()), *texts)))

@@ -1,6 +1,6 @@
 """Delivers one batch to one sink, until every entry is acknowledged or set aside. Keeps the order of the entries.
 
-| answer of the sink     | what happens                                                                              |
+| answer of the sink     | result                                                                                    |
 |------------------------|-------------------------------------------------------------------------------------------|
 | accepted               | done                                                                                      |
 | accepted in part       | refused entries are set aside; entries to retry are sent again after a back-off           |
@@ -34,7 +34,7 @@ RETRY_AFTER_MAX_SECONDS = 3600.0
 URGENT_WAIT_SECONDS = 2.0
 """The longest wait while draining, and after a notice of termination: a spot instance has two minutes."""
 URGENT_RETRY_AFTER_MAX_SECONDS = 10.0
-"""The longest Retry-After that is respected then."""
+"""The longest Retry-After that is respected in these cases."""
 ALONE_MAX = 16
 """Once this many entries of a batch are refused alone and none is accepted, the batch is divided into this many parts only."""
 SUSPECTS_MAX = 8
@@ -42,7 +42,7 @@ SUSPECTS_MAX = 8
 
 
 class DeliveryAborted(Exception):
-    """The time for draining is over: the batch stays in its reader's stream, for the next start."""
+    """The time for draining, or the patience, is over: the batch is read again after the next start."""
 
 
 class SinkBug(Exception):
@@ -57,7 +57,7 @@ class SinkBug(Exception):
 
 
 class Delivery:
-    """Delivers batches in order. Lives as long as the process: a pipeline that restarts goes on with the same delivery."""
+    """Delivers batches in order. There is one for the whole run: a pipeline that restarts continues with the same one."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Delivery:
         """Return when no entry of `batch` is left.
 
         Raises DeliveryAborted if the deadline of the stop or the patience is over, and the exception of the sink if the
-        sink fails whatever the entry.
+        sink fails on every entry.
         """
         parts, accepted, alone = [batch], 0, 0
         coarse = max(1, len(batch) // ALONE_MAX)
@@ -102,8 +102,8 @@ class Delivery:
                 continue
             except SinkRefused as error:
                 self._clear(suspects)
-                fine = accepted or alone < ALONE_MAX or isinstance(error, SinkTooLarge)
-                if len(part) > (1 if fine else coarse):
+                isolate = accepted or alone < ALONE_MAX or isinstance(error, SinkTooLarge)
+                if len(part) > (1 if isolate else coarse):
                     parts += _halves(part)
                 else:
                     alone += 1
@@ -143,7 +143,7 @@ class Delivery:
             self._pause(seconds, retry_after)
 
     def _record(self, part: Batch, result: SendResult) -> int:
-        """Count the answer and set refused entries aside. Return how many entries are accepted."""
+        """Count the answer and set refused entries aside. Return the number of accepted entries."""
         self._set_aside(part, result.refused)
         if result.dropped:
             self._status.add_lost(result.dropped, f"the sink dropped them: {result.reason}")
@@ -207,7 +207,7 @@ def _new_backoff() -> Backoff:
 
 
 def _delay(backoff: Backoff, retry_after_seconds: float | None) -> float:
-    """Return the next delay in seconds. It is not below the sink's own Retry-After, of which an hour is respected."""
+    """Return the next delay in seconds, at least the sink's Retry-After, of which at most an hour is respected."""
     return max(backoff.next_seconds(), min(retry_after_seconds or 0.0, RETRY_AFTER_MAX_SECONDS))
 
 

@@ -1,4 +1,4 @@
-"""Finds settings that would ship the shipper's own output, and drops such lines if the settings did not show it."""
+"""Finds settings that would ship the shipper's own output, and drops such lines if the settings do not reveal them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from agent.shipping import Batch
 
 log = logging.getLogger("parbake")
 _ANY = "\uffff"
-"""The value of a fact in a path: any text within one name."""
+"""A placeholder for the value of a fact in a path. It matches any text within one file name."""
 _PLACEHOLDER = re.compile(r"\{\{\s*(.*?)\s*\}\}", re.DOTALL)
 _SYSLOG_FILES = tuple(
     f"/var/log/{name}"
@@ -37,7 +37,7 @@ _SYSLOG_FILES = tuple(
 def problems(settings: Settings, paths: Paths) -> Iterator[str]:
     """Yield every feedback loop that shipping would start now.
 
-    The settings do not show a receiver on this host that logs its requests. The loop marker in requests reveals it.
+    The settings do not reveal a receiver on this host that logs its requests. The loop marker in requests does.
     """
     yield from of_image(settings, paths)
     if settings.ship.journal and _stdout_is_journal():
@@ -60,7 +60,7 @@ def of_image(settings: Settings, paths: Paths) -> Iterator[str]:
                     yield (
                         f'[[sink]] "{sink.name}" sends to {sink.options.url}, on this host, and a syslog daemon writes what it '
                         f'receives to files such as {shipped}, which [ship] files "{pattern.text}" would ship again: name '
-                        "files that no syslog daemon writes; what it logs of this host is in the journal"
+                        "files that no syslog daemon writes; the messages of this host are in the journal"
                     )
 
 
@@ -94,7 +94,7 @@ class _Glob:
     def reads(self, path: str) -> bool:
         """Return whether `path` is or may become one of the files that are read."""
         real = os.path.realpath(self._paths.host(path))
-        # A fact is not expected to end like a rotated file: `*.log.1*` would match every path with an open name.
+        # A fact is not expected to end like a rotated file: `*.log.1*` would match every path that ends in a fact.
         patterns = self._patterns[:1] if _ANY in path else self._patterns
         if real in self._matched or any(_matches_path(real.split("/"), pattern) for pattern in patterns):
             return True

@@ -28,7 +28,7 @@ class LazySink(Generic[Options]):
         self._sink: OpenSink | None = None
 
     def send(self, batch: Batch) -> SendResult:
-        """Send as the sink does. Raises SinkUnavailable while a fact is unknown, SinkDenied while a fact does not fit."""
+        """Send as the sink does. Raises SinkUnavailable while a fact is unknown, SinkDenied while a fact is invalid there."""
         return self._current().send(batch)
 
     def _current(self) -> OpenSink:
@@ -52,7 +52,7 @@ class LazySink(Generic[Options]):
     def _invalid_fact(self, error: ValueError) -> SinkDenied:
         """Return the error for options that were valid with their placeholders and are invalid with the values."""
         name = self._context.name
-        return SinkDenied(f"[[sink]] {name}: {error}", hint="see `parbake facts`: a fact in its options does not fit there")
+        return SinkDenied(f"[[sink]] {name}: {error}", hint="a fact makes its options invalid; see `parbake facts`")
 
     def close(self) -> None:
         sink, self._sink = self._sink, None

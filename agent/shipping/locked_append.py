@@ -20,10 +20,10 @@ def append(
 ) -> None:
     """Append `body` to the file at `path`, under a lock of its directory.
 
-    `rotate` moves the file away if it would grow beyond `max_bytes`. `mode` holds for a new file, regardless of the umask;
+    `rotate` renames the file if it would grow beyond `max_bytes`. A new file gets `mode` regardless of the umask, and
     `on_create` receives its descriptor. With `sync` the bytes are on the disk when this returns.
 
-    If the write fails, the file keeps its earlier length: half a batch would be in it twice after the next try. Raises
+    If the write fails, the file is cut to its earlier length; otherwise a retry would write part of the batch twice. Raises
     OSError.
     """
     lock = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -49,7 +49,7 @@ def append(
         finally:
             os.close(descriptor)
         if is_new and sync:
-            os.fsync(lock)  # the entry in the directory
+            os.fsync(lock)  # makes the directory's entry for the new file durable
     finally:
         os.close(lock)
 

@@ -29,7 +29,7 @@ _URGENT_AGE_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """One reader, one sink, and what is between them.
+    """One reader, one sink, and the steps between them.
 
     `checkpoint`: None if the checkpoint must not move.
     `scrub`: masks, cuts and drops entries.
@@ -51,7 +51,7 @@ class Pipeline:
     once: bool = False
 
     def run(self) -> bool:
-        """Ship until the stop, or with `once` until the end of the stream. Return whether nothing was left behind."""
+        """Ship until the stop, or with `once` until the end of the stream. Return whether every entry was shipped."""
         lingered = False
         try:
             while True:
@@ -99,7 +99,7 @@ class Pipeline:
         try:
             self.checkpoint.save(read.position)
         except StateError as error:
-            # Shipping goes on: an operator needs the lines that tell why the disk is full.
+            # Shipping goes on: an operator needs the lines that explain why the disk is full.
             log.error("%s; after a restart entries would be sent again", error)
 
 

@@ -33,7 +33,7 @@ from agent.shipping.supervisor import Supervisor
 class ShipOptions:
     """The options of the command line.
 
-    `once`: ship what is there and end.
+    `once`: ship the entries that exist and end.
     `since_us`: read from this time, in microseconds since 1970, and leave the checkpoints alone.
     `sink_name`: only this sink; "" for all.
     `dry_run`: where to print what would be sent; None to send.
@@ -56,7 +56,7 @@ class ShipOptions:
 
 @dataclass(frozen=True, slots=True)
 class PipelineFactory:
-    """What all pipelines share. Raises SettingsError for a sink that cannot be loaded.
+    """Builds pipelines from what all of them share. Raises SettingsError for a sink that cannot be loaded.
 
     `opened`: every sink that was built, for the caller to close.
     """

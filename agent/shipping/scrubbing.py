@@ -1,4 +1,4 @@
-"""The step between reader and sink: masks secrets, cuts long texts, and drops entries that the shipper itself caused."""
+"""The step between reader and sink: masks secrets, cuts long texts, and drops entries that the shipper itself has caused."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def own_lines(pid: int) -> re.Pattern[bytes]:
 def scrub(batch: Batch, masker: Masker, line_max: int, loop_marker: str = "", own: re.Pattern[bytes] | None = None) -> Batch:
     """Return the batch that may leave this host.
 
-    Distinct texts are masked in one pass. Texts longer than `line_max` bytes are cut. Entries are dropped whose message
-    has `loop_marker` (a receiver on this host has logged a request) or begins with `own`: otherwise the warning about a
-    failed batch would be shipped in another batch.
+    Distinct texts are masked in one pass. Texts longer than `line_max` bytes are cut. An entry is dropped if its message
+    contains `loop_marker` (a receiver on this host has logged a request) or begins with `own`: otherwise the warning about
+    a failed batch would be shipped in another batch.
     """
     texts = _texts(batch)
     masked = masker.mask_all(texts)
@@ -40,7 +40,7 @@ def scrub(batch: Batch, masker: Masker, line_max: int, loop_marker: str = "", ow
     if masked is not texts or longest > line_max:
         new = {old: _cut(text, line_max) for old, text in zip(texts, masked, strict=True)}
         batch = replace(batch, columns={name: _replaced(column, new) for name, column in batch.columns.items()})
-    return _without_returned(batch, loop_marker.encode(), own) if loop_marker or own else batch
+    return _without_own_entries(batch, loop_marker.encode(), own) if loop_marker or own else batch
 
 
 def _texts(batch: Batch) -> list[bytes]:
@@ -67,13 +67,13 @@ def _replaced(column: Column, new: Mapping[bytes, bytes]) -> Column:
     return [value and new[value] for value in column]
 
 
-def _without_returned(batch: Batch, marker: bytes, own: re.Pattern[bytes] | None) -> Batch:
+def _without_own_entries(batch: Batch, marker: bytes, own: re.Pattern[bytes] | None) -> Batch:
     messages = batch.columns.get("MESSAGE", ())
     joined = b"\n".join(filter(None, messages))  # one search costs less than a test of each message
     if _OWN_NAME not in joined and not (marker and marker in joined):
         return batch
 
-    def returned(text: bytes) -> bool:
+    def is_own(text: bytes) -> bool:
         return bool((marker and marker in text) or (own and own.match(text)))
 
-    return batch.pick([i for i, text in enumerate(messages) if not text or not returned(text)])
+    return batch.pick([i for i, text in enumerate(messages) if not text or not is_own(text)])

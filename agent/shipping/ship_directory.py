@@ -16,7 +16,7 @@ _MARKER_BYTES = 12
 
 @contextmanager
 def hold(directory: Path, *, write: bool) -> Iterator[str]:
-    """Hold the directory and give the loop marker.
+    """Hold the directory and yield the loop marker.
 
     With `write` the directory is created if it is missing and locked against a second shipper, which checkpoints need.
     Raises BusyError if another shipper runs, StateError if the directory cannot be used.
@@ -31,14 +31,17 @@ def hold(directory: Path, *, write: bool) -> Iterator[str]:
     except BlockingIOError:
         raise BusyError("another `parbake ship` is running", hint="stop parbake-ship.service, or add --since") from None
     except PermissionError as error:
-        raise StateError(f"{error.filename} cannot be used: {error.strerror}", hint="run as parbake-ship") from None
+        raise StateError(
+            f"{error.filename} cannot be used: {error.strerror}",
+            hint="run as parbake-ship: `sudo -u parbake-ship parbake ship`",
+        ) from None
     finally:
         if lock is not None:
             os.close(lock)
 
 
 def _loop_marker(directory: Path, *, write: bool) -> str:
-    """Return this instance's random text, which is in a log only if a receiver has written it there."""
+    """Return the random text of this instance. A log contains it only if a receiver has logged a request."""
     path = directory / "mark"
     try:
         if text := path.read_text("ascii").strip():

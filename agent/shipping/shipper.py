@@ -44,9 +44,13 @@ class Shipper:
         """
         problems = list(feedback_loops.problems(self._settings, self._paths))
         if problems:
-            raise SettingsError("the settings would ship logs in circles", problems, hint="ship to another place")
+            raise SettingsError(
+                "the settings would ship logs in a loop",
+                problems,
+                hint="let the sink write outside the files that [ship] files matches",
+            )
         if not self._await_daemon():
-            log.warning("stopped before it was known what to mask: nothing is shipped now, and all of it at the next start")
+            log.warning("stopped before the texts to mask were known: nothing is shipped now, everything after the next start")
             return ()
         with ship_directory.hold(self._paths.ship, write=self._options.moves_checkpoints) as loop_marker:
             supervisors = self._supervisors(loop_marker)
@@ -77,7 +81,7 @@ class Shipper:
         chosen = [sink for sink in self._settings.sinks if name in ("", sink.name)]
         if name and not chosen:
             names = ", ".join(sink.name for sink in self._settings.sinks) or "none"
-            raise SettingsError(f'there is no [[sink]] called "{name}"', [], hint=f"configured: {names}")
+            raise SettingsError(f'there is no [[sink]] with the name "{name}"', [], hint=f"configured: {names}")
         return chosen
 
     def _run_all(self, supervisors: Sequence[Supervisor]) -> None:
@@ -100,7 +104,7 @@ class Shipper:
             status.end()
 
     def _join(self, threads: Sequence[threading.Thread]) -> None:
-        """Wait for the threads, after the stop's deadline for one more second in all. The others count as hanging."""
+        """Wait for the threads, until one second after the stop's deadline. Threads that still run count as hanging."""
         for thread in threads:
             while thread.is_alive() and not self._stop.expired:
                 thread.join(0.5)
@@ -120,8 +124,8 @@ class Shipper:
     def _await_daemon(self) -> bool:
         """Hold all lines until the daemon has written what to mask and has archived another instance's checkpoints.
 
-        The wait ends after [ship] mask_wait: the logs of an instance whose daemon does not start are the most wanted ones.
-        Return False if a stop comes first. The lines are left for the next start then, because mask_wait has not passed.
+        The wait ends after [ship] mask_wait: the logs of an instance whose daemon does not start are needed most.
+        Return False if a stop comes first. The lines then wait for the next start, because mask_wait has not passed.
         """
         left_seconds = 0.0 if self._options.ends else self._settings.ship.mask_wait
         while left_seconds > 0 and not (self._masking.ready and self._checkpoints_are_own):
@@ -130,7 +134,7 @@ class Shipper:
             left_seconds -= _DAEMON_POLL_SECONDS
         if not self._masking.ready:
             log.warning(
-                "%s does not exist, so that only patterns are masked: parbake has not converged since this boot",
+                "%s does not exist, so only patterns are masked: parbake has not converged since this boot",
                 self._paths.run / "mask",
             )
         return True
@@ -139,7 +143,7 @@ class Shipper:
     def _checkpoints_are_own(self) -> bool:
         """Whether the checkpoints belong to this instance, and not to one whose disk was captured as an image.
 
-        Below a root no daemon tells, and no image was captured.
+        Below a root no daemon runs, and no image was captured.
         """
         if not self._paths.is_host or self._values.ready:
             return True

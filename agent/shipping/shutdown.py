@@ -1,4 +1,4 @@
-"""The stop of the shipper: one flag that ends every wait, and the deadline for shipping what is left.
+"""The stop of the shipper: one flag that ends every wait, and the deadline for shipping the remaining entries.
 
 `urgent` comes before it: once the platform has announced the end of the instance, no entry waits for others.
 """
@@ -15,7 +15,7 @@ _POLL_MAX_SECONDS = 86400.0
 
 
 class Stop:
-    """Set once, from a signal handler or a thread. It has no lock that a signal handler could find taken."""
+    """A flag that is set once, from a signal handler or a thread. Without a lock, a signal handler cannot deadlock."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -25,7 +25,7 @@ class Stop:
         self.urgent = False
 
     def set(self, drain_seconds: float) -> None:
-        """Stop everything, and ship what is left within `drain_seconds`. Only the first call counts."""
+        """Stop everything, and ship the remaining entries within `drain_seconds`. Only the first call counts."""
         if self._deadline is None:
             self._deadline = self._clock() + drain_seconds
             os.eventfd_write(self._stopped, 1)
@@ -68,7 +68,7 @@ class Stop:
         return max(0.0, min(timeout_seconds, self._deadline - self._clock()))
 
     def poll(self, descriptor: int, timeout_seconds: float) -> None:
-        """Wait until `descriptor` is readable, the stop is set, or the time is over."""
+        """Wait until `descriptor` is readable, the stop is set, or the time-out."""
         _wait_readable((descriptor, self._stopped), time.monotonic() + timeout_seconds)
 
     def close(self) -> None:

@@ -47,11 +47,11 @@ class PipelineStatus:
         self._rate_time = now
 
     def set_oldest(self, time_us: int) -> None:
-        """Note the time of the oldest entry that the sink has not acknowledged."""
+        """Record the time of the oldest entry that the sink has not acknowledged."""
         self._oldest_us = time_us
 
     def set_caught_up(self) -> None:
-        """Note that every entry is acknowledged."""
+        """Record that every entry is acknowledged."""
         self._oldest_us = None
         if self.state == SinkState.STARTING:
             self.state = SinkState.OK
@@ -69,7 +69,7 @@ class PipelineStatus:
         self.state, self.error = SinkState.FAILING, self._mask(str(error))
 
     def set_recovered(self) -> None:
-        """Note that the sink has answered for a batch."""
+        """Record that the sink has answered for a batch."""
         if self.state == SinkState.FAILING:
             log.info("sink %s accepts %s entries again", self.sink, self.reader)
         self.state, self.error = SinkState.OK, ""
@@ -78,9 +78,9 @@ class PipelineStatus:
         self.counts["lost"] += entries
         log.error("sink %s: %d %s entries are lost: %s", self.sink, entries, self.reader, self._mask(reason))
 
-    def add_skipped(self, places: int) -> None:
-        self.counts["skipped"] += places
-        log.warning("sink %s: %d damaged places of the %s skipped", self.sink, places, self.reader)
+    def add_skipped(self, damages: int) -> None:
+        self.counts["skipped"] += damages
+        log.warning("sink %s: %d damaged entries or files of the %s skipped", self.sink, damages, self.reader)
 
     def add_set_aside(self, entries: int, reason: str) -> None:
         """Count entries in the dead-letter file. Logged for the first ones, and every five minutes."""

@@ -46,7 +46,7 @@ class Supervisor:
         self.left_behind = False
 
     def run(self) -> None:
-        """Return when the pipeline has ended for good; `crash` and `left_behind` tell how. Never raises."""
+        """Return when the pipeline has ended for good; `crash` and `left_behind` hold the result. Never raises."""
         while True:
             began = time.monotonic()
             try:
@@ -75,7 +75,7 @@ class Supervisor:
         return pipeline
 
     def _report(self, error: BaseException, seconds: float) -> None:
-        """Log the type and the place of the exception. Its text may quote an entry and is left out."""
+        """Log the type and the location of the exception. Its text may quote an entry and is left out."""
         frames = traceback.extract_tb(error.__traceback__)
         location = ", ".join(f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}" for frame in frames[-3:])
         message = f"a bug in parbake or in the sink: {type(error).__name__} at {location}"

@@ -1,4 +1,4 @@
-"""The end of the instance, as the daemon announces it: the fact `terminating` makes shipping urgent."""
+"""Watches for a termination of the instance: the fact `terminating` makes shipping urgent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CHECK_SECONDS = 1.0
 
 
 class Termination:
-    """Checks the fact in a thread, because every pipeline may be asleep. Shipping is normal again if the fact disappears."""
+    """Checks the fact in a thread, because every pipeline may be asleep. If the fact disappears, shipping is normal again."""
 
     def __init__(self, values: PlaceholderValues, stop: Stop) -> None:
         self._values = values
@@ -38,7 +38,7 @@ class Termination:
         self._stop.set_urgent(bool(reason))
         if not reason:
             log.warning(
-                "the termination of this instance is called off (it was: %s): logs are shipped at their usual pace", previous
+                "the termination of this instance is cancelled (it was: %s): logs are shipped at their usual pace", previous
             )
             return
         when = f" at {at}" if (at := facts.get("terminating_at")) else ""

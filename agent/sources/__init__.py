@@ -50,7 +50,7 @@ Options_co = TypeVar("Options_co", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class SourceContext:
-    """What a source gets in addition to its options.
+    """The arguments of a source in addition to its options.
 
     `timeout_seconds` bounds one fetch, retries included. `poll_seconds` is the interval for a `watch` whose store sends no
     notifications. `stopping` is set when parbake stops: a fetch then raises SourceUnreachable within 2 seconds, and a watch
@@ -76,15 +76,15 @@ class Source(Protocol[Options_co]):
         ...
 
     def fetch(self, layers: Sequence[str]) -> Snapshot:
-        """Read all layers in the given order, as consistently as the store can: one read a layer, not one a key.
+        """Read all layers in the given order, as consistently as the store allows: one read per layer and not per key.
 
         A layer that the store does not have is `Layer(name, None)`. The snapshot is complete. Raises SourceUnreachable,
-        SourceDenied or SourceInvalid; the message names the place and holds no value.
+        SourceDenied or SourceInvalid; the message names the layer or key and contains no value.
         """
         ...
 
     def close(self) -> None:
-        """Free connections and files, and end a `watch` in another thread soon."""
+        """Close connections and files, and end a `watch` in another thread soon."""
         ...
 
 
@@ -93,7 +93,7 @@ class Watchable(Protocol):
     """A source whose store reports changes. `watch` is called in a thread, beside `fetch`."""
 
     def watch(self, seen: Snapshot, timeout_seconds: float) -> bool:
-        """Block until the store may hold something other than `seen`, and return True.
+        """Block until the content of the store may differ from `seen`, and return True.
 
         Return False after the time-out, and once the source is closed or parbake stops. Raises SourceError; the caller
         backs off and calls again.

@@ -1,7 +1,7 @@
 """The one place where a bug in a backend becomes an error of its source.
 
-A third party's backend, and parbake's, may raise anything and return anything. Neither ends a convergence, and the text of
-an unexpected exception is never shown: it may hold a value.
+A backend, parbake's or a third party's, may raise anything and return anything. Neither ends a convergence, and the text of
+an unexpected exception is never shown: it may contain a value.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from agent.secret import Secret
 from agent.sources import AddsLayers, Source
 
 log = logging.getLogger("parbake.sources")
-_ENDS = (str, int, float, bytes, Secret, type(None))
+_LEAF_TYPES = (str, int, float, bytes, Secret, type(None))
 _logged: set[tuple[str, str]] = set()
 """The unexpected errors that the log has, as (source, type and code line)."""
 
@@ -33,7 +33,7 @@ def fetch(source: Source[object], name: str, layers: Sequence[str]) -> Snapshot:
         _check_snapshot(snapshot, layers, source.added_layers if isinstance(source, AddsLayers) else ())
     except (SourceError, DiscoveryError):
         raise
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - this is the place for it
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - contained here, see above
         raise unexpected(name, error) from None
     return snapshot
 
@@ -79,7 +79,7 @@ def _check_snapshot(snapshot: object, layers: Sequence[str], added: Sequence[str
     names = [layer.name for layer in snapshot.layers]
     more = names[len(layers) :]
     if names[: len(layers)] != list(layers) or len(set(more)) != len(more) or not set(more) <= set(added):
-        raise SourceInvalid(f"the backend returned the layers {names}, and was asked for {list(layers)}")
+        raise SourceInvalid(f"the backend returned the layers {names}, expected {list(layers)}")
     for layer in snapshot.layers:
         if layer.tree is not None:
             _check_tree(layer.tree, f'layer "{layer.name}"')
@@ -100,12 +100,12 @@ def _check_value(value: Any, path: str) -> None:
     elif isinstance(value, list):
         for item in value:
             _check_value(item, path)
-    elif not isinstance(value, _ENDS):
-        raise SourceInvalid(f"{path} is a {type(value).__name__}, which run config cannot hold")
+    elif not isinstance(value, _LEAF_TYPES):
+        raise SourceInvalid(f"{path} is a {type(value).__name__}, which run config cannot contain")
 
 
 class UnexpectedErrorLog:
-    """Logs each unexpected error of one watch once, by its type and code line. `subject` begins the message."""
+    """Logs each unexpected error of one watch once, by its type and code line. Messages begin with `subject`."""
 
     def __init__(self, subject: str, source: str = "") -> None:
         self._subject = subject
@@ -113,11 +113,11 @@ class UnexpectedErrorLog:
         self._seen: set[str] = set()
 
     def report(self, error: BaseException) -> None:
-        """Log the error unless it is in the log already; its traceback at debug level."""
+        """Log the error unless it was logged before, and its traceback at debug level."""
         where = type_and_line(error)
         if where in self._seen:
             return
         self._seen.add(where)
         extra = {"PARBAKE_SOURCE": self._source} if self._source else {}
-        log.error("%s: a bug: %s; the watch goes on, with delays", self._subject, where, extra=extra)
+        log.error("%s: a bug: %s; the watch continues, with delays", self._subject, where, extra=extra)
         log_traceback(self._source, error)

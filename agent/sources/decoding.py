@@ -65,7 +65,7 @@ def _load(text: str, document_format: str) -> Any:
 def _without_quotes(message: str) -> str:
     """Return tomllib's message without the quotes from the document that some messages have."""
     problem, _, position = message.rpartition(" (at ")
-    return f"{problem.split(':')[0].split(chr(39))[0].strip()} (at {position}" if problem else "it breaks off"
+    return f"{problem.split(':')[0].split(chr(39))[0].strip()} (at {position}" if problem else "it is incomplete"
 
 
 def plain_table(value: Any, where: str) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def _plain(value: Any, path: str, remaining: list[int]) -> Any:
         raise ValueError(f"{path} is a number with too many digits")
     if value is None or isinstance(value, (str, int, float)):
         return value
-    raise ValueError(f"{path} is {_type_name(value)}, which run config cannot hold")
+    raise ValueError(f"{path} is {_type_name(value)}, which run config cannot contain")
 
 
 def _key(key: Any, path: str) -> str:

@@ -55,7 +55,7 @@ def nested_layers(layer: str, layers: Sequence[str], separator: str = "/") -> li
 
 
 def join_path(*parts: str, separator: str = "/") -> str:
-    """Join a prefix and a layer to a path in the store, without empty parts, and without separators at the ends."""
+    """Join a prefix and a layer into a path in the store, without empty parts, and without separators at the ends."""
     return separator.join(filter(None, (part.strip(separator) for part in parts)))
 
 

@@ -1,4 +1,4 @@
-"""Libraries that not every image has, and calls into libraries that keep no deadline."""
+"""Optional libraries, and calls into libraries that do not keep a deadline."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def call_with_timeout(
         if abort is not None:
             abort()
         stopped = stopping is not None and stopping.is_set()
-        raise SourceUnreachable(f"{peer}: {'stopped' if stopped else 'no whole answer in time'}")
+        raise SourceUnreachable(f"{peer}: {'stopped' if stopped else 'no complete answer in time'}")
     value, error = outcome[0]
     if error is not None:
         raise error

@@ -37,9 +37,9 @@ class Pulled:
 
 def layer_names(settings: SourceSettings, facts: Facts, build: Mapping[str, str]) -> tuple[str, ...]:
     """Return a source's layers with their placeholders filled. Raises DiscoveryError naming a missing fact."""
-    spaces: dict[str, Mapping[str, Any]] = {"facts": facts.values, "build": build}
+    namespaces: dict[str, Mapping[str, Any]] = {"facts": facts.values, "build": build}
     try:
-        return tuple(interpolation.fill(layer, spaces) for layer in settings.layers)
+        return tuple(interpolation.fill(layer, namespaces) for layer in settings.layers)
     except DiscoveryError as error:
         raise DiscoveryError(f"layer {error} (asked: {engine.providers_summary(facts)})", hint=error.hint) from None
 
@@ -56,9 +56,9 @@ def pull(
 ) -> Pulled:
     """Fetch every source once.
 
-    A source that fails, or whose answer is implausible, gives its last good snapshot and is stale. `now` returns the time
-    in ISO 8601. `vet` raises DiscoveryError for facts that must not enter a source's layers. Once `stopping` is set no
-    further source is asked, and the remaining ones count as unreachable.
+    The last good snapshot replaces that of a source that fails, or whose answer is implausible; such a source is stale.
+    `now` returns the time in ISO 8601. `vet` raises DiscoveryError for facts that must not enter a source's layers. Once
+    `stopping` is set, no further source is asked, and the remaining ones count as unreachable.
     """
     snapshots: list[tuple[str, Snapshot]] = []
     reports: list[SourceReport] = []
@@ -95,8 +95,8 @@ def pull(
 def check_plausible(settings: SourceSettings, snapshot: Snapshot, had: frozenset[str]) -> None:
     """Refuse an answer that would empty a config. Raises SourceMissing.
 
-    `had` are the layers that have keys in the last good snapshot. If such a layer has no keys now, a store has far more
-    often lost its state than an operator removed the last key.
+    `had` are the layers that have keys in the last good snapshot. If such a layer has no keys now, the store has probably
+    lost its state; an operator rarely removes the last key.
     """
     if settings.allow_empty:
         return
@@ -105,7 +105,7 @@ def check_plausible(settings: SourceSettings, snapshot: Snapshot, had: frozenset
     if names:
         raise SourceMissing(
             f"layer {', '.join(names)} had keys and has none now; the answer is not accepted",
-            hint=f"if that is meant, set allow_empty = true on [[source]] {settings.name}",
+            hint=f"if that is intended, set allow_empty = true on [[source]] {settings.name}",
         )
     if settings.required and all(layer.tree is None for layer in snapshot.layers[: len(settings.layers)]):
         names = [layer.name or "(top)" for layer in snapshot.layers]
@@ -113,7 +113,7 @@ def check_plausible(settings: SourceSettings, snapshot: Snapshot, had: frozenset
 
 
 def path_hint(settings: SourceSettings) -> str:
-    """Return " below PATH" for a message, from the option of the backend that says where its layers are, or ""."""
+    """Return " below PATH" for a message, from the backend's option for the path of its layers, or ""."""
     options = (getattr(settings.options, name, "") for name in ("path", "prefix", "table", "application", "bucket"))
     return next((f" below {value}" for value in options if isinstance(value, str) and value), "")
 

@@ -1,4 +1,4 @@
-"""The sources that are open. Each is opened once, and again only after a fact in its options changed."""
+"""Holds the open sources. Each is opened once, and again only after a fact in its options has changed."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class SourceRegistry:
     def open(self, settings: SourceSettings, facts: Facts, build: Mapping[str, str]) -> Source[object]:
         """Return the source with the placeholders of its options filled.
 
-        A source whose options need a fact that is missing or does not fit is returned as well: each fetch raises
-        DiscoveryError. So is a source whose constructor has a bug: each fetch raises SourceUnreachable. Raises SettingsError
-        for a backend that cannot be imported.
+        If a fact in its options is missing or invalid, each fetch of the returned source raises DiscoveryError. If the
+        constructor has a bug, each fetch raises SourceUnreachable. Raises SettingsError for a backend that cannot be
+        imported.
         """
         try:
             options = _filled_options(settings, facts, build)
@@ -80,7 +80,7 @@ class _UnopenedSource:
 
 
 def check_facts_of_source(settings: SourceSettings, facts: Facts) -> None:
-    """Refuse a fact that would lead a source elsewhere: others may choose its value. Raises DiscoveryError."""
+    """Raise DiscoveryError for a fact that would lead a source to another path. Its value may come from outside."""
     for name in {*interpolation.names_in(settings.layers), *interpolation.names_in_options(settings.options)}:
         value = interpolation.value_of(facts.values, name)
         if isinstance(value, (str, int)):
@@ -88,7 +88,7 @@ def check_facts_of_source(settings: SourceSettings, facts: Facts) -> None:
 
 
 def _filled_options(settings: SourceSettings, facts: Facts, build: Mapping[str, str]) -> Any:
-    """Fill the placeholders of a source's options. Raises DiscoveryError for a missing fact, or one that does not fit."""
+    """Fill the placeholders of a source's options. Raises DiscoveryError for a missing or an invalid fact."""
     namespaces: dict[str, Mapping[str, Any]] = {"facts": facts.values, "build": build}
     try:
         for name in sorted(interpolation.names_in_options(settings.options)):
@@ -97,11 +97,11 @@ def _filled_options(settings: SourceSettings, facts: Facts, build: Mapping[str, 
                 fact_validation.check_segment(name, str(value))
         return interpolation.fill_options(settings.options, namespaces)
     except ValueError as error:
-        raise _unfit_fact(settings, facts, error) from None
+        raise _invalid_fact(settings, facts, error) from None
 
 
-def _unfit_fact(settings: SourceSettings, facts: Facts, error: ValueError) -> DiscoveryError:
-    """The options kept their own rules when the settings were loaded, so a fact broke them."""
+def _invalid_fact(settings: SourceSettings, facts: Facts, error: ValueError) -> DiscoveryError:
+    """Return the error for options that were valid when the settings were loaded, so that a fact made them invalid."""
     options = {field.name: getattr(settings.options, field.name) for field in dataclasses.fields(settings.options)}
     facts_by_option = {option: names for option, value in options.items() if (names := sorted(interpolation.names_in(value)))}
     names = sorted({name for names in facts_by_option.values() for name in names})

@@ -1,8 +1,8 @@
-"""A source that is left alone for a while after it asked for that, or denied the access.
+"""Throttles a source: it is not asked for a while after a Retry-After or a denial.
 
-The daemon converges for many reasons while a source is unavailable, a change in another source among them. An answer to one
-attempt therefore holds for the next ones too: a Retry-After until it is over, and a denial until a credential's file has
-changed, or else for a delay that doubles up to five minutes.
+While a source is unavailable, the daemon may converge for other reasons, such as a change in another source. An answer to
+one attempt therefore applies to the next ones too: a Retry-After until it is over, and a denial until a credential's file
+has changed, or else for a delay that doubles up to five minutes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FileStamps = tuple[tuple[str, int, int, int], ...]
 
 
 class ThrottledSource(Generic[Options]):
-    """Fetches from `source`, and repeats its last error instead while it is to be left alone."""
+    """Fetches from `source`, or repeats its last error while the source is throttled."""
 
     def __init__(
         self, source: Source[Options], options: Options, context: SourceContext, clock: Clock = time.monotonic
@@ -58,8 +58,8 @@ class ThrottledSource(Generic[Options]):
         return self.source.added_layers if isinstance(self.source, AddsLayers) else ()
 
     def fetch(self, layers: Sequence[str]) -> Snapshot:
-        """Fetch as the source does. Raises its last error again while it is to be left alone."""
-        # The loop and the polling thread both fetch, and a backend may not be made for two threads. But the loop has a
+        """Fetch as the source does. Raises its last error again while the source is throttled."""
+        # The loop and the polling thread both fetch, and a backend may not support two threads. But the loop has a
         # watchdog, so it does not wait for the other thread for long.
         acquired = self._acquire()
         try:
@@ -95,7 +95,7 @@ class ThrottledSource(Generic[Options]):
             self._error, self._until = None, 0.0
             if error.retry_after_seconds:
                 seconds = min(_RETRY_AFTER_MAX_SECONDS, error.retry_after_seconds)
-                message = f"{error}; it asks for no request during {seconds:g} s"
+                message = f"{error}; it asks for no requests for {seconds:g} s"
                 self._error = SourceUnreachable(message, hint=error.hint, retry_after_seconds=seconds)
                 self._until = self._clock() + seconds
                 raise self._error from None
@@ -105,7 +105,7 @@ class ThrottledSource(Generic[Options]):
         return snapshot
 
     def _credential_files(self) -> FileStamps:
-        """Stat the files of all `_file` options: a stamp changes when a file is replaced or written to."""
+        """Return the stamps of the files of all `_file` options. A stamp changes when its file is replaced or written to."""
         if not dataclasses.is_dataclass(self._options):
             return ()
         stamps = []
@@ -131,6 +131,6 @@ class ThrottledWatchableSource(ThrottledSource[Options]):
 
 
 def throttle(source: Source[Options], options: Options, context: SourceContext) -> Source[Options]:
-    """Wrap a source so that it is not asked while it is to be left alone. The result is watchable if `source` is."""
+    """Wrap a source so that it is throttled. The result is watchable if `source` is."""
     kind = ThrottledWatchableSource if isinstance(source, Watchable) else ThrottledSource
     return kind(source, options, context)

@@ -36,11 +36,11 @@ class WatchResult:
 class Watcher:
     """Waits for changes of one source, in a thread.
 
-    It calls `changed` with the source's name if the source holds something new, if it fails, and when it is back. While a
+    It calls `changed` with the source's name when the source has new content, fails, or is available again. While a
     source is unavailable the watcher fetches that source alone, because a convergence fetches all of them.
 
-    After `changed` it waits for `on_converged`, so that a source that always reports a change costs a back-off and no storm.
-    While the loop lets changes settle, it looks for more of them and calls `changed` again.
+    After `changed` it waits for `on_converged`, so that a source that always reports a change causes a back-off and not one
+    convergence after another. While the loop lets changes settle, the watcher polls for more and calls `changed` again.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class Watcher:
             return self._seen, self._version
 
     def _wait(self, seen: Snapshot | None) -> WatchResult:
-        """Wait for a sign that the source holds something other than `seen`, by its watch or by its poll."""
+        """Wait for a sign that the source's content differs from `seen`, by its watch or by its poll."""
         if seen is None:
             return WatchResult(alarmed=self._is_back(), healthy=False)
         if not isinstance(self.source, Watchable):
@@ -163,7 +163,7 @@ class Watcher:
     def _fetch_alone(self) -> Snapshot | None:
         """Fetch this source, so that an alarm or a poll without changes triggers no convergence.
 
-        Return None if only the loop can find out: it resolves the layers, and reports the reason of a failure.
+        Return None if the loop must decide: it resolves the layers, and reports the reason of a failure.
         """
         layers = self._layers
         try:
@@ -174,9 +174,9 @@ class Watcher:
             self._fetched_at = time.monotonic()
 
     def _is_back(self) -> bool:
-        """Fetch an unavailable source. Return whether its answer is new, or its failure has another reason for the status."""
+        """Fetch an unavailable source. Return whether its answer is new, or its failure has a new reason to report."""
         if self._layers is None:
-            return True  # the loop must try again: a fact is missing, and not the source
+            return True  # the loop must try again: a fact is missing, and the source may work
         try:
             snapshot = containment.fetch(self.source, self._name, self._layers)
         except (SourceError, DiscoveryError) as error:
@@ -186,7 +186,7 @@ class Watcher:
         return snapshot != previous
 
     def _follow(self, last: Snapshot, version: int) -> None:
-        """Call `changed` again while the source goes on changing, so that the loop waits until it is calm.
+        """Call `changed` again while the source keeps changing, so that the loop waits until changes have settled.
 
         End with the convergence after `version`, and no later than the loop's own limit.
         """
@@ -195,7 +195,7 @@ class Watcher:
         calm_at = time.monotonic() + self._settling.calm_seconds
         while layers is not None and time.monotonic() < min(calm_at, end):
             with self._converged:
-                if self._converged.wait_for(lambda: self._is_past(version), self._settling.look_seconds):
+                if self._converged.wait_for(lambda: self._is_past(version), self._settling.settle_poll_seconds):
                     return
             try:
                 snapshot = containment.fetch(self.source, self._name, layers)

@@ -1,3 +1,3 @@
-"""What parbake publishes in /run/parbake: status.json, metrics.prom, and the status of the shipper."""
+"""The status that parbake publishes in /run/parbake: status.json, metrics.prom, and the status of the shipper."""
 
 __all__ = ["report", "shipper"]

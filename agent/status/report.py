@@ -1,4 +1,4 @@
-"""The report of a process: what its convergences found and did. It holds no value of run config."""
+"""The report of a process: the state and the results of its convergences. It contains no value of run config."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class TemplateState(StrEnum):
 
     CURRENT = "current"
     DRIFTED = "drifted"
-    """The target was edited by hand and is left so."""
+    """The target was edited by hand, and is not repaired."""
     WAITING = "waiting"
-    """An error holds its group up; the old target stays."""
+    """An error delays its group; the old target is kept."""
     REJECTED = "rejected"
-    """Its group did not hold, and is not tried again."""
+    """Its group was rolled back or failed a check, and is not tried again."""
 
 
 def now() -> str:
@@ -53,7 +53,7 @@ def now() -> str:
 
 @dataclass(slots=True)
 class Report:
-    """It is filled step by step, so that a failure half way still shows what was known by then."""
+    """The report, filled step by step, so that a failure still shows the results of the steps before it."""
 
     state: InstanceState = InstanceState.STARTING
     since: str = field(default_factory=now)
@@ -78,7 +78,7 @@ class Report:
 
 
 def as_status(report: Report) -> dict[str, Any]:
-    """Return the content of status.json (INTERFACE section 7). `userdata` is left out: people put secrets into user-data."""
+    """Return the content of status.json (INTERFACE section 7). `userdata` is left out, because it often contains secrets."""
     status: dict[str, Any] = {
         "schema": SCHEMA,
         "state": report.state,
@@ -108,7 +108,7 @@ def as_metrics(report: Report) -> str:
             family(
                 "state",
                 "gauge",
-                "1 for the state the instance is in",
+                "1 for the current state of the instance",
                 states,
             ),
             family("generation", "gauge", "The applied generation", [({}, report.generation)]),
@@ -135,7 +135,7 @@ def publish(report: Report, paths: Paths) -> None:
     """Write status.json and metrics.prom, each whole and world-readable. Raises OSError."""
     if not paths.run.is_dir():
         paths.run.mkdir(parents=True)
-        os.chmod(paths.run, 0o755)  # noqa: S103 - status and metrics are for everybody
+        os.chmod(paths.run, 0o755)  # noqa: S103 - status and metrics are public
     write_atomic(paths.status, (json.dumps(as_status(report), indent=1, sort_keys=True) + "\n").encode(), 0o644)
     write_atomic(paths.metrics, _all_metrics(report, paths).encode(), 0o644)
 
@@ -144,7 +144,7 @@ StatusStamp = tuple[int, int] | None
 
 
 def status_stamp(paths: Paths) -> StatusStamp:
-    """Return a stamp of status.json, or None if it does not exist. After another parbake wrote it, the stamp is another."""
+    """Return a stamp of status.json, or None if it does not exist. It changes when another parbake writes the file."""
     try:
         status = paths.status.stat()
     except OSError:

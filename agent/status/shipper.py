@@ -1,7 +1,7 @@
 """The status of the log shipper, ship/status.json: its states and numbers, a safe reader, and its metrics.
 
 A process with fewer rights writes the file and root reads it. An attacker who controls the shipper controls the file, so
-that the reader follows no link, waits for no pipe, reads a bounded size, and keeps only known numbers and printable text.
+the reader follows no link, waits for no pipe, reads a bounded size, and keeps only known numbers and printable text.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ class SinkState(StrEnum):
 
 STATES = tuple(SinkState)
 UNKNOWN = "unknown"
-"""The state of a sink in a status that a shipper of this version does not write."""
+"""The state of a sink if its status has a state that this version does not have."""
 SCHEMA = 1
 
 NUMBERS = {
     "lag_seconds": ("gauge", "Age of the oldest entry that the sink has not acknowledged"),
-    "rate": ("gauge", "Entries a second, over half a minute"),
+    "rate": ("gauge", "Entries per second, over half a minute"),
     "sent": ("counter", "Entries acknowledged since the shipper started"),
-    "retries": ("counter", "Tries that had to be repeated"),
+    "retries": ("counter", "Requests that had to be repeated"),
     "lost": ("counter", "Entries gone before they were shipped, as far as they can be counted"),
     "set_aside": ("counter", "Entries the sink refused, set aside in the dead-letter file"),
-    "skipped": ("counter", "Damaged or unreadable places that were skipped"),
+    "skipped": ("counter", "Damaged or unreadable entries and files that were skipped"),
 }
 """The numbers of a sink, in ship/status.json and in the metrics: name to metric type and description."""
 COUNTERS = tuple(name for name, (kind, _) in NUMBERS.items() if kind == "counter")
@@ -58,7 +58,7 @@ class ShipStatus:
     """A status that has been checked.
 
     `time`: when the shipper wrote it, in seconds since 1970.
-    `sinks`: per name of a sink its `type`, `state`, `error` and the NUMBERS.
+    `sinks`: for each sink, by name, its `type`, `state`, `error` and the NUMBERS.
     """
 
     time: float
@@ -80,7 +80,7 @@ def read(path: Path) -> ShipStatus | None:
         return None
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("no regular file")
+            raise ValueError("not a regular file")
         content = os.read(descriptor, _BYTES_MAX + 1)
     finally:
         os.close(descriptor)
@@ -94,7 +94,7 @@ def read(path: Path) -> ShipStatus | None:
 
 def _checked(document: Any) -> ShipStatus:
     if not isinstance(document, dict) or document.get("schema") != SCHEMA or not isinstance(document.get("sinks"), dict):
-        raise ValueError("not what a shipper of this version writes")
+        raise ValueError("not the status of a shipper of this version")
     sinks = document["sinks"]
     if len(sinks) > _SINKS_MAX:
         raise ValueError(f"more than {_SINKS_MAX} sinks")

@@ -1,4 +1,4 @@
-"""Watches of directories, by watchdog. No other module imports it.
+"""Watches directories, by watchdog. No other module imports it.
 
 watchdog costs 15 ms to import and up to two threads for each directory, so it is imported when the first watch begins.
 """

@@ -1,4 +1,4 @@
-"""The log of parbake: structured entries in the journal under systemd, plain lines elsewhere. It holds no value of a key."""
+"""The log of parbake: structured entries in the journal under systemd, plain lines elsewhere. It contains no value of a key."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class JournalHandler(logging.Handler):
         try:
             self._send(*fields)
         except OSError:
-            sys.stderr.write(f"{fields[0]}\n")  # journald restarts, and a convergence goes on
+            sys.stderr.write(f"{fields[0]}\n")  # a restart of journald must not end a convergence
 
 
 class TerminalFormatter(logging.Formatter):

@@ -24,7 +24,7 @@ class ProcessResult:
     """The end of a program.
 
     `code` is None if the program did not start, was cancelled, or was killed at its time-out or output limit; negative for a
-    signal. `output` is text for people and may hold secrets: mask it before it is shown. `stdout` is set by a run with
+    signal. `output` is text for messages and may contain secrets: mask it before it is shown. `stdout` is set by a run with
     `stdout_max_bytes`.
     """
 
@@ -50,9 +50,9 @@ def run(
 ) -> ProcessResult:
     """Run `argv` without a shell until it ends, `timeout_seconds` pass, or `cancelled` returns true.
 
-    The whole process group is killed then, so that background processes of a check neither outlive nor delay it. The result
-    has the last OUTPUT_BYTES of both outputs. With `stdout_max_bytes` it has the whole standard output instead, and standard
-    error is dropped; a program that prints more is killed.
+    The whole process group is killed at the end, so that background processes of a check neither outlive nor delay it. The
+    result has the last OUTPUT_BYTES of both outputs. With `stdout_max_bytes` it has the whole standard output instead, and
+    standard error is dropped; a program that prints more is killed.
     """
     keep_all = stdout_max_bytes is not None
     try:
@@ -81,9 +81,9 @@ def run(
         if ended:
             exchange.drain()
     if exchange.too_large:
-        return ProcessResult(None, f"more than {stdout_max_bytes} bytes of output, killed", too_large=True)
+        return ProcessResult(None, f"printed more than {stdout_max_bytes} bytes, and was killed", too_large=True)
     if not ended:
-        return ProcessResult(None, f"no end after {timeout_seconds:g} s, killed")
+        return ProcessResult(None, f"did not end after {timeout_seconds:g} s, and was killed")
     if keep_all:
         return ProcessResult(process.returncode, "", bytes(exchange.output))
     return ProcessResult(process.returncode, exchange.output.decode("utf-8", "replace").strip())
@@ -123,7 +123,7 @@ class _Exchange:
             os.close(ended)
 
     def drain(self) -> None:
-        """Read what is left in the pipe, without waiting for its end: a process in another session may hold it open."""
+        """Read the rest of the pipe, without waiting for its end: a process in another session may keep it open."""
         for _ in range((self._maximum or 0) // OUTPUT_BYTES + 64):
             if not self._read() or self.too_large:
                 break

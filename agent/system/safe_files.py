@@ -1,4 +1,4 @@
-"""Files that are opened, read and written so that another user's symlink cannot redirect a write.
+"""Opens, reads and writes files so that another user's symlink cannot redirect a write.
 
 Every directory of a path is opened by descriptor, one segment at a time. A symlink among the directories is followed only if
 it belongs to root or to the user of this process; any other is an error. Links are resolved below the root, so that
@@ -100,7 +100,7 @@ def _open_directory(parent: int, segment: str, create: ParentDirectory | None) -
     except FileNotFoundError:
         if create is None:
             raise
-        # 0700 until it has its owner. Its mode does not depend on the umask, because another user's service reads in it.
+        # 0700 until the owner is set. The mode does not depend on the umask, because another user's service reads there.
         os.mkdir(segment, 0o700, dir_fd=parent)
         descriptor = os.open(segment, _DIRECTORY, dir_fd=parent)
         if (create.uid, create.gid) != (-1, -1):
@@ -117,7 +117,7 @@ def _read_trusted_link(directory: int, segment: str, target: str, links: int) ->
     if status.st_uid not in (0, os.geteuid()):
         raise ApplyError(
             f"target {target}: {segment} on its path is a symlink that belongs to uid {status.st_uid}",
-            hint="nothing was replaced; only links of root are followed",
+            hint="nothing was replaced; only symlinks of root are followed: remove it, or chown it to root",
         )
     if links > _LINKS_MAX:
         raise ApplyError(f"target {target}: too many symlinks on its path", hint="nothing was replaced")
@@ -140,7 +140,9 @@ def read_target(paths: Paths, target: str) -> TargetFile | None:
             with open(descriptor, "rb") as file:
                 status = os.fstat(descriptor)
                 if not stat.S_ISREG(status.st_mode):
-                    raise ApplyError(f"target {target} is not a regular file", hint="nothing was replaced; move it away")
+                    raise ApplyError(
+                        f"target {target} is not a regular file", hint="nothing was replaced; move it out of the way"
+                    )
                 if status.st_size > READ_MAX_BYTES:
                     raise ApplyError(f"target {target} is larger than {READ_MAX_BYTES} bytes; parbake did not write it")
                 return TargetFile(file.read(), stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
@@ -188,7 +190,7 @@ def write_atomic(
 ) -> None:
     """Write a file of parbake (state, status), whole or not at all.
 
-    `on_created` is called with the descriptor while the mode is still 0600. With `sync` the file is durable at the return.
+    `on_created` is called with the descriptor while the mode is still 0600. With `sync` the file is durable on return.
     Raises OSError.
     """
     temporary = path.with_name(f".{path.name}.new")

@@ -1,4 +1,4 @@
-"""Messages to the service manager, by the protocol of sd_notify(3)."""
+"""Sends messages to the service manager, by the protocol of sd_notify(3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Actions on units, by systemctl(1), which waits for the result of the job. Without systemd nothing is done."""
+"""Acts on units through systemctl(1), which waits for the result of the job. Without systemd nothing is done."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Units(Protocol):
     """Reads and changes the state of units."""
 
     def act(self, step: UnitStep, *, before_ready: bool) -> UnitResult:
-        """Run one action. A failure is a result, and never raises."""
+        """Run one action. A failure is returned as a result and not raised."""
         ...
 
     def state(self, unit: str) -> UnitState:
@@ -140,7 +140,7 @@ class Systemd:
 
 
 def _effective_action(action: UnitAction, state: UnitState) -> UnitAction | None:
-    """Return the action for a unit in `state`, or None if nothing is to be done.
+    """Return the action for a unit in `state`, or None if no action is needed.
 
     A reload of a unit that is down becomes a restart, because the new config may repair it. A stopped unit is not reloaded.
     """
@@ -173,5 +173,5 @@ def booting(units: Units) -> bool:
 
 
 def shutting_down(units: Units) -> bool:
-    """Return whether the machine shuts down. A unit that stops then does not stop because of its config."""
+    """Return whether the machine is shutting down. A unit that stops then does not stop because of its config."""
     return isinstance(units, Systemd) and units.system_state() == "stopping"

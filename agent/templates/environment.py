@@ -24,7 +24,7 @@ _CLOCK_ATTRIBUTES = ("now", "today", "utcnow", "fromtimestamp", "astimezone")
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """A strict environment without globals that hold data, without HTML escaping and without `random`."""
+    """A strict environment without data in globals, without HTML escaping and without `random`."""
 
     def __init__(self, loader: BaseLoader, cache: BytecodeCache | None, syntax: TemplateSyntax) -> None:
         super().__init__(
@@ -87,7 +87,9 @@ def _printable(value: Any) -> Any:
         raise UndefinedError(f"an expression gives a {type(value).__name__}, which cannot be printed; use `| list` or `| join`")
     if value is None or (callable(value) and not isinstance(value, Missing)):
         kind = "nothing (null)" if value is None else f"a function ({getattr(value, '__name__', value)})"
-        raise UndefinedError(f"an expression gives {kind}, which cannot be printed; a key named like a method needs [...]")
+        raise UndefinedError(
+            f"an expression gives {kind}, which cannot be printed; a key with the name of a method needs [...]"
+        )
     return value
 
 

@@ -1,4 +1,4 @@
-"""Replace every secret of a run config by a fake one of the same shape. A rendering with fake secrets reveals no secret. Pure.
+"""Replace every secret of a run config with a fake one of the same shape. A rendering with fake secrets reveals none. Pure.
 
 Masking finds a secret that a template prints unchanged or in a known encoding. A filter can print a secret in any other
 form. A line that is equal in the renderings with real and with fake secrets does not depend on a secret.

@@ -82,7 +82,7 @@ def b64decode(value: str, encoding: str = "utf-8") -> str:
 def hash_(value: str | bytes, algorithm: str = "sha1") -> str:
     """Return the hexadecimal digest of a text or bytes."""
     if algorithm not in _HASHES:
-        raise FilterArgumentError(f'hash "{algorithm}" is not known; known: {", ".join(_HASHES)}')
+        raise FilterArgumentError(f'unknown hash "{algorithm}"; expected one of: {", ".join(_HASHES)}')
     return hashlib.new(algorithm, _bytes(value, "utf-8"), usedforsecurity=False).hexdigest()
 
 
@@ -111,7 +111,7 @@ def regex_search(value: Any, pattern: str, *groups: str, ignorecase: bool = Fals
 
 
 def combine(*tables: Any, recursive: bool = False) -> dict[str, Any]:
-    """Return tables, or lists of tables, overlaid in order; tables in them too, with `recursive`."""
+    """Return tables, or lists of tables, overlaid in order. With `recursive`, nested tables are overlaid too."""
     result: dict[str, Any] = {}
     for table in tables:
         overlay = plain(defined(table))
@@ -160,7 +160,7 @@ def dirname(value: Any) -> str:
 
 
 def to_datetime(value: str, format: str = "%Y-%m-%d %H:%M:%S") -> datetime:
-    """Return the time that a text in `format` gives."""
+    """Parse a time in `format`."""
     return datetime.strptime(defined(value), format)
 
 

@@ -61,18 +61,18 @@ def ipaddr(value: Any, query: str | int = "", *, version: int | None = None) -> 
         return f"{interface.network[int(query)]}/{interface.network.prefixlen}"
     if query not in _QUERIES:
         raise FilterArgumentError(
-            f'ipaddr query "{query}" is not known; known: {", ".join((*_QUERIES, *_CONDITIONS, "wrap"))}, or a number'
+            f'unknown ipaddr query "{query}"; expected one of: {", ".join((*_QUERIES, *_CONDITIONS, "wrap"))}, or a number'
         )
     return _QUERIES[str(query)](interface)
 
 
 def ipv4(value: Any, query: str | int = "") -> Any:
-    """Return the result of `ipaddr`, for IPv4 addresses alone."""
+    """Return the result of `ipaddr` for IPv4 addresses only."""
     return ipaddr(value, query, version=4)
 
 
 def ipv6(value: Any, query: str | int = "") -> Any:
-    """Return the result of `ipaddr`, for IPv6 addresses alone."""
+    """Return the result of `ipaddr` for IPv6 addresses only."""
     return ipaddr(value, query, version=6)
 
 

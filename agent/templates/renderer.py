@@ -1,4 +1,4 @@
-"""Template + run config + facts + build config -> bytes, and a record of every read. It reads the templates' files only."""
+"""Renders template + run config + facts + build config to bytes, and records every read. Reads only the templates' files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ABSENT = object()
 
 
 class Renderer:
-    """Renders the templates of one image. Environments and compiled templates are made once and kept.
+    """Renders the templates of one image. Environments and compiled templates are created once and kept.
 
     With `baking`, compiled templates are written for later renders (`parbake bake`).
     """
@@ -95,7 +95,7 @@ class Renderer:
         return {str(namespace): View(namespace, tree, reads) for namespace, tree in trees.items()}
 
     def _missing_keys_error(self, template: Template, config: RunConfig, facts: Facts, first: UndefinedError) -> RenderError:
-        """Return one error with every key that the template misses."""
+        """Return one error with every missing key of the template."""
         missing = self.missing_keys(template, config, facts)
         first_message = masker.Masker(config.secret_texts()).mask(str(first))
         problems = [f"{name} is not set" for name in missing]
@@ -111,7 +111,7 @@ class Renderer:
     def missing_keys(self, template: Template, config: RunConfig, facts: Facts) -> list[str]:
         """Return the absent keys that a template uses, such as "config.db.password", secrets masked. Never raises.
 
-        The template is rendered once more, with absent keys noted and not fatal.
+        The template is rendered once more, with absent keys recorded instead of raised.
         """
         reads = Reads(lenient=True)
         try:
@@ -149,7 +149,7 @@ def _first_segments(paths: Iterable[KeyPath]) -> frozenset[str]:
 
 
 def inputs_unchanged(rendering: Rendering, old: RunConfig, new: RunConfig, old_facts: Facts, new_facts: Facts) -> bool:
-    """Return whether the new inputs equal the old ones in everything that a rendering read: it need not be made again."""
+    """Return whether every input that a rendering read is unchanged, so that the rendering can be kept."""
     if not all(same(lookup(old.tree, path, _ABSENT), lookup(new.tree, path, _ABSENT)) for path in rendering.reads):
         return False
     if not all(isinstance(lookup(new.tree, path, _ABSENT), Mapping) for path in rendering.tables):

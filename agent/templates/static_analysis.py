@@ -10,7 +10,7 @@ from agent.templates.tracked_context import TABLE_METHODS
 
 
 def static_key_reads(environment: Environment, source: str) -> set[KeyPath]:
-    """Return the paths below `config` that a template, with the templates that it includes, names.
+    """Return the paths below `config` that a template and the templates that it includes read.
 
     A path ends before a segment that is not constant; it is empty if the template uses `config` as a whole.
     Raises RenderError if a template that is included does not exist, cannot be read or has a syntax error.

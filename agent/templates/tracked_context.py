@@ -1,7 +1,7 @@
 """The namespaces that templates see: read-only, sorted, and with every read recorded.
 
-A recorded read is a dependency. The reads decide which templates are rendered again and which targets hold a secret, and
-they are the keys that `explain` names.
+A recorded read is a dependency. The reads decide which templates are rendered again, which targets contain a secret, and
+which templates `explain` lists for a key.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Namespace(StrEnum):
 class Reads:
     """The reads of one render, by namespace.
 
-    `keys` are the paths whose value was read. `tables` are the tables that the render went through: it depends on their
-    being tables, and not on their content. With `lenient`, missing keys are collected in `missing` and the render goes on.
+    `keys` are the paths whose value was read. `tables` are the tables that the render passed through: it depends on their
+    type and not on their content. With `lenient`, missing keys are collected in `missing` and the render continues.
     """
 
     def __init__(self, *, lenient: bool = False) -> None:
@@ -44,7 +44,7 @@ class Reads:
 
 
 class Missing(StrictUndefined):
-    """An absent key. Using it is an error; going further down is not.
+    """An absent key. Using it is an error; reading a key below it is not.
 
     So `default` and `is defined` work at any depth, and the error names the whole key.
     """
@@ -73,7 +73,7 @@ class Missing(StrictUndefined):
 
 
 class MissingLenient(Missing):
-    """An absent key that notes its use and does not fail. It serves only to list every missing key of a template."""
+    """An absent key that records its use and does not fail. It only serves to list every missing key of a template."""
 
     __slots__ = ()
 

@@ -118,7 +118,7 @@ def _value(value: object, key_path: str) -> str:
     if isinstance(value, Mapping):
         inner = (f"{_text(str(key))} = {_value(item, f'{key_path}.{key}')}" for key, item in value.items() if item is not None)
         return "{" + ", ".join(inner) + "}"
-    raise ValueError(f"{key_path}: found a {type(value).__name__}, which settings cannot hold")
+    raise ValueError(f"{key_path}: found a {type(value).__name__}, which settings cannot contain")
 
 
 def _text(text: str) -> str:

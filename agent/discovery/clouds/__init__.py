@@ -1,4 +1,4 @@
-"""The contracts of a platform's file, and the table of platforms."""
+"""The contracts of a platform's module, and the table of platforms."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ class Cloud(Protocol):
 
 @runtime_checkable
 class ChangingCloud(Protocol):
-    """A platform that can look for changes with fewer requests than `discover`. The object is kept between looks."""
+    """A platform that can be polled for changes with fewer requests than `discover`. The object is kept between polls."""
 
     @property
     def poll_seconds(self) -> float:
-        """The pause between two looks."""
+        """The pause between two polls."""
         ...
 
     @property
-    def look_seconds(self) -> float:
-        """The least time for the next look if that is longer than `[discovery] timeout`, else 0."""
+    def poll_timeout_seconds(self) -> float:
+        """The time-out of the next poll if it needs more time than `[discovery] timeout`, else 0."""
         ...
 
     @property
-    def waits(self) -> bool:
-        """Whether the next look ends only when something changes, or at the context's deadline."""
+    def long_polls(self) -> bool:
+        """Whether the next poll is a long poll: it ends only at a change or at the context's deadline."""
         ...
 
     def changing(self, context: Context) -> Iterator[RawFacts]:

@@ -30,8 +30,8 @@ class Alibaba:
     """The service resembles EC2's, at another address. Tokens are optional."""
 
     poll_seconds: ClassVar[float] = 20.0
-    look_seconds: ClassVar[float] = 0.0
-    waits: ClassVar[bool] = False
+    poll_timeout_seconds: ClassVar[float] = 0.0
+    long_polls: ClassVar[bool] = False
 
     def discover(self, context: Context) -> Iterator[RawFacts]:
         with MetadataClient(context, BASE) as client:
@@ -59,7 +59,7 @@ def authorize(client: MetadataClient) -> None:
 
 
 def notices(client: MetadataClient) -> dict[str, str | None]:
-    """Return the time at which a spot instance will be reclaimed: 404 until there is one."""
+    """Return the notice that a spot instance will be reclaimed. Its path answers 404 until then."""
     end = client.text(f"{META}/instance/spot/termination-time")
     return {"terminating": "spot" if end else None, "terminating_at": end}
 

@@ -20,11 +20,11 @@ class Azure:
     """Only the watcher requests scheduled events: the first answer that an instance gets takes up to two minutes."""
 
     poll_seconds: ClassVar[float] = 10.0
-    waits: ClassVar[bool] = False
+    long_polls: ClassVar[bool] = False
 
     def __init__(self) -> None:
-        # Until the first answer. A later request that stalls would hide a pre-emption, which follows its notice after 30 s.
-        self.look_seconds = 130.0
+        # For the first answer only: a later request that stalls this long would hide a pre-emption, 30 s after its notice.
+        self.poll_timeout_seconds = 130.0
 
     def discover(self, context: Context) -> Iterator[RawFacts]:
         with _client(context) as client:
@@ -35,7 +35,7 @@ class Azure:
             instance = _instance(client)
             yield {"tags": parse(instance)["tags"]}
             reply = client.request("GET", EVENTS, {}, long_poll=True)
-            self.look_seconds = 0.0
+            self.poll_timeout_seconds = 0.0
             if reply.status == 200:
                 events = parsers.json_table(reply.body, f"{BASE}/metadata/scheduledevents")
                 yield parse_events(events, pick(instance, "compute", "name"))
@@ -54,7 +54,7 @@ def _instance(client: MetadataClient) -> dict[str, Any]:
 
 
 def parse_events(document: Mapping[str, Any], name: object) -> dict[str, object]:
-    """Return whether the virtual machine `name` will be terminated. The document also has the events of others in its set."""
+    """Return whether the virtual machine `name` will be terminated. The document lists the events of its whole set."""
     for event in items(document, "Events"):
         reason = {"Preempt": "spot", "Terminate": "scheduled"}.get(str(event.get("EventType")))
         if reason and name in (pick(event, "Resources") or []):

@@ -45,7 +45,9 @@ def _opened(context: Context) -> Iterator[Path]:
     """Yield the drive's directory: the seed's, the mount point, or a temporary mount point."""
     drive = config_drive(context.paths)
     if not drive:
-        raise DiscoveryError("there is no config drive", hint="its filesystem has the label config-2")
+        raise DiscoveryError(
+            "there is no config drive", hint="a config drive has the filesystem label config-2; see `lsblk -f`"
+        )
     if drive == CONFIG_DRIVE_SEED:
         yield context.paths.host(drive)
         return
@@ -55,7 +57,7 @@ def _opened(context: Context) -> Iterator[Path]:
         yield mount_point
         return
     if os.geteuid() != 0 or not context.paths.is_host:
-        raise DiscoveryError(f"the config drive {drive} is not mounted, and only root can mount it")
+        raise DiscoveryError(f"the config drive {drive} is not mounted, and only root can mount it", hint="run it as root")
     directory = tempfile.mkdtemp(prefix="parbake-config-drive-")
     try:
         seconds = max(0.1, context.deadline - time.monotonic())

@@ -35,12 +35,12 @@ class Ec2:
 
     # A spot instance ends two minutes after its notice. Tags cost one request each, so they are read less often.
     poll_seconds: ClassVar[float] = 10.0
-    look_seconds: ClassVar[float] = 0.0
-    waits: ClassVar[bool] = False
-    _TAGS_EVERY_LOOKS = 6
+    poll_timeout_seconds: ClassVar[float] = 0.0
+    long_polls: ClassVar[bool] = False
+    _POLLS_PER_TAG_READ = 6
 
     def __init__(self) -> None:
-        self._looks = 0
+        self._polls = 0
 
     def discover(self, context: Context) -> Iterator[RawFacts]:
         with MetadataClient(context, *BASES) as client:
@@ -58,9 +58,9 @@ class Ec2:
         with MetadataClient(context, *BASES) as client:
             authorize(client)
             yield notices(client)
-            if self._looks % self._TAGS_EVERY_LOOKS == 0:
+            if self._polls % self._POLLS_PER_TAG_READ == 0:
                 yield {"tags": tags(client, f"{META}/tags/instance")}
-            self._looks += 1
+            self._polls += 1
 
 
 def authorize(client: MetadataClient) -> None:
@@ -91,7 +91,7 @@ def parse_tree(tree: object, document: Mapping[str, Any] | None) -> dict[str, ob
 
 
 def tags(client: MetadataClient, path: str) -> dict[str, str] | None:
-    """Return the tags, None if the instance may not see its tags (off by default: 404)."""
+    """Return the tags, or None if the instance has no access to them. Access is off by default, and answers 404 then."""
     values = {}
     for name in client.lines(path)[:MAX_TAGS]:
         value = client.text(f"{path}/{quote(name, safe='')}")

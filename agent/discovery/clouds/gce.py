@@ -32,16 +32,16 @@ _PLATFORM_ATTRIBUTES = (
 
 
 class Gce:
-    """From the second look on, the service answers a look for changes only when something has changed."""
+    """From the second poll on, the service answers only when something has changed."""
 
     poll_seconds: ClassVar[float] = 1.0
-    look_seconds: ClassVar[float] = 0.0
+    poll_timeout_seconds: ClassVar[float] = 0.0
 
     def __init__(self) -> None:
         self._etag = ""
 
     @property
-    def waits(self) -> bool:
+    def long_polls(self) -> bool:
         return bool(self._etag)
 
     def discover(self, context: Context) -> Iterator[RawFacts]:
@@ -75,7 +75,7 @@ def parse(instance: Mapping[str, Any]) -> dict[str, object]:
     attributes = attributes if isinstance(attributes, Mapping) else {}
     is_base64 = attributes.get("user-data-encoding") == "base64"
     return {
-        # An integer beyond 2^53, which a parser with doubles only would round.
+        # An integer beyond 2^53, which a parser that only has doubles would round.
         "instance_id": instance.get("id"),
         "region": region_of(zone),
         "zone": zone,
@@ -98,6 +98,6 @@ def _terminating(instance: Mapping[str, Any]) -> str | None:
 
 
 def user_attributes(attributes: object) -> dict[str, object]:
-    """Return the attributes that a user gave, without those that programs of the platform read."""
+    """Return the attributes that a user has set, without those that the platform's own programs read."""
     table = attributes if isinstance(attributes, Mapping) else {}
     return {name: value for name, value in table.items() if not str(name).startswith(_PLATFORM_ATTRIBUTES)}

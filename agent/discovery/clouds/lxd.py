@@ -17,7 +17,7 @@ MAX_KEYS = 100
 
 
 class Lxd:
-    """The socket has no addresses: the `host` provider finds them."""
+    """The socket does not provide addresses. They come from the `host` provider."""
 
     def discover(self, context: Context) -> Iterator[RawFacts]:
         with MetadataClient(context, "http://lxd", unix_socket=str(context.paths.host(LXD_SOCKET))) as client:

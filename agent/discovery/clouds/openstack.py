@@ -33,7 +33,7 @@ class OpenStack:
             if document is None:
                 raise DiscoveryError(f"{BASE}{META} does not exist, so this is not an OpenStack metadata service")
             yield parse(document)
-            # Before the tree, which has the address that the instance has now.
+            # Before the tree, whose addresses are up to date and replace these.
             yield parse_network(client.json(NETWORK))
             yield {"userdata": userdata.parbake_table(client.get(USERDATA) or b"")}
             for name, path in EC2_PATHS.items():

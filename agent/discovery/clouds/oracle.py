@@ -52,7 +52,7 @@ def parse(instance: Mapping[str, Any]) -> dict[str, object]:
 
 
 def parse_vnics(document: Mapping[str, Any]) -> dict[str, object]:
-    """Return the facts of the network cards, a list under `vnics`. The first is the primary. It has no public addresses."""
+    """Return the facts of the network interfaces, a list under `vnics`. The first is primary. It has no public addresses."""
     return {
         "private_ipv4": first(pick(vnic, "privateIp") for vnic in items(document, "vnics")),
         "ipv6": first(pick(vnic, "ipv6Addresses", 0) for vnic in items(document, "vnics")),

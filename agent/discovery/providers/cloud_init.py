@@ -81,7 +81,7 @@ def _userdata(paths: Paths, instance_id: object) -> Mapping[str, Any] | None:
     """Return the `parbake` key of all parts of user-data merged (cloud-config.txt), or else of the original user-data.
 
     /var/lib/cloud/instance links to a directory that is named after the instance. In an image that was captured from a
-    running instance the link leads to that instance, until cloud-init has moved it.
+    running instance the link leads to that instance, until cloud-init has replaced it.
     """
     from agent.discovery import userdata
 

@@ -48,7 +48,7 @@ def _alibaba(ds: Document, metadata: Document) -> dict[str, object]:
 
 
 def _gce(ds: Document, metadata: Document) -> dict[str, object]:
-    # cloud-init keeps the attributes and not the network tags. Half of the tags would hide the whole table.
+    # cloud-init keeps the attributes and not the network tags. A partial table would hide the metadata service's.
     return {"hostname": metadata.get("local-hostname")}
 
 
@@ -119,7 +119,7 @@ def _lxd(ds: Document, metadata: Document) -> dict[str, object]:
 
 
 def _without_userdata(parsed: dict[str, object]) -> dict[str, object]:
-    """cloud-init's merged user-data is better than the original in a document."""
+    """Return the facts without user-data: cloud-init's merged user-data is more complete than the original."""
     return {name: value for name, value in parsed.items() if name != "userdata"}
 
 

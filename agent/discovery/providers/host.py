@@ -21,8 +21,8 @@ _PRIVATE = re.compile(
 class Host:
     """The last provider of the default order.
 
-    The machine id serves as instance_id only if no platform was recognised. An instance whose metadata service is
-    unavailable has an id that is not known, and another id would be wrong.
+    The machine id serves as instance_id only if no platform was recognised. If the metadata service of a recognised
+    platform is unavailable, the instance id is unknown, and the machine id would be a wrong value.
     """
 
     gives: ClassVar[tuple[str, ...]] = ("hostname", "private_ipv4", "public_ipv4", "ipv6", "instance_id")
@@ -49,16 +49,16 @@ def _hostname(context: Context) -> str:
 
 
 def addresses() -> dict[str, str]:
-    """Return the addresses that the routing table would send from. To connect a datagram socket sends nothing."""
-    found = {}
+    """Return the addresses that the routing table would send from. Connecting a datagram socket sends nothing."""
+    facts = {}
     # Addresses for documentation (RFC 5737, RFC 3849): no network has a special route to them.
     ipv4 = _source_address(socket.AF_INET, "192.0.2.1")
     if ipv4 and not ipv4.startswith(("127.", "169.254.", "0.")):
-        found["private_ipv4" if _PRIVATE.match(ipv4) else "public_ipv4"] = ipv4
+        facts["private_ipv4" if _PRIVATE.match(ipv4) else "public_ipv4"] = ipv4
     ipv6 = _source_address(socket.AF_INET6, "2001:db8::1")
     if ipv6 and ipv6 != "::1" and not ipv6.startswith(("fe8", "fe9", "fea", "feb")):
-        found["ipv6"] = ipv6
-    return found
+        facts["ipv6"] = ipv6
+    return facts
 
 
 def _source_address(family: socket.AddressFamily, destination: str) -> str:

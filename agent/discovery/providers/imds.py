@@ -33,7 +33,7 @@ _OTHER_NAMES = {
 
 
 class Imds:
-    """Recognises the platform, then lets its file under `clouds/` ask. Facts that came before a failure are kept."""
+    """Recognises the platform, then asks its metadata service. Facts that arrived before a failure are kept."""
 
     gives: ClassVar[tuple[str, ...]] = (*FACT_NAMES, *CHANGING_FACTS)
 
@@ -69,7 +69,7 @@ def _add(part: RawFacts, facts: dict[str, object]) -> None:
         if value not in (None, "", {}, []):
             facts[name] = value
         elif name in CHANGING_FACTS:
-            facts.setdefault(name, None)  # an answer: cloud-init's copy from the boot is out of date
+            facts.setdefault(name, None)  # kept, because it shows that cloud-init's copy from the boot is out of date
 
 
 def recognise(context: Context, firmware: Mapping[dmi.Field, str]) -> tuple[str, str]:
@@ -92,13 +92,13 @@ def recognise(context: Context, firmware: Mapping[dmi.Field, str]) -> tuple[str,
 
 
 def _supported(name: str) -> str:
-    """Return parbake's name for a platform, "" if there is no file for it."""
+    """Return parbake's name for a platform, "" if parbake does not support it."""
     name = _OTHER_NAMES.get(name.lower(), name.lower())
     return name if name in CLOUDS else ""
 
 
 def config_drive(paths: Paths) -> str:
-    """Return the path of the config drive as the settings would write it: the seed's directory, or the disk by its label."""
+    """Return the path of the config drive on the host, or "": the directory of the seed, or the disk by its label."""
     if paths.host(f"{CONFIG_DRIVE_SEED}/openstack").is_dir():
         return CONFIG_DRIVE_SEED
     for label in CONFIG_DRIVE_LABELS:

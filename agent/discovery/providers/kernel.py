@@ -20,7 +20,7 @@ _MAX_BYTES = 64 * 1024
 
 
 class Kernel:
-    """Reads the kernel command line. In a container it is the host's: the arguments of init are read there, as by systemd."""
+    """Reads the kernel command line. A container has the host's, so init's arguments are read there, as systemd does."""
 
     def discover(self, context: Context) -> Mapping[str, str]:
         """Return the facts. The last of several words with one name wins."""

@@ -56,11 +56,11 @@ class FileOpener:
             if location not in self._denied:
                 self._denied.add(location)
                 self.denied += 1
-                log.warning("%s cannot be read: %s; let group parbake-ship read it", location, error.strerror)
+                log.warning("%s cannot be read: %s; make it readable for group parbake-ship", location, error.strerror)
             return None
 
     def open_by_key(self, key: Key, location: Path, path: Path) -> Tail | None:
-        """Open the file `key`, last seen at `location`, wherever beside it a rotation has moved it since."""
+        """Open the file `key`, last seen at `location`, even if a rotation has renamed it within its directory since."""
         for _ in range(_TRIES_MAX):
             tail = self.open(location, path)
             if tail is not None and tail.key == key:
@@ -74,7 +74,7 @@ class FileOpener:
         return None
 
     def find(self, path: Path, state: Mapping[str, Any], is_open: Callable[[Key], bool]) -> Tail | None:
-        """Find the file of a saved `state` in its place, renamed, or as a copy. The tail continues where it ended."""
+        """Find the file of a saved `state` at its path, renamed, or as a copy. The tail continues where the state ended."""
         key = (state["device"], state["inode"])
         for find in (self.open, partial(self.open_by_key, key)):
             tail = find(path, path)
@@ -86,7 +86,7 @@ class FileOpener:
         return self.copy_of(path, state, is_open)
 
     def copy_of(self, path: Path, state: Mapping[str, Any], is_open: Callable[[Key], bool]) -> Tail | None:
-        """Find a file beside `path` that begins with what was read for `state`. The tail continues where it ended."""
+        """Find a file beside `path` that begins with what was read for `state`. The tail continues where the state ended."""
         for sibling in rotation.copies(path) if state["offset"] else ():
             if not is_open(sibling.key) and (copy := self.open(sibling.path, path)) is not None:
                 if not is_open(copy.key) and copy.resume(state):

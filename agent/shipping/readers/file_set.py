@@ -1,6 +1,6 @@
 """The open log files: finds new ones, follows rotated ones, and recognises those of a checkpoint.
 
-The file at a path may change between any two calls. So nothing is concluded from a name: a file is opened first, then its
+The file at a path may change between any two calls, so nothing is concluded from a name: a file is opened first, then its
 inode is read, and then the earlier file of that path is looked for.
 """
 
@@ -23,7 +23,7 @@ log = logging.getLogger("parbake")
 _GRACE_SECONDS = 10.0
 """How long the last line of a rotated file may stay without its end: the writer may not know of the rotation yet."""
 _TRIES_MAX = 20
-_STATE = {"path": str, "device": int, "inode": int, "offset": int, "identity": str, "unread": int, "modified_ns": int}
+_STATE_TYPES = {"path": str, "device": int, "inode": int, "offset": int, "identity": str, "unread": int, "modified_ns": int}
 
 
 def saved_states(position: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -36,7 +36,7 @@ def saved_states(position: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _is_state(state: object) -> bool:
-    if not isinstance(state, dict) or not all(type(state.get(name)) is kind for name, kind in _STATE.items()):
+    if not isinstance(state, dict) or not all(type(state.get(name)) is kind for name, kind in _STATE_TYPES.items()):
         return False
     return bool(state["offset"] >= 0)
 
@@ -161,7 +161,7 @@ class FileSet:
             lost -= 1
         if lost:
             self.lost += lost
-            log.warning("%s was rotated more often than it could be read; what came after the last line read is lost", path)
+            log.warning("%s was rotated more often than it could be read; the lines after the last line read are lost", path)
 
     def _open_generations(self, path: Path, since_ns: int, opened: Tail | None = None) -> Sibling | None:
         """Open the generations of `path` that were last written after `since_ns`. Return the oldest of them."""
@@ -192,7 +192,7 @@ class FileSet:
             lost = lost or int(had_unread and not (later and not tail.offset))
             if lost:
                 self.lost += lost
-                log.warning("%s was truncated; what was written since it was last read is lost", tail.path)
+                log.warning("%s was truncated; the lines written since the last read are lost", tail.path)
         tail.restart()
         self._start(tail)
 
@@ -208,7 +208,7 @@ class FileSet:
         )
 
     def _resume_saved(self) -> None:
-        """At the start, find each file of the checkpoint in its place, renamed, or as a copy."""
+        """At the start, find each file of the checkpoint at its path, renamed, or as a copy."""
         states, self._saved = self._saved, ()
         for state in states:
             path = Path(state["path"])
@@ -225,7 +225,7 @@ class FileSet:
             if state["unread"] > 0:
                 self.lost += 1
                 self._reported_missing.add(path)
-                log.warning("%s is gone from where it was; what was not read of it is lost", path)
+                log.warning("%s is gone, and no copy of it was found; its unread lines are lost", path)
 
 
 def _modified_us(path: Path) -> int:

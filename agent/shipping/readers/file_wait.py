@@ -61,7 +61,7 @@ class DirectoryWatch:
     def wait(self, directories: Collection[Path], timeout_seconds: float, stop: Stop, changed: Callable[[], bool]) -> None:
         """Return on a change below `directories`, at the stop, or after the time-out.
 
-        `changed` is called once the watch works, and tells whether there was a change before that.
+        `changed` is called once the watch is active, and returns whether there was a change before that.
         """
         acquired = len(directories) if self._budget.acquire(len(directories)) else 0
         observer = None
@@ -88,7 +88,7 @@ class DirectoryWatch:
         except WatchUnavailable as error:
             if not self._warned:
                 self._warned = True
-                log.warning("log files are looked at once a second: they cannot be watched: %s", error.reason)
+                log.warning("log files cannot be watched, and are polled once a second: %s", error.reason)
             if error.no_threads:
                 self._budget.disable()
             return None

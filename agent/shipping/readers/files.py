@@ -1,7 +1,7 @@
 """Reads log files by glob, through rotation by rename, by create and by copytruncate.
 
-The position has each file with its offset and a digest of the content before it. So another file with the same inode is
-recognised as another one, and a copy as the same.
+The position has each file with its offset and a digest of the content before it. The digest distinguishes another file with
+the same inode, and identifies a copy.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class FilesReader:
 
 
 def _key_of(position: Mapping[str, Any]) -> bytes:
-    """Return the key of ids; empty if an earlier version wrote the position, or if it is damaged. A new key is made then."""
+    """Return the key of ids; empty if an earlier version wrote the position, or if it is damaged. A new key is created then."""
     try:
         key = bytes.fromhex(position["key"])
     except (KeyError, TypeError, ValueError):

@@ -82,7 +82,7 @@ class JournalReader:
         skipped = self._process_changes()
         lost = self._lost_before() if self._files_changed else 0
         if lost:
-            self._newest_due = 0.0  # or the same gap would be counted again before a rare match moves the position
+            self._newest_due = 0.0  # otherwise the gap would be counted again until a rare match moves the position
         newest = self._newest_if_due() if self._filtered else ""
         rows = Rows(self._names, self._threshold)
         try:
@@ -185,7 +185,7 @@ class JournalReader:
 
     @property
     def _filtered(self) -> bool:
-        """Whether the settings choose some of the entries, so that gaps in the numbers are no loss."""
+        """Whether the settings choose some of the entries, so that gaps in the numbers are not losses."""
         return bool(self._options.units or self._options.match or self._options.priority != "debug")
 
     def _open(self) -> bool:
@@ -236,7 +236,7 @@ class JournalReader:
         return len(damaged)
 
     def _lost_before(self) -> int:
-        """Return how many entries are gone between the last one that was read and the oldest that is left after it."""
+        """Return how many entries are gone between the last one that was read and the oldest remaining one after it."""
         self._files_changed = False
         last_read = Cursor.parse(self._cursor)
         if last_read is None:
@@ -251,7 +251,7 @@ class JournalReader:
         """Return the cursor of the newest entry every ten seconds, and "" in between.
 
         With a filter that rarely matches, the position follows the newest entry; otherwise every start would read the whole
-        journal again. It is read before the entries, or a match that comes in between would be skipped.
+        journal again. It is read before the entries; otherwise a match that arrives in between would be skipped.
         """
         if time.monotonic() < self._newest_due:
             return ""

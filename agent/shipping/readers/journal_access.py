@@ -81,7 +81,7 @@ class JournalAccess:
 
 
 def add_matches(journal: Any, options: Journal) -> None:
-    """Apply the settings as matches of the journal: one of the units, and a priority, and each field of `match`."""
+    """Apply the settings as matches of the journal: any of the units, and the priorities, and each field of `match`."""
     for unit in options.units:
         journal.add_match(f"_SYSTEMD_UNIT={unit}".encode())
         journal.add_disjunction()

@@ -103,7 +103,7 @@ class Rows:
         names, table = self._table()
         same: dict[bytes | None, bytes | None] = {}
         indices: list[int] = []
-        for name, values in zip(names, zip(*table, strict=True), strict=False):  # no rows, no columns
+        for name, values in zip(names, zip(*table, strict=True), strict=False):  # without rows there are no columns
             first = self._cut(values[0])
             if values.count(values[0]) < len(values):
                 indices = indices or self._indices()

@@ -13,7 +13,7 @@ _SIZES_OFFSET = 88
 
 
 def damaged_files(directories: Iterable[Path]) -> set[str]:
-    """Return the journal files below `directories` that have an invalid header, or are shorter than their header says."""
+    """Return the journal files below `directories` that have an invalid header or are truncated."""
     damaged = set()
     for directory in directories:
         for path in directory.glob("**/*.journal*"):

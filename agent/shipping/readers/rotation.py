@@ -1,4 +1,4 @@
-"""Names of rotated log files: which files a glob means, and where a rotation has moved a file."""
+"""Finds log files and their rotated generations by name, device and inode."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LISTINGS_MAX = 10
 
 @dataclass(frozen=True, slots=True)
 class Sibling:
-    """A regular file in the directory of a log, as a listing saw it."""
+    """A regular file in the directory of a log, as of one listing."""
 
     path: Path
     key: Key

@@ -17,7 +17,7 @@ _SIZE_BYTES = 4
 class RotationGaps:
     """Counts each compressed generation once.
 
-    `belongs(older, path)` tells whether the file that was compressed is a generation of the log `path`.
+    `belongs(older, path)` returns whether the file that was compressed is a generation of the log `path`.
     """
 
     def __init__(self, belongs: Callable[[Path, Path], bool]) -> None:

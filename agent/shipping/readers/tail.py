@@ -41,8 +41,8 @@ class Tail:
 
     `path`: the path of the log, which the file has or had before a rotation moved it.
     `key`: device and inode.
-    `name`: a permanent name, which a copy of the file shares. After a truncation, or for another file with the same inode,
-    it is another name.
+    `name`: a permanent name, which a copy of the file shares. It changes after a truncation, and differs for another file
+    with the same inode.
     `offset`: the end of the last line that was returned.
     `seen`: the end of the file at the last read.
     `looked_ns`: the modification time at the last look, in nanoseconds since 1970.
@@ -129,7 +129,7 @@ class Tail:
 
     @property
     def idle_seconds(self) -> float:
-        """How long ago a call of this property first saw the present size."""
+        """The time since a call of this property first saw the present size."""
         size = os.fstat(self._descriptor).st_size
         if size != self._size:
             self._size, self._grew = size, time.monotonic()

@@ -26,7 +26,7 @@ SINKS: dict[str, str] = {
 def load_sink(kind: str) -> type[Sink[object]]:
     """Return the class for a `type` in [[sink]]: a name of the table, or "module:Class" of a third party.
 
-    The loader of the settings has made the options of [[sink]] with the same class, so that they fit it. Raises
+    The loader of the settings has built the options of [[sink]] with the `options_class` of the same class. Raises
     SettingsError if there is no such class.
     """
     return cast("type[Sink[object]]", plugins.load(SINKS, kind, "type"))

@@ -25,7 +25,7 @@ class AwsOptions(TlsFiles):
     region: str = setting("the region", "{{ facts.region }}")
     endpoint_url: str = setting("another address of the API", "")
     credentials_file: str = setting(
-        "file, or credential:NAME, as ~/.aws/credentials is; default: what boto3 finds, or the role of the instance",
+        "file, or credential:NAME, like ~/.aws/credentials; default: what boto3 finds, or the role of the instance",
         "",
     )
     timeout: Seconds = setting("how long one request may take", Seconds(30.0))
@@ -38,7 +38,7 @@ class AwsOptions(TlsFiles):
 
 
 class Aws:
-    """The client of one service, made at the first use and again after a denial, because keys are rotated."""
+    """The client of one service, created at the first use and again after a denial, because keys are rotated."""
 
     def __init__(self, service: str, options: AwsOptions, context: SinkContext) -> None:
         self._service, self._options, self._context = service, options, context
@@ -47,7 +47,7 @@ class Aws:
 
     @contextmanager
     def calls(self, description: str) -> Iterator[Any]:
-        """Give the client. Its errors become SinkUnavailable, SinkDenied, SinkRefused or SinkTooLarge.
+        """Yield the client. Its errors become SinkUnavailable, SinkDenied, SinkRefused or SinkTooLarge.
 
         `description` names the service and the resource in messages.
         """
@@ -117,7 +117,7 @@ def translated(description: str) -> Iterator[None]:
     except boto.ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
         if aws_session.is_denied(code):
-            raise SinkDenied(f"{description}: {code}", hint="see the policy of the instance's role") from None
+            raise SinkDenied(f"{description}: {code}", hint="allow it in the policy of the instance's role") from None
         if code == "NoSuchBucket":
             raise SinkDenied(f"{description}: the bucket does not exist", hint="create it, or set bucket and region") from None
         if code in ("EntityTooLarge", "RequestEntityTooLarge"):
@@ -126,8 +126,12 @@ def translated(description: str) -> Iterator[None]:
             raise SinkRefused(f"{description}: {code}") from None
         raise SinkUnavailable(f"{description}: {code}") from None
     except boto.ParamValidationError:
-        raise SinkDenied(f"{description}: AWS does not allow a name in the settings", hint="see the sink's options") from None
+        raise SinkDenied(
+            f"{description}: AWS does not allow a name in the settings", hint="correct the names in the sink's options"
+        ) from None
     except boto.BotoCoreError as error:
         raise SinkUnavailable(f"{description}: {type(error).__name__}") from None
     except OSError as error:
-        raise SinkUnavailable(f"{description}: {error.strerror or type(error).__name__}", hint="see the sink's files") from None
+        raise SinkUnavailable(
+            f"{description}: {error.strerror or type(error).__name__}", hint="check ca_file, cert_file and key_file of the sink"
+        ) from None

@@ -65,7 +65,7 @@ class Connection:
             yield
         except UnicodeError:
             option = "server_name" if self._tls.server_name else "url"
-            message = f"{self._shown_url}: {option} holds an invalid host name"
+            message = f"{self._shown_url}: {option} contains an invalid host name"
             raise SinkDenied(message, hint=f"correct {option} of the sink") from None
         except OSError as error:
             text, hint = _describe(error)
@@ -76,5 +76,5 @@ def _describe(error: OSError) -> tuple[str, str | None]:
     """Return a description of the error for an operator, and a hint."""
     if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
         alert = str(error.reason).rpartition("ALERT_")[2].lower().replace("_", " ")
-        return f"it ends TLS: {alert}", "see its log, and whether cert_file and key_file are what it asks for"
-    return describe_network_error(error) or (str(error.args[0]) if error.args else "it hung up", None)
+        return f"it ended the TLS connection: {alert}", "see its log, and check cert_file and key_file"
+    return describe_network_error(error) or (str(error.args[0]) if error.args else "it closed the connection", None)

@@ -30,13 +30,13 @@ class ElasticsearchOptions(WebOptions):
     index: str = setting(
         'the index or data stream; "%Y.%m.%d" and the like are filled from the entry\'s time', "parbake-%Y.%m.%d"
     )
-    auth_scheme: Literal["ApiKey", "Bearer"] = setting("what token_file holds", "ApiKey")
+    auth_scheme: Literal["ApiKey", "Bearer"] = setting("the kind of token in token_file", "ApiKey")
     pipeline: str = setting("an ingest pipeline", "")
 
     def __post_init__(self) -> None:
         WebOptions.__post_init__(self)
         if "\0" in self.index:
-            raise ValueError("index holds a NUL")
+            raise ValueError("index contains a NUL")
 
 
 class ElasticsearchSink:
@@ -59,7 +59,7 @@ class ElasticsearchSink:
             items = [next(iter(item.values())) for item in answer["items"]] if answer["errors"] else None
             return _result(items, len(batch)) if items is not None else ACCEPTED
         except (ValueError, KeyError, TypeError, AttributeError, StopIteration, OverflowError, RecursionError):
-            raise SinkUnavailable(f"{reply.url} answers with something else than a bulk reply") from None
+            raise SinkUnavailable(f"{reply.url} answers with something other than a bulk reply") from None
 
     def close(self) -> None:
         self._poster.close()
@@ -87,7 +87,7 @@ class ElasticsearchSink:
 def _index_name(text: str) -> str:
     """Return a valid name of an index. A fact may bring in characters with which every entry would be refused.
 
-    A name with a time is put in small letters. One without may be an alias, which may have capital letters.
+    A name with a time is converted to lower case. A name without one may be an alias, which may have capital letters.
     """
     text = re.sub(r'[\s\\/*?"<>|,#:]', "_", text)
     if "%" not in text:
@@ -98,7 +98,7 @@ def _index_name(text: str) -> str:
 def _result(items: list[dict[str, Any]], expected: int) -> SendResult:
     """Read the status of each item. Raises ValueError if an item is missing."""
     if len(items) != expected:
-        raise ValueError("the reply has not one answer for each item")
+        raise ValueError("the reply does not have one answer for each item")
     retry, refused = [], []
     statuses = [int(item["status"]) for item in items]
     any_accepted = any(status in _ACCEPTED for status in statuses)

@@ -19,13 +19,13 @@ class FileOptions:
     max_size: Size = setting("the file is rotated before it grows beyond this", Size(64 * 2**20))
     keep: int = setting("how many rotated files are kept, as PATH.1 and so on", 3)
     mode: Mode = setting("the permissions of a new file", Mode(0o640))
-    sync: bool = setting("force every batch to the disk before it counts as taken", True)
+    sync: bool = setting("write every batch through to the disk before it counts as shipped", True)
 
     def __post_init__(self) -> None:
         if not self.path.startswith("/") or self.path.endswith("/"):
             raise ValueError(f'path "{self.path}" must be the absolute path of a file')
         if "\0" in self.path:
-            raise ValueError("path holds a NUL, which no path can have")
+            raise ValueError("path contains a NUL, which no path can have")
         if not 0 <= self.keep <= 1000:
             raise ValueError("keep must be between 0 and 1000")
         if self.max_size < 4096:
@@ -57,7 +57,8 @@ class FileSink:
             )
         except OSError as error:
             raise SinkUnavailable(
-                f"{self._path} cannot be written: {error.strerror}", hint="the shipper is not root: see who owns the directory"
+                f"{self._path} cannot be written: {error.strerror}",
+                hint="parbake-ship, which is not root, must be able to write there: see who owns the directory",
             ) from None
         return ACCEPTED
 

@@ -22,7 +22,7 @@ from agent.shipping.sinks.stream_base import open_connection
 _CHUNK_BYTES = 1420
 _CHUNKS_MAX = 128
 _PORT = 12201
-_NOT_FURTHER = frozenset(("MESSAGE", "PRIORITY", "_HOSTNAME"))
+_STANDARD_FIELDS = frozenset(("MESSAGE", "PRIORITY", "_HOSTNAME"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +95,7 @@ class GelfSink:
         labels += f',"_parbake_mark":{literal(self._loop_marker)}' if self._loop_marker else ""
         # A trusted field, with its underscore, comes after an application's field of that name and so replaces it.
         names = sorted(batch.columns, key=lambda name: name.startswith("_"))
-        columns = {_name(name): batch.columns[name] for name in names if name not in _NOT_FURTHER}
+        columns = {_name(name): batch.columns[name] for name in names if name not in _STANDARD_FIELDS}
         blank = [None] * len(batch)
         more = [fragment for name, column in columns.items() for fragment in self._json.members(name, column)]
         heads = zip(
@@ -120,7 +120,7 @@ def _filled(column: Column, default: bytes) -> Column:
 
 
 def _name(name: str) -> str:
-    """Return the name of a further field. It is never empty, and never `_id`, which Graylog reserves."""
+    """Return the name of an additional field. It is never empty, and never `_id`, which Graylog reserves."""
     name = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII).lstrip("_").lower()
     return f"_{name}_" if name in ("", "id") else f"_{name}"
 

@@ -1,4 +1,4 @@
-"""`http`: posts NDJSON, one object a line."""
+"""`http`: posts NDJSON, one object per line."""
 
 from __future__ import annotations
 

@@ -26,9 +26,9 @@ _HANDLED = frozenset({*range(200, 300), *range(400, 600)} - {401, 403, 408, 425,
 _REFUSED = frozenset((400, 409, 422))
 _TAG = re.compile(rb"<[^>]*>")
 _HINTS = {
-    406: "see whether the receiver accepts what content_type and gzip say",
+    406: "check whether the receiver accepts the settings content_type and gzip",
     411: "the receiver, or a proxy before it, does not accept such requests",
-    415: "see whether the receiver accepts what content_type and gzip say",
+    415: "check whether the receiver accepts the settings content_type and gzip",
 }
 _GZIP_LEVEL = 1
 """Higher levels make logs a tenth smaller and cost three times as much."""
@@ -64,7 +64,7 @@ def _readable_by_service(reference: str, paths: Paths) -> Iterator[None]:
     except SinkDenied as error:
         if not isinstance(error.__context__, OSError):
             raise
-        hint = f"put it at {resolve_path(reference, paths, SinkDenied)}: root's, group parbake-ship, mode 0640"
+        hint = f"put it at {resolve_path(reference, paths, SinkDenied)} with owner root, group parbake-ship, mode 0640"
         raise SinkDenied(error.message, hint=hint) from None
 
 
@@ -131,7 +131,7 @@ class Poster:
         except ValueError as error:
             if self._client.closed:
                 raise
-            # The body is bytes, so that no entry is to blame: a name in the settings does not fit.
+            # The body is bytes, so no entry is to blame: a name in the settings cannot be part of a request.
             hint = "correct its url, server_name, or a path or name in its options"
             raise SinkDenied(f"{shown(address)} cannot be requested: {type(error).__name__}", hint=hint) from None
         if 200 <= reply.status < 300:
@@ -140,15 +140,15 @@ class Poster:
         if reply.status == 413:
             raise SinkTooLarge(text)
         if "html" in reply.headers.get("content-type", "").lower():
-            # nginx answers 400 to a client without the right certificate: a page comes from a front, and no entry is to blame.
-            hint = "a proxy or front answers, not the receiver: see cert_file, and whether url is the address that accepts logs"
+            # nginx answers 400 to a client without the right certificate: a page comes from a proxy, and no entry is to blame.
+            hint = "a proxy answers, not the receiver: check cert_file, and whether url is the address that accepts logs"
             kind = SinkUnavailable if reply.status >= 500 else SinkDenied
             raise kind(f"{text}: {excerpt(_TAG.sub(b' ', reply.body))}", hint=hint)
         if reply.status in _REFUSED:
             raise SinkRefused(f"{text}: {excerpt(reply.body)}")
         if reply.status >= 500:
             raise SinkUnavailable(text)
-        raise SinkDenied(text, hint=_HINTS.get(reply.status, "see whether url is the address that accepts logs"))
+        raise SinkDenied(text, hint=_HINTS.get(reply.status, "check whether url is the address that accepts logs"))
 
     def close(self) -> None:
         self._client.close()
@@ -171,4 +171,4 @@ def parsed(reply: Reply) -> Any:
     try:
         return json.loads(reply.body)
     except (ValueError, RecursionError):
-        raise SinkUnavailable(f"{reply.url} answers with no valid JSON") from None
+        raise SinkUnavailable(f"{reply.url} answers with invalid JSON") from None

@@ -80,9 +80,9 @@ class OtlpSink:
             rejected = int(partial.get("rejectedLogRecords") or 0)
             reason = excerpt(str(partial.get("errorMessage") or "").encode())
         except (ValueError, AttributeError, TypeError):
-            return ACCEPTED  # a 2xx that is not JSON: protobuf, or the page of a front end
+            return ACCEPTED  # a 2xx that is not JSON: protobuf, or a proxy's page
         except (OverflowError, RecursionError):
-            raise SinkUnavailable(f"{reply.url} answers with no valid JSON") from None
+            raise SinkUnavailable(f"{reply.url} answers with invalid JSON") from None
         return SendResult(dropped=min(rejected, len(batch)), reason=reason) if rejected > 0 else ACCEPTED
 
     def close(self) -> None:

@@ -27,7 +27,7 @@ class S3Options(AwsOptions):
     def __post_init__(self) -> None:
         AwsOptions.__post_init__(self)
         if "\0" in self.prefix:
-            raise ValueError("prefix holds a NUL")
+            raise ValueError("prefix contains a NUL")
 
 
 class S3Sink:

@@ -58,7 +58,7 @@ class SplunkSink:
         except SinkRefused as error:
             code = _code(str(error))
             if code in _DENIED_CODES:
-                raise SinkDenied(str(error), hint="see the collector's token, its index and its channel") from None
+                raise SinkDenied(str(error), hint="check the collector's token, its index and its channel") from None
             raise
         if self._options.ack:
             self._await_ack(reply)
@@ -70,19 +70,19 @@ class SplunkSink:
     def _await_ack(self, sent: Reply) -> None:
         """Return when the indexer has acknowledged the events of the request that `sent` answers.
 
-        Raises SinkUnavailable, after which they are sent again, or SinkDenied if the token gives no acknowledgements.
+        Raises SinkUnavailable, after which they are sent again, or SinkDenied if the token has no acknowledgements enabled.
         """
         try:
             ack = parsed(sent)["ackId"]
         except (KeyError, TypeError):
             hint = "enable acknowledgement for the token, or set ack = false"
-            raise SinkDenied(f"{self._url} gives no ackId", hint=hint) from None
+            raise SinkDenied(f"{self._url} answers without an ackId", hint=hint) from None
         ends = time.monotonic() + self._options.timeout
         while time.monotonic() < ends and not self._context.stop.expired:
             try:
                 query = json.dumps({"acks": [ack]}).encode()
             except RecursionError:
-                raise SinkUnavailable(f"{sent.url} answers with no valid JSON") from None
+                raise SinkUnavailable(f"{sent.url} answers with invalid JSON") from None
             reply = self._poster.post(
                 query,
                 "application/json",
@@ -94,7 +94,7 @@ class SplunkSink:
                 if parsed(reply)["acks"][str(ack)]:
                     return
             except (KeyError, TypeError):
-                raise SinkUnavailable(f"{reply.url} answers with something else than an acknowledgement") from None
+                raise SinkUnavailable(f"{reply.url} answers with something other than an acknowledgement") from None
             self._context.stop.wait(0.2)
         raise SinkUnavailable(f"{self._url} has not acknowledged in time")
 

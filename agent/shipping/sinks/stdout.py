@@ -1,4 +1,4 @@
-"""`stdout`: NDJSON on standard output, for pipes and for people."""
+"""`stdout`: NDJSON on standard output, for pipes and terminals."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """A connection over TCP or TLS to a receiver that gives no acknowledgement.
 
 The connection waits for TCP's own acknowledgement. After a reset it sends again all messages since it was last idle. That
-is weaker than an answer of the receiver: messages that the receiver had read and not stored when it died, longer ago than
-that, are lost, and messages that it had stored arrive twice.
+is weaker than an answer of the receiver. If a receiver dies, older messages that it had read and not stored are lost, and
+newer messages that it had stored arrive twice.
 
 A receiver that finds a message too large hangs up (syslog-ng does), and hangs up again at every repeat. So if a receiver
-hangs up again and again, the messages beyond the size that each receiver should accept are suspected and set aside.
+hangs up repeatedly, the messages beyond the size that every receiver should accept are suspected and set aside.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class StreamConnection(Connection):
     def send(self, frames: Sequence[bytes]) -> SendResult:
         """Return when the receiver's host has all frames, and the receiver has not hung up.
 
-        Frames at which it hangs up again and again are refused, and the others are to be sent again. Raises
+        Frames at which it hangs up repeatedly are refused, and the others are to be sent again. Raises
         SinkUnavailable or SinkDenied.
         """
         connected = False

@@ -37,7 +37,7 @@ class SyslogOptions(StreamOptions):
 
 
 class SyslogSink:
-    """Sends each entry as one message. Receivers of syslog do not acknowledge: see agent.shipping.sinks.stream_base."""
+    """Sends each entry as one message. Receivers of syslog do not acknowledge; see `agent.shipping.sinks.stream_base`."""
 
     options_class = SyslogOptions
     wants_ids = False

@@ -38,7 +38,7 @@ class AwsOptions(TlsFiles):
 
 
 class Aws:
-    """The client of one service, made at the first call and again after a failure.
+    """The client of one service, created at the first call and again after a failure.
 
     It uses the credentials that boto3 finds in the environment, in its files, or through a web identity. Without any it
     uses the instance's role, which it requests from the metadata service through parbake's own client.
@@ -111,14 +111,14 @@ class Aws:
             raise self._error_of(error, peer) from None
         except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError):
             self._drop()
-            raise SourceDenied(f"{peer}: there are no credentials", hint="give the instance a role") from None
+            raise SourceDenied(f"{peer}: no AWS credentials", hint="give the instance a role") from None
         except (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, OSError) as error:
             self._drop()
             reason, hint = describe_network_error(error) or (type(error).__name__, None)
             raise SourceUnreachable(f"{peer}: {reason}", hint=hint) from None
         except KeyError as error:
-            # An answer that broke off in its headers has no body; botocore takes it for an empty result.
-            raise SourceUnreachable(f"{peer}: the answer broke off, or has no {error.args[0]}") from None
+            # An answer that was cut off in its headers has no body; botocore takes it for an empty result.
+            raise SourceUnreachable(f"{peer}: the answer was cut off, or has no {error.args[0]}") from None
         except (boto.BotoCoreError, ValueError) as error:
             raise SourceInvalid(f"{peer}: {type(error).__name__}") from None
 
@@ -130,7 +130,7 @@ class Aws:
             self._drop()
             return SourceDenied(f"{peer}: {code}", hint=f"allow {error.operation_name} to the instance's role")
         if code.isdigit():
-            return SourceUnreachable(f"{peer}: it answers {code} with no body, or the answer broke off")
+            return SourceUnreachable(f"{peer}: it answers {code} with no body, or the answer was cut off")
         if code in _RETRYABLE or status == 429 or status >= 500:
             return SourceUnreachable(f"{peer}: {code}")
         return SourceInvalid(f"{peer}: {code} from {error.operation_name}")
@@ -149,5 +149,5 @@ class Aws:
 
 
 def is_missing(error: Any, *codes: str) -> bool:
-    """Return whether a ClientError has one of the codes for a thing that does not exist."""
+    """Return whether a ClientError has one of `codes`, which mean that an object does not exist."""
     return str(error.response.get("Error", {}).get("Code", "")) in codes

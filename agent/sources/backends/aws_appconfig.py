@@ -1,4 +1,4 @@
-"""`aws-appconfig`: a layer is a configuration profile. An answer without content means no change since the one before."""
+"""`aws-appconfig`: a layer is a configuration profile. An answer without content means no change since the last one."""
 
 from __future__ import annotations
 

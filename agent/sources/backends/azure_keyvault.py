@@ -1,4 +1,4 @@
-"""`azure-keyvault`: a layer is the secrets below a prefix. A value is read again only if the list says that it changed."""
+"""`azure-keyvault`: a layer is the secrets below a prefix. A value is read again only if the list shows a change."""
 
 from __future__ import annotations
 
@@ -138,9 +138,9 @@ def _is_recent(updated: str) -> bool:
 
 
 def _origin(url: str) -> tuple[str, str, str, int] | None:
-    """Return the parts of a URL that decide who gets the token, or None for an invalid URL.
+    """Return the parts of a URL that decide which server gets the token, or None for an invalid URL.
 
-    The port is filled in, because Azure's next links carry it and the vault's URL does not. A user and a password count,
+    The port is filled in, because Azure's next links contain it and the vault's URL does not. A user and a password count,
     because they would replace the token.
     """
     try:

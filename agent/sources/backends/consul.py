@@ -1,7 +1,7 @@
 """`consul`: a layer is a KV prefix, and services are read by health. Blocking queries report changes.
 
 A fetch is two requests: the index of the prefix, then every layer in one read-only transaction, so that all layers are of
-one moment. The index is read first: a change in between is then reported again instead of missed.
+the same moment. The index is read first: a change in between is then reported again instead of missed.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class ConsulSource:
         return {"timeout_seconds": self._context.timeout_seconds, "deadline": deadline}
 
     def _read(self, prefixes: Sequence[str], deadline: float) -> dict[str, list[dict[str, Any]]]:
-        """Return the entries below each prefix. Up to 64 layers are of one moment."""
+        """Return the entries below each prefix. Up to 64 layers are of the same moment."""
         entries: dict[str, list[dict[str, Any]]] = {prefix: [] for prefix in prefixes}
         unique = list(entries)
         for start in range(0, len(unique), _MAX_OPERATIONS):
@@ -166,12 +166,12 @@ class ConsulSource:
             reply = client.request("GET", url, timeout_seconds=seconds, expect=(200, 404), attempts=1)
             if _index(reply) != index:
                 return True
-            if time.monotonic() - started < wait * 0.9:  # queries that do not block must not become a storm
+            if time.monotonic() - started < wait * 0.9:  # queries that do not block must not flood the server
                 wait_for_any(min(_SHORTEST_QUERY_SECONDS, max(0.0, deadline - time.monotonic())), stopping)
         return False
 
     def _block_on_all(self, queries: Sequence[tuple[str, int]], deadline: float) -> bool:
-        """Run one blocking query a connection. The first that sees a change ends the others."""
+        """Run one blocking query per connection. The first that sees a change ends the others."""
         client = self._watching = self._connect()
         results: queue.Queue[bool | SourceError] = queue.Queue()
 
@@ -213,7 +213,9 @@ def _index(reply: Reply) -> int:
     """Return the store's index of an answer, at least 1: a query for index 0 would not block."""
     index = reply.headers.get("x-consul-index", "")
     if not index.isdigit():
-        raise SourceInvalid(f"{reply.url}: the answer has no X-Consul-Index", hint="is it Consul that answers there?")
+        raise SourceInvalid(
+            f"{reply.url}: the answer has no X-Consul-Index", hint="check that the address is Consul's HTTP API"
+        )
     return max(1, int(index))
 
 
@@ -232,7 +234,7 @@ def _value(entry: Mapping[str, Any]) -> str:
 
 
 def _is_filtered(reply: Reply) -> bool:
-    """Return whether the ACLs hid something. The status is 200 even if nothing is left."""
+    """Return whether the ACLs hid entries. The status is 200 even if all are hidden."""
     return reply.headers.get("x-consul-results-filtered-by-acls") == "true"
 
 

@@ -14,7 +14,7 @@ from agent.settings.schema import setting
 from agent.sources import SourceContext, key_tree, optional
 
 _EXTRA_SECONDS = 1.0
-"""dnspython keeps the source's time-out by itself and says which name failed; the thread around it ends later."""
+"""dnspython keeps the source's time-out itself and reports which name failed, so the thread around it ends later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +119,7 @@ class DnsSource:
             raise SourceInvalid(f"{name} is not a domain name, or its answer is malformed") from None
         except (dns.exception.DNSException, OSError) as error:
             reason = "do not answer in time" if isinstance(error, dns.exception.Timeout) else f"fail{_rcodes(error)}"
-            hint = "ask with `dig`; check nameservers or /etc/resolv.conf"
+            hint = "query the name with `dig`; check nameservers or /etc/resolv.conf"
             raise SourceUnreachable(f"{name}: the nameservers {reason}", hint=hint) from None
 
     def _resolver(self) -> Any:
@@ -128,7 +128,7 @@ class DnsSource:
         try:
             resolver = dns.resolver.Resolver(configure=not self._options.nameservers)
         except dns.resolver.NoResolverConfiguration:
-            raise SourceUnreachable("/etc/resolv.conf names no nameserver") from None
+            raise SourceUnreachable("/etc/resolv.conf has no nameserver", hint="set nameservers") from None
         if self._options.nameservers:
             servers = [parse_server(server) for server in self._options.nameservers]
             resolver.nameservers = [address for address, _ in servers]

@@ -24,9 +24,9 @@ class EnvOptions:
 
 
 class EnvSource:
-    """Variables as keys: PREFIX DB__PASSWORD is db.password of the layer "".
+    """Variables as keys: with the prefix SITE_, SITE_DB__PASSWORD is db.password of the layer "".
 
-    The variables of the layer env/dev begin with PREFIX ENV__DEV__. Keys are lower case.
+    The variables of the layer env/dev begin with SITE_ENV__DEV__. Keys are lower case.
     """
 
     options_class: ClassVar[type[EnvOptions]] = EnvOptions
@@ -51,7 +51,7 @@ class EnvSource:
         return Snapshot(tuple(fetched), key_tree.combined_revision(fetched))
 
     def close(self) -> None:
-        """Do nothing: the source holds nothing open."""
+        """Do nothing: the source has nothing open."""
 
 
 def _prefix(prefix: str, layer: str) -> str:

@@ -136,11 +136,11 @@ class EtcdSource:
         try:
             yield from self._client.stream("POST", url, headers=headers, body=body, timeout_seconds=seconds)
         except (SourceDenied, SourceInvalid):
-            self._token = None  # the token may be the reason: the next watch logs in
+            self._token = None  # the token may be the reason, so the next watch logs in
             raise
 
     def _try_endpoints(self, call: Callable[[str], T], deadline: float) -> T:
-        """Call with the first endpoint that can be reached, and put it first for the next time."""
+        """Return what `call` returns for the first endpoint that can be reached, which is tried first from then on."""
         failure = SourceUnreachable("no endpoint was reached in time")
         for endpoint in list(self._endpoints):
             try:
@@ -184,7 +184,9 @@ class EtcdSource:
         if reply.status in (401, 403) or anonymous or (reply.status != 200 and self._options.username):
             raise SourceDenied(f"{reply.url} answers {reply.status}", hint="check the user, its password and its role")
         if reply.status != 200 or not isinstance(answer, dict):
-            raise SourceInvalid(f"{reply.url} answers {reply.status} without a result", hint="is it etcd that answers there?")
+            raise SourceInvalid(
+                f"{reply.url} answers {reply.status} without a result", hint="check that the endpoint is etcd's client URL"
+            )
         return answer
 
     def _auth_headers(self, base: str, until: float | None = None) -> Mapping[str, str | Secret]:

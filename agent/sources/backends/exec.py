@@ -28,10 +28,10 @@ class ExecOptions:
 
 
 class ExecSource:
-    """Runs the program once a layer.
+    """Runs the program once per layer.
 
-    Exit 0 with an object is the layer, exit 0 without output a layer that does not exist, 77 a denial, and any other code
-    an unavailable store. Standard error is discarded, because it may hold a secret.
+    Exit code 0 with an object is the layer, 0 without output is a layer that does not exist, 77 is a denial, and any other
+    code is an unavailable store. Standard error is discarded, because it may contain a secret.
     """
 
     options_class: ClassVar[type[ExecOptions]] = ExecOptions
@@ -67,7 +67,9 @@ class ExecSource:
         if result.code == DENIED:
             raise SourceDenied(f"{where}: the exit code is {DENIED}, which means permission denied")
         if result.code != 0:
-            raise SourceUnreachable(f"{where}: the exit code is {result.code}", hint=f"run it by hand: {' '.join(argv)}")
+            raise SourceUnreachable(
+                f"{where}: the exit code is {result.code}", hint=f"to see its errors, run it by hand: {' '.join(argv)}"
+            )
         return result.stdout
 
     def _is_cancelled(self) -> bool:

@@ -20,10 +20,10 @@ from agent.sources.waiting import wait_for_any
 from agent.system.inotify import DirectoryObserver, FileEvent, WatchUnavailable
 
 log = logging.getLogger("parbake")
-LOOK_SECONDS = 1.0
-"""The interval of looks at the disk while inotify does not work."""
+POLL_SECONDS = 1.0
+"""The interval at which the disk is polled while inotify is unavailable."""
 RETRY_SECONDS = 300.0
-"""The time until inotify is tried again. Watches may have become free; a try costs threads and descriptors."""
+"""The delay before inotify is tried again. Watches may have become free; a try costs threads and descriptors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class FileOptions:
 
 
 class FileSource:
-    """Layers as PATH/LAYER.toml, .yaml, .yml or .json, or as a directory of one file a key."""
+    """Layers as PATH/LAYER.toml, .yaml, .yml or .json, or as a directory with one file per key."""
 
     options_class: ClassVar[type[FileOptions]] = FileOptions
 
@@ -82,11 +82,11 @@ class FileSource:
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
-            wait_for_any(left if observed else min(left, LOOK_SECONDS), self._changed, self._stopping)
+            wait_for_any(left if observed else min(left, POLL_SECONDS), self._changed, self._stopping)
         return False
 
     def _differs(self, seen: Snapshot) -> bool:
-        """Return whether the disk holds something other than `seen`, or than at the last fetch if that failed."""
+        """Return whether the disk's content differs from `seen`, or from the last fetch if that failed."""
         try:
             current = _digest(self._read([layer.name for layer in seen.layers]))
         except SourceError as error:
@@ -94,11 +94,11 @@ class FileSource:
         return current != (self._failed or seen.revision)
 
     def _observe(self) -> bool:
-        """Observe the directories that exist now. Return False if inotify does not work, and the disk must be looked at."""
+        """Observe the directories that exist now. Return False if inotify is unavailable, and the disk must be polled."""
         with self._lock:
             try:
                 directories = frozenset(_directories_to_observe(self._top))
-            except OSError:  # a directory was replaced just now
+            except OSError:  # a directory was replaced at this moment
                 return False
             if self._closed or directories == self._observed:
                 return True
@@ -111,7 +111,7 @@ class FileSource:
             except WatchUnavailable as error:
                 self._retry_at = time.monotonic() + RETRY_SECONDS
                 if not self._warned:
-                    log.warning("inotify does not work (%s); looking every %g s", error.reason, LOOK_SECONDS)
+                    log.warning("inotify is unavailable (%s); the disk is polled every %g s", error.reason, POLL_SECONDS)
                 self._warned = True
                 return False
             if self._warned:
@@ -138,7 +138,7 @@ class FileSource:
 def _directories_to_observe(top: Path) -> list[tuple[Path, int]]:
     """Return `top` and the nearest directory above it that exists, each with its inode.
 
-    inotify keeps watching a directory that was renamed, so the inode tells that another one took its place.
+    inotify keeps watching a directory that was renamed. A changed inode shows that another directory took its place.
     """
     parent = top.parent
     while not parent.is_dir():

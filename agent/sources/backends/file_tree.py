@@ -1,4 +1,4 @@
-"""Reads one layer of the `file` source from disk, in whichever form it has."""
+"""Reads one layer of the `file` source from disk: a document or a directory."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Contents = list[tuple[str, bytes]]
 def read_layer(top: Path, layer: str, layers: Sequence[str]) -> Contents | None:
     """Read the files of a layer below `top`; None if the layer does not exist.
 
-    `layers` are all layers of the source: a layer inside this one keeps its files. Raises SourceInvalid if the layer has
-    two forms at once or points out of `top`, SourceDenied and SourceUnreachable for what the system refuses.
+    `layers` are all layers of the source: the files of a layer inside this one belong to that layer. Raises SourceInvalid
+    if the layer has two forms at once or points out of `top`, and SourceDenied or SourceUnreachable for a system error.
     """
     if layer and any(part in ("", ".", "..") for part in layer.split("/")):
-        raise SourceInvalid(f'layer "{layer}" is not a path below {top}', hint="a fact in it may hold a slash or be empty")
+        raise SourceInvalid(f'layer "{layer}" is not a path below {top}', hint="a fact in it may contain a slash or be empty")
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             return _read_layer(top, layer, layers)
@@ -49,9 +49,7 @@ def _read_layer(top: Path, layer: str, layers: Sequence[str]) -> Contents | None
         files = _read_directory(directory, key_tree.nested_layers(layer, layers))
     if len(documents) + bool(files) > 1:
         paths = ", ".join(str(path) for path in [*documents, *([directory] if files else [])])
-        raise SourceInvalid(
-            f'layer "{layer}" exists in two forms: {paths}', hint="keep one of them; which one wins would be a guess"
-        )
+        raise SourceInvalid(f'layer "{layer}" exists in two forms: {paths}', hint="keep one of them")
     if documents:
         return [(documents[0].suffix, _read(documents[0]))]
     return files or ([] if directory.is_dir() and not any(_visible(directory)) else None)

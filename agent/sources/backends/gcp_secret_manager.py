@@ -1,4 +1,4 @@
-"""`gcp-secret-manager`: a layer is the secrets below a prefix. A fetch is one list for all layers and a request a secret."""
+"""`gcp-secret-manager`: a layer is the secrets below a prefix. A fetch is one list and one request per secret."""
 
 from __future__ import annotations
 
@@ -130,6 +130,6 @@ class GcpSecretManagerSource:
 
 
 def _is_disabled(answer: Mapping[str, Any]) -> bool:
-    """Return whether the answer says that the latest version is disabled or destroyed: FAILED_PRECONDITION."""
+    """Return whether the latest version is disabled or destroyed, which the service answers with FAILED_PRECONDITION."""
     error = answer.get("error")
     return isinstance(error, dict) and error.get("status") == "FAILED_PRECONDITION"

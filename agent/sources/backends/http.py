@@ -33,7 +33,7 @@ class HttpOptions(TlsOptions):
 
 
 class HttpSource:
-    """JSON, TOML or YAML by Content-Type, or by the URL's suffix if the type is an unspecific one.
+    """JSON, TOML or YAML by Content-Type, or by the URL's suffix if the type is unspecific.
 
     Conditional requests are RFC 9110, section 13.
     """
@@ -96,9 +96,9 @@ class HttpSource:
 
 
 def _is_settled(reply: Reply) -> bool:
-    """Return whether Last-Modified tells this version from a later one.
+    """Return whether Last-Modified distinguishes this version from a later one.
 
-    It is in whole seconds, so that second must be over, by the clock of the server that wrote both headers.
+    It has whole seconds, so that second must be over, by the clock of the server that wrote both headers.
     """
     try:
         modified, answered = (parsedate_to_datetime(reply.headers[name]) for name in ("last-modified", "date"))

@@ -79,7 +79,7 @@ class RedisSource:
         self._connected()
         self._budget.left = MAX_BODY_BYTES
         names = {layer: self._names(layer, layers) for layer in layers}
-        pipe = self._connected().pipeline(transaction=True)  # the values of all layers are of one moment
+        pipe = self._connected().pipeline(transaction=True)  # the values of all layers are of the same moment
         for layer in layers:
             pipe.hgetall(self._hash(layer))
             for start in range(0, len(names[layer]), _PAGE):
@@ -165,13 +165,13 @@ class RedisSource:
         return self._closed.is_set() or self._context.stopping.is_set()
 
     def _drain(self) -> None:
-        """Take the waiting notifications, because one fetch answers all of them; for a limited time."""
+        """Discard the pending notifications for a limited time, because one fetch covers all of them."""
         end = time.monotonic() + _DRAIN_SECONDS
         while time.monotonic() < end and self._pubsub.get_message(timeout=0) is not None:
             pass
 
     def _notifies(self) -> bool:
-        """Return whether the server notifies of changed keys: its flags are K, and A or each of g, $, h and x."""
+        """Return whether the server reports changed keys: its flags are K, and A or each of g, $, h and x."""
         from redis.exceptions import ResponseError
 
         try:
@@ -222,7 +222,7 @@ class RedisSource:
     def _drop(self) -> None:
         """Close the connections. The next use opens others, with the password read again."""
         client, pubsub, self._client, self._pubsub = self._client, self._pubsub, None, None
-        # Two threads may drop at the same time, for which the library is not made.
+        # Two threads may drop at the same time, which the library does not support.
         with contextlib.suppress(Exception):
             if client is not None:
                 client.connection_pool.disconnect()

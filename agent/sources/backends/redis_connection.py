@@ -40,7 +40,7 @@ _DENIED_HINT = "check username, password_file and the ACL"
 
 @dataclass(slots=True)
 class ByteBudget:
-    """How many bytes may still be read. The library itself reads everything that the server sends."""
+    """The number of bytes that may still be read. The library itself reads everything that the server sends."""
 
     left: int = MAX_BODY_BYTES
 
@@ -132,9 +132,9 @@ def translated_errors(peer: str, drop: Callable[[], None]) -> Iterator[None]:
     except (exceptions.ConnectionError, exceptions.TimeoutError, OSError, ValueError) as error:
         drop()
         if "NOAUTH" in str(error) or "WRONGPASS" in str(error):
-            raise SourceDenied(f"{peer}: it wants a password", hint="check password_file") from None
+            raise SourceDenied(f"{peer}: it requires a password", hint="check password_file") from None
         late = isinstance(error, exceptions.TimeoutError)
-        otherwise = "no answer in time" if late else "the connection broke off, or is not Redis's"
+        otherwise = "no answer in time" if late else "the connection was lost, or the server is not Redis"
         reason, hint = describe_network_error(error) or (otherwise, None)
         raise SourceUnreachable(f"{peer}: {reason}", hint=hint) from None
     except exceptions.ResponseError as error:
@@ -147,4 +147,4 @@ def translated_errors(peer: str, drop: Callable[[], None]) -> Iterator[None]:
         raise SourceInvalid(f"{peer} refuses a command: {code}") from None
     except exceptions.RedisError as error:
         drop()
-        raise SourceInvalid(f"{peer}: {type(error).__name__}", hint="is it Redis that answers there?") from None
+        raise SourceInvalid(f"{peer}: {type(error).__name__}", hint="check that url is the address of a Redis server") from None

@@ -63,7 +63,7 @@ class S3Source:
         if len(content) > _MAX_BYTES:
             raise SourceInvalid(f"{where} is larger than {_MAX_BYTES} bytes")
         if len(content) != answer["ContentLength"]:
-            raise SourceUnreachable(f"{where}: the answer broke off")
+            raise SourceUnreachable(f"{where}: the answer was cut off")
         document_format = decoding.FORMATS[PurePosixPath(key).suffix]
         return Layer(layer, decoding.parse(content, document_format, where), answer["ETag"])
 

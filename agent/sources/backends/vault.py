@@ -77,10 +77,10 @@ class VaultSource:
         return self._engine_version
 
     def watch(self, seen: Snapshot, timeout_seconds: float) -> bool:
-        """Return True when a lease must be replaced, and at the poll, because KV engines send no notifications.
+        """Return True when a lease must be replaced, and at each poll, because KV engines send no notifications.
 
-        From the first watch on, a thread renews what is due. Neither a back-off nor a convergence nor a denied layer
-        between two watches delays it.
+        From the first watch on, a thread renews the token and the leases. A back-off, a convergence or a denied layer
+        between two watches does not delay it.
         """
         deadline = time.monotonic() + timeout_seconds
         if self._options.dynamic or self._options.auth != "token":

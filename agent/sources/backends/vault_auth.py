@@ -140,5 +140,5 @@ def read_token(options: VaultOptions, context: SourceContext) -> str:
     """Return the token in `token_file`, which another program renews. Raises SourceDenied."""
     token = str(read_secret(options.token_file, context.paths).reveal())
     if not token.isascii():
-        raise SourceDenied("token_file holds characters that no token has")
+        raise SourceDenied("token_file contains characters that no token has")
     return token

@@ -45,15 +45,15 @@ class VaultLeases:
     def fetch(self, deadline: float) -> Layer:
         """Return the secrets as the layer `dynamic`.
 
-        A secret is kept until it must be replaced, because each request makes a new user in the database.
+        A secret is kept until it must be replaced, because each request creates a new user in the database.
         """
-        for _ in range(2):  # a token that is replaced for a later path takes the leases of the earlier paths with it
+        for _ in range(2):  # if a later path needs a new token, the leases of the earlier paths end with the old one
             for path in self._paths:
                 self._hold(path, deadline)
             if not self.has_lost():
                 break
         else:
-            raise SourceUnreachable(f"{self.session.base}: its token was revoked meanwhile")
+            raise SourceUnreachable(f"{self.session.base}: its token was revoked during the fetch")
         pairs: list[tuple[str, Any]] = []
         for path in self._paths:
             pairs += [(f"{path}/{key}", value) for key, value in self._leases[path].content.items()]
@@ -65,7 +65,7 @@ class VaultLeases:
         return any(path not in self._leases for path in self._paths)
 
     def reschedule(self) -> None:
-        """Make the thread look again at what is due next."""
+        """Make the thread compute again when the next renewal is due."""
         self._schedule_changed.set()
 
     def keep_renewing(self) -> None:
@@ -96,7 +96,7 @@ class VaultLeases:
         self._leases[path] = new_lease(answer, "lease_id", content, reply)
 
     def _renew(self, lease: Lease, deadline: float) -> bool:
-        """Renew a lease. Return False if it must be replaced, as near its maximum age."""
+        """Renew a lease. Return False if it must be replaced, such as near its maximum age."""
         headers = self.session.auth_headers(deadline)
         if not lease.renewable or all(lease is not kept for kept in self._leases.values()):
             return False

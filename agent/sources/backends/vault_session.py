@@ -37,7 +37,7 @@ class Lease:
         return bool(self.seconds) and self.ends <= time.monotonic()
 
     def extend(self, answer: Mapping[str, Any]) -> bool:
-        """Take over the duration that a renewal granted. Return False if it is too short: the lease must be replaced."""
+        """Apply the duration that a renewal granted. Return False if it is too short: the lease must be replaced."""
         granted = answer.get("lease_duration", 0)
         if not isinstance(granted, (int, float)) or granted < self.seconds * _REPLACE_BELOW:
             return False
@@ -75,7 +75,7 @@ class VaultSession:
             if previous is None or self.token is not previous:  # the login is new, or the token is from a file
                 raise
         fresh = self._log_in(deadline)
-        # If the new token is denied as well, the policy denies: the old token and its leases are good, and stay.
+        # If the new token is denied as well, the policy is the reason: the old token and its leases are valid, and are kept.
         reply = self.send(method, path, deadline, None, {"X-Vault-Token": Secret(fresh.id)})
         self._replace_token(fresh)
         return reply
@@ -89,7 +89,7 @@ class VaultSession:
         headers: Mapping[str, str | Secret],
         expect: Sequence[int] = (200, 404),
     ) -> Reply:
-        """Send one request. `path` is below /v1, `body` is sent as JSON, and `expect` are the statuses that are no error."""
+        """Send one request. `path` is below /v1, `body` is sent as JSON, and `expect` are the statuses that are not errors."""
         namespace = {"X-Vault-Namespace": self._options.namespace} if self._options.namespace else {}
         return self._client.request(
             method,

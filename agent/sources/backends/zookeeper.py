@@ -39,11 +39,11 @@ class ZookeeperOptions:
         if bool(self.username) != bool(self.password_file):
             raise ValueError("username and password_file go together")
         if bool(self.cert_file) != bool(self.key_file) or (self.cert_file and not self.ca_file):
-            raise ValueError("cert_file and key_file go together, and with ca_file")
+            raise ValueError("cert_file and key_file go together, and need ca_file")
 
 
 class ZookeeperSource:
-    """ZooKeeper from 3.4 on. A node with children is a table; a node without is its value."""
+    """ZooKeeper from 3.4 on. A node with children is a table; a node without children is a value."""
 
     options_class: ClassVar[type[ZookeeperOptions]] = ZookeeperOptions
 
@@ -184,7 +184,7 @@ class ZookeeperSource:
             yield
         except (exceptions.NoAuthError, exceptions.AuthFailedError):
             self._drop()
-            raise SourceDenied(f"{self._peer}: it denies the read", hint="check username, password_file and ACLs") from None
+            raise SourceDenied(f"{self._peer}: reading is denied", hint="check username, password_file and ACLs") from None
         except (exceptions.KazooException, KazooTimeoutError, OSError) as error:
             self._drop()
             late = isinstance(error, KazooTimeoutError)
@@ -208,7 +208,7 @@ class ZookeeperSource:
 class _ConnectionLog(logging.Handler):
     """Keeps the reason of kazoo's last failed connection: kazoo retries in a thread, and only its log has the reason.
 
-    The log ends here, because kazoo writes a line for every attempt.
+    The lines are not passed on, because kazoo writes one for every attempt.
     """
 
     def __init__(self) -> None:

@@ -116,8 +116,8 @@ def test_a_notice_wakes_every_pipeline_until_it_is_called_off(shipping: Image, r
             receiver.wait_for(1, 4, MESSAGE="waits again")
         said = end(process)
     assert "this instance will be terminated (spot at 2030-01-01T00:00:00Z)" in said
-    assert "the termination of this instance is called off (it was: spot)" in said
-    assert said.index("will be terminated (") < said.index("is called off")
+    assert "the termination of this instance is cancelled (it was: spot)" in said
+    assert said.index("will be terminated (") < said.index("is cancelled")
 
 
 def test_a_shipper_that_starts_late_hurries_from_the_start(shipping: Image, receiver: Receiver) -> None:

@@ -211,7 +211,7 @@ def needs_all() -> None:
 
 REASONS = {
     "refuse": "refused|in time",
-    "reset": "reset|broke off|closed|connection broken|in time",
+    "reset": "reset|cut off|connection was lost|closed|connection broken|in time",
     "hang": "in time",
     "drip": "in time",
     "500": "500|SERVFAIL",

@@ -162,5 +162,5 @@ def test_enabling_fails_without_cloud_init(tmp_path: Path) -> None:
     """An image without cloud-init is named, and nothing is written."""
     done = enable(tmp_path)
     assert done.returncode != 0
-    assert "is cloud-init installed there?" in done.stderr
+    assert "install cloud-init there first" in done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -47,7 +47,7 @@ def test_verbose_shows_each_attempt_with_its_time(image: Image) -> None:
     assert "recognised ec2: sys_vendor is 'Amazon EC2'" in shown
     assert "PUT /latest/api/token: 200" in shown
     assert "GET /latest/meta-data/spot/instance-action: 404" in shown
-    assert "ms in all, of 5000 ms at most" in shown
+    assert "ms in total, of 5000 ms at most" in shown
     assert {"kernel", "credentials", "cloud-init", "imds", "imds:ec2", "file", "host"} == {a["provider"] for a in attempts}
     assert all(set(attempt) == {"provider", "outcome", "seconds"} for attempt in attempts)
 
@@ -106,7 +106,7 @@ def test_a_provider_that_never_comes_back_does_not_keep_the_command(image: Image
     assert time.monotonic() - began < 20
     assert shown.code == 0
     assert "web-1" in shown.out
-    assert "file did not come back within" in shown.err
+    assert "file did not return within" in shown.err
 
 
 def test_missing_facts_that_nothing_needs_do_not_stop_a_convergence(image: Image) -> None:

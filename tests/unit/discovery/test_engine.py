@@ -155,13 +155,13 @@ def test_providers_that_hang_cost_at_most_the_time_of_discovery(tmp_path: Path) 
     names = [provider("Hangs")] * 3
     facts, seconds = timed(Paths(tmp_path), *names, provider("Second"), timeout=0.5)
     Hangs.release.set()
-    shares = [float(share) for share in re.findall(r"did not come back within (\S+) s", attempts_text(facts))]
+    shares = [float(share) for share in re.findall(r"did not return within (\S+) s", attempts_text(facts))]
     assert len(shares) == 3
     assert sum(shares) <= 0.5
     assert seconds < 0.5 + SLACK_SECONDS
     assert facts.values["zone"] == "z1"
     assert facts.values["slot"] == "7"
-    assert "did not come back within 0.45 s; gave slot" in attempts_text(facts)
+    assert "did not return within 0.45 s; gave slot" in attempts_text(facts)
 
 
 def test_a_provider_that_does_not_exist_is_an_error_of_the_settings(tmp_path: Path) -> None:

@@ -203,11 +203,11 @@ def test_a_provider_that_fails_keeps_its_partial_facts(tmp_path: Path) -> None:
 
 
 class Stalling:
-    """Each look waits at a service that never answers, as far as its context lets it."""
+    """Each poll waits at a service that never answers, as far as its context lets it."""
 
     poll_seconds = 10.0
-    look_seconds = 0.0
-    waits = False
+    poll_timeout_seconds = 0.0
+    long_polls = False
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -226,9 +226,9 @@ def test_a_look_takes_no_longer_than_discovery_unless_it_waits_for_a_change(
 ) -> None:
     """A request that stalls must not hide a notice of two minutes. A long poll is meant to wait."""
     cloud = Stalling()
-    cloud.waits = waits
+    cloud.long_polls = waits
     watcher = Watcher(settings().discovery, Paths(tmp_path))
-    watcher._look(cloud, time.monotonic() + 300)
+    watcher._poll(cloud, time.monotonic() + 300)
     assert least < cloud.ends[0] <= most
 
 

@@ -26,7 +26,7 @@ def test_a_service_that_gives_no_answer_costs_the_time_of_discovery(platform: st
     assert seconds < 0.5 + SLACK_SECONDS
     assert facts.values["platform"] == platform
     assert facts.values["hostname"] == "web-9"
-    assert "gave no answer within the time" in attempts_text(facts) or "did not come back" in attempts_text(facts)
+    assert "gave no answer within the time" in attempts_text(facts) or "did not return" in attempts_text(facts)
 
 
 @pytest.mark.parametrize("platform", NETWORKED)

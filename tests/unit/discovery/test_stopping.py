@@ -68,7 +68,7 @@ def test_a_stop_ends_discovery_with_the_facts_so_far(tmp_path: Path) -> None:
         facts = discover(asked, machine(tmp_path, "digitalocean"), stopping=stopping)
         assert seconds_since_stop() < LIMIT_SECONDS
     assert dict(facts.values) == {"platform": "digitalocean", "instance_id": "2756294"}
-    assert "did not come back before discovery was stopped; gave platform" in attempts_text(facts)
+    assert "did not return before discovery was stopped; gave platform" in attempts_text(facts)
     assert "host: failed: discovery was stopped before this provider was asked" in attempts_text(facts)
     assert "not known: region" in missing_facts_summary(facts)
 

@@ -197,8 +197,8 @@ def test_a_notice_leaves_a_line_in_the_log(tmp_path: Path) -> None:
     finally:
         logging.getLogger("parbake.discovery").removeHandler(handler)
     assert lines == [
-        "the platform is going to terminate this instance: spot, at 2030-01-01T00:00:00Z",
-        "the platform has called off the termination of this instance (it was: spot)",
+        "the platform will terminate this instance: spot, at 2030-01-01T00:00:00Z",
+        "the platform has cancelled the termination of this instance (it was: spot)",
     ]
 
 
@@ -221,7 +221,7 @@ def test_azures_scheduled_events(tmp_path: Path) -> None:
         watching = watcher(paths, service)
         assert watching.wait(facts, 0.05) is True
         assert isinstance(watching._cloud, ChangingCloud)
-        assert watching._cloud.look_seconds < 10  # the two minutes are for the first answer alone
+        assert watching._cloud.poll_timeout_seconds < 10  # the two minutes are for the first answer alone
     assert watching.notices["terminating"] == "spot"
     assert service.violations == []
     event = {"EventType": "Terminate", "Resources": ["other"], "NotBefore": "x"}

@@ -222,7 +222,7 @@ def test_an_answer_that_breaks_off_is_no_answer(server: Scripted, client: Client
         wire.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nConnection: close\r\n\r\n{}")
 
     server.plays = [play]
-    with pytest.raises(SourceUnreachable, match="broke off"):
+    with pytest.raises(SourceUnreachable, match="was cut off"):
         client.request("GET", server.url + "/v1")
     assert server.connections == 3
 

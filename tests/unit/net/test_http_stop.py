@@ -241,6 +241,6 @@ def test_a_request_that_was_aborted_leaves_the_thread_usable(server: Scripted, c
         server.stopping.wait(REQUEST_SECONDS)
 
     server.plays = [play, server.answering(answer(b"second"))]
-    with pytest.raises(SourceUnreachable, match="no whole answer in time"):
+    with pytest.raises(SourceUnreachable, match="no complete answer in time"):
         client.request("GET", server.url, timeout_seconds=0.3, attempts=1)
     assert client.request("GET", server.url, timeout_seconds=10).body == b"second"

@@ -59,7 +59,7 @@ def problems(image: Image, text: str) -> list[str]:
         ),
         (
             '[[sink]]\ntype = "http"\nurl = "https://user:pass@host/"\n',
-            "5: sink[0].url: url must not hold credentials; they come from a file or a systemd credential",
+            "5: sink[0].url: url must not contain credentials; they come from a file or a systemd credential",
         ),
         (
             '[keys."a.b"]\ntype = "integer"\ndefault = "x"\n',

@@ -87,4 +87,4 @@ def test_where_no_thread_can_be_started_files_are_looked_at_instead(tmp_path: Pa
         pytest.skip("the address space is limited already")
     done = subprocess.run([sys.executable, "-c", _NO_THREADS, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("looked at once a second") == 1
+    assert done.stderr.count("polled once a second") == 1

@@ -308,7 +308,7 @@ def test_inotify_is_used_again_once_it_works(
     with monkeypatch.context() as refusing:
         refusing.setattr("watchdog.observers.Observer", RefusedObserver)
         assert not source.watch(source.fetch(["x"]), 0.2)
-    monkeypatch.setattr(file, "LOOK_SECONDS", 60.0)
+    monkeypatch.setattr(file, "POLL_SECONDS", 60.0)
     seen = source.fetch(["x"])
     assert not source.watch(seen, 0.2)
     assert "inotify works again" in caplog.text
@@ -324,7 +324,7 @@ from pathlib import Path
 from agent.paths import Paths
 from agent.sources import SourceContext
 from agent.sources.backends import file
-file.RETRY_SECONDS = file.LOOK_SECONDS = 0.01
+file.RETRY_SECONDS = file.POLL_SECONDS = 0.01
 source = file.FileSource(file.FileOptions(path="/site"), SourceContext("site", Paths(Path(sys.argv[1])), 5.0))
 seen = source.fetch(["x"])
 counts = []
@@ -344,7 +344,7 @@ def test_nothing_leaks_where_the_kernel_is_out_of_watches(tmp_path: Path) -> Non
     command = [*limit, sys.executable, "-c", LEAKING, str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
-    assert "inotify does not work" in ran.stderr
+    assert "inotify is unavailable" in ran.stderr
     (descriptors, threads), (more_descriptors, more_threads) = json.loads(ran.stdout)
     assert more_descriptors <= descriptors + 1
     assert more_threads <= threads + 1

@@ -117,7 +117,7 @@ def test_a_retry_after_holds_for_every_attempt(tmp_path: Path) -> None:
     """After 429 with Retry-After: 120 no attempt asks the store for 120 s; an absurd Retry-After ends after an hour."""
     store, clock = Store(SourceUnreachable("429", retry_after_seconds=120)), Clock()
     source = ThrottledSource(store, Options(), context_of(tmp_path), clock)
-    assert attempts(source, clock, 119) == {"429; it asks for no request during 120 s"}
+    assert attempts(source, clock, 119) == {"429; it asks for no requests for 120 s"}
     assert store.fetches == 1
     clock.now += 2
     store.answer = SourceUnreachable("503", retry_after_seconds=1e9)

@@ -35,4 +35,4 @@ class IniSource:
         return Snapshot(tuple(Layer(name, dict(parser[name]) if name in parser else None) for name in layers))
 
     def close(self) -> None:
-        """Do nothing: the source holds nothing open."""
+        """Do nothing: the source has nothing open."""
