@@ -226,7 +226,7 @@ def test_busy(web: Image) -> None:
             assert waiting.stderr is not None
             assert "waiting for another parbake" in waiting.stderr.readline()
             fcntl.flock(lock, fcntl.LOCK_UN)
-            assert waiting.wait(30) == 0
+            assert waiting.wait(60) == 0
         finally:
             waiting.kill()
             waiting.communicate()
@@ -378,6 +378,6 @@ def test_an_interrupt_is_not_reported_as_a_bug(web: Image) -> None:
         assert waiting.stderr is not None
         waiting.stderr.readline()
         waiting.send_signal(signal.SIGINT)
-        _, err = waiting.communicate(timeout=30)
+        _, err = waiting.communicate(timeout=60)
     assert waiting.returncode == 130
     assert "Traceback" not in err
