@@ -137,7 +137,7 @@ def test_whatever_an_application_calls_its_priority_a_message_is_valid(
     with udp(received.append) as port:
         sink = make("syslog", {"url": f"udp://127.0.0.1:{port}"}, tmp_path)
         sink.send(row("text", **fields))
-        wait_until(lambda: bool(received), 10, "a datagram")
+        wait_until(lambda: bool(received), 30, "a datagram")
         assert received[0].startswith(expected)
         sink.close()
 
