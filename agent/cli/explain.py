@@ -10,6 +10,7 @@ from agent.cli.session import open_session
 from agent.convergence.context import PlannedConvergence
 from agent.errors import UsageError
 from agent.keypath import KeyPath, dotted, lookup, segments
+from agent.model import SourceState
 from agent.paths import Paths
 from agent.secret import MASK, Secret
 from agent.settings.models import Settings
@@ -68,11 +69,19 @@ def _explanation(path: KeyPath, planned: PlannedConvergence, settings: Settings)
         "source": origin.source,
         "layer": origin.layer,
         "revision": origin.revision,
-        "stale": next((r.error or "" for r in planned.pulled.reports if r.name == origin.source and r.state == "stale"), None),
+        "stale": _stale_error(planned, origin.source),
         "overrode": [{"source": o.source, "layer": o.layer, "revision": o.revision} for o in origin.overrode],
         "templates": names,
         "units": sorted({u.label for t in settings.templates if t.name in names for u in t.units}),
     }
+
+
+def _stale_error(planned: PlannedConvergence, source: str) -> str | None:
+    """Return the error of a source whose last good value is used, or None if the source answered."""
+    for report in planned.pulled.reports:
+        if report.name == source and report.state == SourceState.STALE:
+            return report.error or ""
+    return None
 
 
 def _show(item: dict[str, Any]) -> None:

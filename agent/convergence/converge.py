@@ -19,7 +19,7 @@ from agent.convergence.recovery import recover
 from agent.convergence.rendering import render_templates, renderer_of
 from agent.discovery import engine, identity
 from agent.errors import ApplyError, ContractError, RenderError, SourceMissing
-from agent.model import Change, Facts, Merged, Rendering, RunConfig
+from agent.model import Change, Facts, Merged, Rendering, RunConfig, SourceState
 from agent.runconfig import contract, digest, merge
 from agent.settings.models import Source, Template
 from agent.sources import pull
@@ -164,7 +164,7 @@ def _pull(runtime: Runtime, memory: Memory, sources: SourceRegistry, facts: Fact
         result.append("; ".join(f"{r.name} ({r.backend}) {r.state}" for r in pulled.reports) or "no sources")
     for source in pulled.reports:
         # a required source without a last good copy is reported by the error below
-        if source.error and source.state != "failed" and source.error != previous_errors.get(source.name):
+        if source.error and source.state != SourceState.FAILED and source.error != previous_errors.get(source.name):
             log.warning("source %s: %s (%s)", source.name, source.error, source.state, extra={"PARBAKE_SOURCE": source.name})
     if pulled.missing:
         raise SourceMissing(

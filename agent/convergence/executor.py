@@ -9,9 +9,9 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from agent.convergence import group_rollback, health, journal, mask, phases, quarantine, staging
-from agent.convergence.checking import check_groups
-from agent.convergence.context import GroupError, Memory, PlannedConvergence, Runtime, StepTimer
+from agent.convergence import group_rollback, health, journal, mask, quarantine, staging
+from agent.convergence.candidates import stage_and_check
+from agent.convergence.context import Memory, PlannedConvergence, Runtime, StepTimer
 from agent.convergence.generation_record import changed_keys, is_recorded, record_generation
 from agent.convergence.hold import hold_generation, hold_text
 from agent.convergence.journal import Group, Transaction
@@ -22,7 +22,6 @@ from agent.convergence.unit_actions import act, acted_on_all
 from agent.errors import ApplyError, RolledBack, StateError, UnhealthyAfterApply
 from agent.model import Change, UnitOutcome, UnitResult
 from agent.status.report import InstanceState
-from agent.system import safe_files
 from agent.system.units import shutting_down
 
 log = logging.getLogger("parbake.converge")
@@ -73,74 +72,6 @@ def apply_plan(runtime: Runtime, memory: Memory, planned: PlannedConvergence, *,
     remember(runtime, memory, planned, [change for change in changes if change.group not in rolled_back], waiting)
     describe(runtime, memory, planned, waiting, applied.results)
     return conclude(memory, planned, waiting)
-
-
-def stage_and_check(
-    runtime: Runtime,
-    pending: Sequence[Change],
-    waiting: dict[str, GroupError],
-    secrets: Sequence[str] | None,
-    earlier: Transaction | None = None,
-    *,
-    all_or_nothing: bool = False,
-) -> tuple[list[Change], list[staging.Rename]]:
-    """Stage all groups, then check them. Returns the changes of the groups that passed, and their renames.
-
-    The error of any other group is added to `waiting`, and its candidates are removed. `earlier` is a transaction that is not
-    confirmed yet: the old files that it has kept stay. With `all_or_nothing` the first error is raised instead.
-
-    Raises StopRequested, or that error, after removing all candidates.
-    """
-    kept = set(earlier.targets) if earlier else set()
-    groups: dict[str, list[Change]] = {}
-    for change in pending:
-        groups.setdefault(change.group, []).append(change)
-    renames: dict[str, list[staging.Rename]] = {}
-    try:
-        with StepTimer(runtime, "stage") as result:
-            for group, changes in groups.items():
-                try:
-                    renames[group] = staging.stage(runtime.paths, changes, parent_directories(runtime, changes), kept)
-                except ApplyError as error:
-                    waiting[group] = error
-            result.append(f"{sum(map(len, renames.values()))} candidates written" if renames else "nothing to stage")
-        phase = phases.advance(Phase.PLANNED, Phase.STAGED)
-        with StepTimer(runtime, "check") as result:
-            staged = {group: [change.template for change in groups[group]] for group in renames}
-            for group, refusal in check_groups(runtime, staged, secrets).items():
-                staging.discard(runtime.paths, [rename.target for rename in renames.pop(group)])
-                waiting[group] = refusal
-            result.append(f"{sum(map(len, renames.values()))} candidates are ready" if renames else "nothing to commit")
-        if waiting and all_or_nothing:
-            raise next(iter(waiting.values()))
-        phases.advance(phase, Phase.CHECKED)
-    except BaseException:
-        staging.discard(runtime.paths, [change.target for change in pending])
-        raise
-    # the order of the templates holds between groups too
-    order = {template.name: number for number, template in enumerate(runtime.settings.templates)}
-    passed = [change for group in renames for change in groups[group]]
-    passed.sort(key=lambda change: order.get(change.template, len(order)))
-    ordered = sorted(
-        (rename for found in renames.values() for rename in found), key=lambda rename: order.get(rename.template, len(order))
-    )
-    return passed, ordered
-
-
-def parent_directories(runtime: Runtime, changes: Iterable[Change]) -> dict[str, safe_files.ParentDirectory]:
-    """Return how the missing parent directories of each target are made. Raises ApplyError for an unknown owner."""
-    targets = {change.target for change in changes}
-    directories = {}
-    for template in runtime.settings.templates:
-        if template.target not in targets:
-            continue
-        owner, group = template.directory_owner, template.directory_group
-        directories[template.target] = safe_files.ParentDirectory(
-            template.directory_mode,
-            safe_files.owner_id(runtime.paths, owner) if owner else -1,
-            safe_files.group_id(runtime.paths, group) if group else -1,
-        )
-    return directories
 
 
 def _transaction(

@@ -11,7 +11,7 @@ from agent.convergence.context import Runtime
 from agent.convergence.journal import Transaction
 from agent.model import UnitAction, UnitOutcome, UnitResult
 from agent.settings.models import Template
-from agent.system.units import UnitState
+from agent.system.units import ActiveState, UnitState
 
 _POLL_SECONDS = 0.2
 _COME_UP_SECONDS = 90.0
@@ -85,10 +85,10 @@ def _reason_down(state: UnitState, restarts: int, *, at_the_end: bool) -> str:
     if state.restarts > restarts:
         return "was restarted by systemd"
     if state.down:
-        return "failed" if state.active == "failed" else "ended, and waits to be restarted by systemd"
-    if state.running or (state.oneshot and state.active == "inactive"):
+        return "failed" if state.active == ActiveState.FAILED else "ended, and waits to be restarted by systemd"
+    if state.running or (state.oneshot and state.active == ActiveState.INACTIVE):
         return ""
-    return f"is {state.active}" if at_the_end or state.active == "inactive" else ""
+    return f"is {state.active}" if at_the_end or state.active == ActiveState.INACTIVE else ""
 
 
 def _run_verify(runtime: Runtime, template: Template, secrets: Sequence[str] | None) -> str | None:
@@ -117,7 +117,7 @@ def with_units_not_started(runtime: Runtime, transaction: Transaction) -> Transa
         for unit, result in transaction.results.items()
         if result.result == UnitOutcome.OK
         and result.action != UnitAction.COMMAND
-        and runtime.units.state(unit).active == "inactive"
+        and runtime.units.state(unit).active == ActiveState.INACTIVE
     }
     return replace(transaction, results={**transaction.results, **waiting})
 
@@ -143,9 +143,9 @@ def _await_unit(runtime: Runtime, result: UnitResult) -> UnitResult:
         state = runtime.units.state(result.unit)
         if state.running:
             return replace(result, result=UnitOutcome.OK, detail="started by systemd")
-        if state.active == "failed":
+        if state.active == ActiveState.FAILED:
             return replace(result, result=UnitOutcome.FAILED, detail="failed to start with this config")
-        if state.active == "inactive" and not state.job and waited_seconds >= _IDLE_SECONDS:
+        if state.active == ActiveState.INACTIVE and not state.job and waited_seconds >= _IDLE_SECONDS:
             return replace(result, result=UnitOutcome.SKIPPED, detail="not running, and nothing starts it")
         runtime.sleep(_POLL_SECONDS)
         waited_seconds += _POLL_SECONDS

@@ -78,7 +78,7 @@ def _shipped_until(runtime: Runtime) -> float:
     if status is None:
         return 0.0
     rows = [status.sinks.get(sink.name) for sink in runtime.settings.sinks]
-    if not all(row and (row["state"] == "ok" or row["lag_seconds"] > 0) for row in rows):
+    if not all(row and (row["state"] == shipper.SinkState.OK or row["lag_seconds"] > 0) for row in rows):
         return 0.0
     return status.time - max((row["lag_seconds"] for row in rows if row), default=0.0)
 

@@ -11,7 +11,7 @@ from agent.convergence.context import GroupError, Memory, PlannedConvergence, Ru
 from agent.convergence.generation_record import in_place
 from agent.convergence.plan import AppliedTarget
 from agent.errors import RolledBack, UnhealthyAfterApply
-from agent.model import Change, ChangeKind, UnitAction, UnitOutcome, UnitResult
+from agent.model import Change, ChangeKind, SourceState, UnitAction, UnitOutcome, UnitResult
 from agent.status.report import InstanceState, TemplateState
 
 log = logging.getLogger("parbake.converge")
@@ -98,7 +98,9 @@ def conclude(memory: Memory, planned: PlannedConvergence, waiting: Mapping[str, 
         return max(error.exit_code for error in waiting.values())
     memory.last_logged_waiting = ""
     if planned.pulled.stale:
-        errors = [f"source {source.name}: {source.error}" for source in planned.pulled.reports if source.state == "stale"]
+        errors = [
+            f"source {source.name}: {source.error}" for source in planned.pulled.reports if source.state == SourceState.STALE
+        ]
         memory.report.set_state(InstanceState.STALE, "; ".join(errors))
         return _EXIT_STALE
     memory.report.set_state(InstanceState.CONVERGED)

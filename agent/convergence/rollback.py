@@ -6,8 +6,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
+from agent.convergence.candidates import stage_and_check
 from agent.convergence.context import GroupError, Memory, Runtime
-from agent.convergence.executor import apply_transaction, group_of, stage_and_check
+from agent.convergence.executor import apply_transaction, group_of
 from agent.convergence.hold import hold_generation, hold_text
 from agent.convergence.journal import Transaction
 from agent.convergence.phases import GENERATION_STATES, Phase

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import queue
-import random
 import signal
 import threading
 import time
@@ -23,7 +22,8 @@ from agent.daemon.publisher import Publisher
 from agent.daemon.retry import Retry
 from agent.daemon.watch_registry import WatchRegistry
 from agent.errors import BusyError, ParbakeError, StopRequested
-from agent.model import FactValue
+from agent.model import FactValue, SourceState
+from agent.net.backoff import random_delay
 from agent.paths import Paths
 from agent.settings.models import Settings
 from agent.sources.registry import SourceRegistry
@@ -121,7 +121,7 @@ class Daemon:
         watch = self._runtime.settings.watch
         event, cause = self._gather(event, cause, watch.calm_seconds, watch.settle_max)
         if event == Event.CHANGED and self._ready and watch.splay:
-            share = random.uniform(0, watch.splay)  # noqa: S311 - spreads a swarm, guards nothing
+            share = random_delay(watch.splay)
             event, cause = self._gather(event, cause, share, share)
         return event, cause
 
@@ -205,9 +205,10 @@ class Daemon:
         """Try again what waiting may cure. A change cures wrong data (65), and the watchers report it. A source that is
         unavailable (75) is asked by its own watcher, so that the other sources are left alone."""
         report = self._memory.report
+        stale = [source.name for source in report.sources if source.state == SourceState.STALE]
         if code == 0 or (code == 65 and self._watchers.any_source) or report.state == InstanceState.ROLLED_BACK:
             self._retry.cancel()
-        elif code == 75 and self._watchers.watches(source.name for source in report.sources if source.state == "stale"):
+        elif code == 75 and self._watchers.watches(stale):
             self._retry.later()
         else:
             self._retry.soon()

@@ -65,17 +65,20 @@ class WatchRegistry:
             if watcher is None or watcher.source is not source:
                 if watcher is not None:
                     watcher.stop()
-                watcher = Watcher(settings.name, source, settings.poll, self._report_source, runtime.settings.watch)
+                watch = runtime.settings.watch
+                watcher = Watcher(settings.name, source, settings.poll, self._report_source, watch, stopping=runtime.stop)
                 self._sources[settings.name] = watcher
             seen = snapshots.get(settings.name) if pulled and settings.name in pulled.fresh else None
-            believed = pulled is None or settings.name not in pulled.implausible
-            watcher.saw(seen, _layers(settings, runtime, memory.facts), believed=believed, error=errors.get(settings.name))
+            accepted = pulled is None or settings.name not in pulled.implausible
+            watcher.on_converged(
+                seen, _layers(settings, runtime, memory.facts), accepted=accepted, error=errors.get(settings.name)
+            )
 
     def _watch_platform(self, runtime: Runtime, facts: Facts) -> None:
         if self._facts is None:
             platform = PlatformWatcher(runtime.settings.discovery, runtime.paths, self._kept_notices)
-            self._facts = FactsWatcher(platform, lambda: self._noticed(platform.notices))
-        self._facts.saw(facts)
+            self._facts = FactsWatcher(platform, lambda: self._noticed(platform.notices), stopping=runtime.stop)
+        self._facts.on_converged(facts)
 
     def _report_source(self, name: str) -> None:
         self._changed(f"source {name}")

@@ -45,6 +45,11 @@ def jittered(seconds: float, share: float = 0.1) -> float:
     return seconds * random.uniform(1 - share, 1 + share)  # noqa: S311 - spreads load, guards nothing
 
 
+def random_delay(most_seconds: float) -> float:
+    """Return a random delay up to `most_seconds`, so that a swarm does not act at once."""
+    return random.uniform(0, most_seconds)  # noqa: S311 - spreads load, guards nothing
+
+
 def retry(
     call: Callable[[], T],
     backoff: Backoff,

@@ -32,7 +32,7 @@ LONGEST_WAIT_SECONDS = 30.0
 JITTER_LOW = 0.25
 RETRY_AFTER_MAX_SECONDS = 3600.0
 URGENT_WAIT_SECONDS = 2.0
-"""The longest wait while draining, and once the instance is to go: a spot instance has two minutes."""
+"""The longest wait while draining, and after a notice of termination: a spot instance has two minutes."""
 URGENT_RETRY_AFTER_MAX_SECONDS = 10.0
 """The longest Retry-After that is respected then."""
 ALONE_MAX = 16

@@ -24,7 +24,7 @@ _LINGER_SECONDS = 0.3
 """How long a stop waits for the last lines of services that journald has not written yet."""
 
 _URGENT_AGE_SECONDS = 0.1
-"""Replaces batch_age once the instance is to go. Lines written at the same moment still go together."""
+"""Replaces batch_age after a notice of termination. Lines written at the same moment still go together."""
 
 
 @dataclass(frozen=True, slots=True)

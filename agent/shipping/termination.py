@@ -38,8 +38,8 @@ class Termination:
         self._stop.set_urgent(bool(reason))
         if not reason:
             log.warning(
-                "this instance is not to go any more (it was: %s): logs are shipped at their usual pace again", previous
+                "the termination of this instance is called off (it was: %s): logs are shipped at their usual pace", previous
             )
             return
         when = f" at {at}" if (at := facts.get("terminating_at")) else ""
-        log.warning("this instance is to go (%s%s): logs are shipped without delay from now on", reason, when)
+        log.warning("this instance will be terminated (%s%s): logs are shipped without delay from now on", reason, when)

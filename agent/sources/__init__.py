@@ -1,21 +1,23 @@
-"""The source contract, and the table of backends."""
+"""The contract of a source, and the table of backends."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from threading import Event
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Protocol, TypeVar, cast, runtime_checkable
 
 from agent.model import Snapshot
 from agent.paths import Paths
+from agent.settings import plugins
 
 __all__ = [
     "BACKENDS",
-    "Factory",
+    "AddsLayers",
     "Source",
     "SourceContext",
-    "Watching",
+    "Watchable",
+    "new_source",
     "pull",
     "registry",
     "throttle",
@@ -42,12 +44,18 @@ BACKENDS: dict[str, str] = {
     "azure-keyvault": "agent.sources.backends.azure_keyvault:AzureKeyvaultSource",
 }
 
+Options = TypeVar("Options")
+Options_co = TypeVar("Options_co", covariant=True)
+
 
 @dataclass(frozen=True, slots=True)
 class SourceContext:
-    """What a source is given besides its options. `timeout_seconds` bounds one fetch with its retries; when `stopping`
-    is set, no further wait begins, and `close()` ends the one there is. `poll_seconds` is for a `watch` whose store turns
-    out to tell of nothing."""
+    """What a source gets in addition to its options.
+
+    `timeout_seconds` bounds one fetch, retries included. `poll_seconds` is the interval for a `watch` whose store sends no
+    notifications. `stopping` is set when parbake stops: a fetch then raises SourceUnreachable within 2 seconds, and a watch
+    returns.
+    """
 
     name: str
     paths: Paths
@@ -56,34 +64,57 @@ class SourceContext:
     stopping: Event = field(default_factory=Event)
 
 
-class Source(Protocol):
-    """One configured place that run config is pulled from. The constructor takes (options, context) and does no I/O."""
+class Source(Protocol[Options_co]):
+    """One configured place that run config is pulled from. `Source[object]` is a source with any options."""
 
-    options_class: ClassVar[type[Any]]
+    def __init__(self, options: Options_co, context: SourceContext) -> None:
+        """Keep the arguments. The constructor does no I/O."""
+
+    @property
+    def options_class(self) -> type[Options_co]:
+        """The frozen dataclass of the backend's options; a class variable."""
+        ...
 
     def fetch(self, layers: Sequence[str]) -> Snapshot:
-        """All layers, in the given order, read as consistently as the store can: one read a layer, not one a key.
+        """Read all layers in the given order, as consistently as the store can: one read a layer, not one a key.
 
-        A layer that the store does not have is `Layer(name, None)`. Raises SourceUnreachable, SourceDenied or
-        SourceInvalid; never returns half of what it was asked for.
+        A layer that the store does not have is `Layer(name, None)`. The snapshot is complete. Raises SourceUnreachable,
+        SourceDenied or SourceInvalid; the message names the place and holds no value.
         """
         ...
 
     def close(self) -> None:
-        """Free what is held, and make a `watch` in another thread return soon."""
+        """Free connections and files, and end a `watch` in another thread soon."""
         ...
 
 
 @runtime_checkable
-class Watching(Protocol):
-    """What a source can do besides, where its store tells of changes. Called in a thread of its own."""
+class Watchable(Protocol):
+    """A source whose store reports changes. `watch` is called in a thread, beside `fetch`."""
 
     def watch(self, seen: Snapshot, timeout_seconds: float) -> bool:
-        """Block until the store may hold something else than `seen`: True. False after the time-out or once closed.
+        """Block until the store may hold something other than `seen`, and return True.
 
-        Raises SourceError; the caller backs off and calls again.
+        Return False after the time-out, and once the source is closed or parbake stops. Raises SourceError; the caller
+        backs off and calls again.
         """
         ...
 
 
-Factory = Callable[[Any, SourceContext], Source]
+@runtime_checkable
+class AddsLayers(Protocol):
+    """A source that appends layers to those it was asked for, such as `services` or `dynamic`."""
+
+    @property
+    def added_layers(self) -> tuple[str, ...]:
+        """The names of the layers that a fetch may append."""
+        ...
+
+
+def new_source(backend: str, options: Options, context: SourceContext) -> Source[Options]:
+    """Construct the source of a backend, which is a name of BACKENDS or a third party's "module:Class".
+
+    Raises SettingsError if the backend cannot be imported or needs a library that is not installed.
+    """
+    source_class = cast("type[Source[Options]]", plugins.load(BACKENDS, backend, "backend"))
+    return source_class(options, context)

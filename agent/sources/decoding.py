@@ -1,4 +1,4 @@
-"""TOML, YAML and JSON documents -> the tables of a layer."""
+"""Parse TOML, YAML and JSON documents into the tables of a layer."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any
 from agent.errors import SourceInvalid
 from agent.formats import strict_json
 
-FORMS = {".toml": "TOML", ".yaml": "YAML", ".yml": "YAML", ".json": "JSON"}
-TYPES = {
+FORMATS = {".toml": "TOML", ".yaml": "YAML", ".yml": "YAML", ".json": "JSON"}
+"""File suffix -> format."""
+CONTENT_TYPES = {
     "application/json": "JSON",
     "text/json": "JSON",
     "application/toml": "TOML",
@@ -23,56 +24,57 @@ TYPES = {
     "text/yaml": "YAML",
     "text/x-yaml": "YAML",
 }
-_MOST_VALUES = 1_000_000
-_LONGEST_INTEGER = 10**4000
-"""Written in hexadecimal, a longer one is read, and then breaks whoever would write it: Python refuses at 4300 digits."""
+_MAX_VALUES = 1_000_000
+_INTEGER_LIMIT = 10**4000
+"""Python refuses to write an integer of more than 4300 digits, but reads a longer one from hexadecimal."""
 
 
-def parse(content: bytes | str, form: str, where: str) -> dict[str, Any]:
-    """The table that a document is; an empty document is an empty one.
+def parse(content: bytes | str, document_format: str, where: str) -> dict[str, Any]:
+    """Return the table of a document; an empty document gives an empty table.
 
-    Dates become ISO strings, and YAML's !!binary its base64, as a key of type bytes expects it. Raises SourceInvalid with the
-    place of the mistake, and never with what stands there.
+    `document_format` is a value of FORMATS, `where` names the document in messages. Dates become ISO 8601 text, and YAML's
+    !!binary becomes base64 text, as a key of type bytes expects it. Raises SourceInvalid with the line of the mistake and
+    without the document's text.
     """
     try:
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
     except UnicodeDecodeError as error:
         raise SourceInvalid(f"{where}: byte {error.start} is not UTF-8") from None
     try:
-        value = _load(text, form)
+        value = _load(text, document_format)
     except ValueError as error:
-        raise SourceInvalid(f"{where} is no valid {form}: {error}") from None
-    return table({} if value is None else value, where)
+        raise SourceInvalid(f"{where} is not valid {document_format}: {error}") from None
+    return plain_table({} if value is None else value, where)
 
 
-def _load(text: str, form: str) -> Any:
-    if form == "TOML":
+def _load(text: str, document_format: str) -> Any:
+    if document_format == "TOML":
         try:
             return tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise ValueError(_place_only(str(error))) from None
+            raise ValueError(_without_quotes(str(error))) from None
         except RecursionError:
             raise ValueError("nested too deeply") from None
-    if form == "JSON":
+    if document_format == "JSON":
         return strict_json.parse(text) if text.strip() else None
     from agent.formats.strict_yaml import load
 
     return load(text)
 
 
-def _place_only(message: str) -> str:
-    """tomllib's message without the quotes from the document that some have."""
-    what, _, place = message.rpartition(" (at ")
-    return f"{what.split(':')[0].split(chr(39))[0].strip()} (at {place}" if what else "it breaks off"
+def _without_quotes(message: str) -> str:
+    """Return tomllib's message without the quotes from the document that some messages have."""
+    problem, _, position = message.rpartition(" (at ")
+    return f"{problem.split(':')[0].split(chr(39))[0].strip()} (at {position}" if problem else "it breaks off"
 
 
-def table(value: Any, where: str) -> dict[str, Any]:
-    """A document's value as plain tables with text for keys. Raises SourceInvalid where it is none."""
+def plain_table(value: Any, where: str) -> dict[str, Any]:
+    """Return a document's value as plain tables with text as keys. Raises SourceInvalid if that is not possible."""
     if not isinstance(value, Mapping):
-        raise SourceInvalid(f"{where} holds {_kind(value)} where keys and their values are expected")
-    left = [_MOST_VALUES]
+        raise SourceInvalid(f"{where} holds {_type_name(value)} instead of keys and values")
+    remaining = [_MAX_VALUES]
     try:
-        plain: dict[str, Any] = _plain(value, "", left)
+        plain: dict[str, Any] = _plain(value, "", remaining)
     except ValueError as error:
         raise SourceInvalid(f"{where}: {error}") from None
     except RecursionError:
@@ -80,37 +82,37 @@ def table(value: Any, where: str) -> dict[str, Any]:
     return plain
 
 
-def _plain(value: Any, path: str, left: list[int]) -> Any:
-    left[0] -= 1
-    if left[0] < 0:
-        raise ValueError(f"it has more than {_MOST_VALUES} values")
+def _plain(value: Any, path: str, remaining: list[int]) -> Any:
+    remaining[0] -= 1
+    if remaining[0] < 0:
+        raise ValueError(f"it has more than {_MAX_VALUES} values")
     if isinstance(value, Mapping):
-        named = ((_key(key, path), item) for key, item in value.items())
-        return {name: _plain(item, f"{path}.{name}".lstrip("."), left) for name, item in named}
+        items = ((_key(key, path), item) for key, item in value.items())
+        return {name: _plain(item, f"{path}.{name}".lstrip("."), remaining) for name, item in items}
     if isinstance(value, list):
-        return [_plain(item, f"{path}[{index}]", left) for index, item in enumerate(value)]
+        return [_plain(item, f"{path}[{index}]", remaining) for index, item in enumerate(value)]
     if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
         return value.isoformat()
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{path} is not a finite number")
-    if isinstance(value, int) and abs(value) >= _LONGEST_INTEGER:
-        raise ValueError(f"{path} is too long a number")
+    if isinstance(value, int) and abs(value) >= _INTEGER_LIMIT:
+        raise ValueError(f"{path} is a number with too many digits")
     if value is None or isinstance(value, (str, int, float)):
         return value
-    raise ValueError(f"{path} is {_kind(value)}, which run config cannot hold")
+    raise ValueError(f"{path} is {_type_name(value)}, which run config cannot hold")
 
 
 def _key(key: Any, path: str) -> str:
-    if isinstance(key, int) and not isinstance(key, bool) and abs(key) < _LONGEST_INTEGER:
+    if isinstance(key, int) and not isinstance(key, bool) and abs(key) < _INTEGER_LIMIT:
         return str(key)
     if not isinstance(key, str) or not key:
-        raise ValueError(f"a key{' below ' + path if path else ''} is {_kind(key)}; put it in quotes")
+        raise ValueError(f"a key{' below ' + path if path else ''} is {_type_name(key)}; put it in quotes")
     return key
 
 
-def _kind(value: Any) -> str:
+def _type_name(value: Any) -> str:
     names = {
         bool: "true or false",
         list: "a list",

@@ -1,4 +1,4 @@
-"""Flat keys of a store -> the tables of a layer."""
+"""Turn a store's flat keys into the nested tables of a layer."""
 
 from __future__ import annotations
 
@@ -10,32 +10,34 @@ from agent.errors import SourceInvalid
 from agent.model import Layer
 
 
-def tree(
+def build_tree(
     pairs: Iterable[tuple[str, Any]], separator: str, where: str, *, exclude_prefixes: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Nested tables from (key below the layer, value).
+    """Return nested tables from (key below the layer, value).
 
-    Keys below one of `exclude_prefixes` are left out: they belong to another layer. Raises SourceInvalid, naming the keys,
-    where one is both a value and the beginning of others, comes twice, or has an empty segment.
+    Keys that begin with one of `exclude_prefixes` are left out, because they belong to another layer. `where` names the
+    layer in messages. Raises SourceInvalid naming the keys if a key is both a value and the beginning of others, occurs
+    twice, or has an empty segment.
     """
-    top: dict[str, Any] = {}
-    others = tuple(exclude_prefixes)
-    problems = []
+    tree: dict[str, Any] = {}
+    excluded = tuple(exclude_prefixes)
+    problems = set()
     for key, value in sorted(pairs, key=lambda pair: pair[0]):
-        if key.startswith(others) and others:
+        if excluded and key.startswith(excluded):
             continue
         path = key.split(separator)
         if "" in path:
-            problems.append(f"{key!r} has an empty segment")
-        elif clash := _put(top, path, value):
-            problems.append(f"{separator.join(clash)!r} is a value and has keys below it, or is there twice")
+            problems.add(f"{key!r} has an empty segment")
+        elif clash := _insert(tree, path, value):
+            problems.add(f"{separator.join(clash)!r} is a value and has keys below it, or occurs twice")
     if problems:
-        raise SourceInvalid(f"{where}: {'; '.join(sorted(set(problems)))}", hint="rename one of the two in the store")
-    return top
+        raise SourceInvalid(f"{where}: {'; '.join(sorted(problems))}", hint="rename one of the two in the store")
+    return tree
 
 
-def _put(top: dict[str, Any], path: list[str], value: Any) -> list[str] | None:
-    table = top
+def _insert(tree: dict[str, Any], path: list[str], value: Any) -> list[str] | None:
+    """Insert a value, and return the path of the key that it clashes with, or None."""
+    table = tree
     for depth, segment in enumerate(path[:-1], 1):
         table = table.setdefault(segment, {})
         if not isinstance(table, dict):
@@ -47,18 +49,18 @@ def _put(top: dict[str, Any], path: list[str], value: Any) -> list[str] | None:
 
 
 def nested_layers(layer: str, layers: Sequence[str], separator: str = "/") -> list[str]:
-    """The other layers that lie inside `layer`, as prefixes of its keys: "web/" for "env/dev" and "env/dev/web"."""
-    start = f"{layer}{separator}" if layer else ""
-    return [other.removeprefix(start) + separator for other in layers if other != layer and other.startswith(start)]
+    """Return the layers that lie inside `layer`, as prefixes of its keys: "web/" for "env/dev" and "env/dev/web"."""
+    prefix = f"{layer}{separator}" if layer else ""
+    return [other.removeprefix(prefix) + separator for other in layers if other != layer and other.startswith(prefix)]
 
 
-def joined(*parts: str, separator: str = "/") -> str:
-    """A store's path from prefix and layer, with no separator doubled, before or behind."""
+def join_path(*parts: str, separator: str = "/") -> str:
+    """Join a prefix and a layer to a path in the store, without empty parts, and without separators at the ends."""
     return separator.join(filter(None, (part.strip(separator) for part in parts)))
 
 
-def text(value: bytes, key: str) -> str:
-    """A store's value as text. Raises SourceInvalid, naming the key, where it is not UTF-8."""
+def decode_text(value: bytes, key: str) -> str:
+    """Return a store's value as text. Raises SourceInvalid naming the key if it is not UTF-8."""
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError:
@@ -68,10 +70,10 @@ def text(value: bytes, key: str) -> str:
 
 
 def digest(content: bytes | str) -> str:
-    """A word for a content, where the store has none of its own."""
+    """Return a revision for content from a store that has no revisions."""
     return f"sha256:{hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:16]}"
 
 
-def combined(layers: Iterable[Layer]) -> str:
-    """The revision of several layers read one by one: another one whenever any of theirs is."""
+def combined_revision(layers: Iterable[Layer]) -> str:
+    """Return the revision of a snapshot whose layers were read one by one. It changes with each layer's revision."""
     return digest(repr([(layer.name, layer.tree is None, layer.revision) for layer in layers]))

@@ -1,28 +1,28 @@
-"""Sources -> snapshots, with the last good one where a source fails or is not believed."""
+"""Pull all sources once, and fall back to the last good snapshot of a source that fails or gives an implausible answer."""
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from agent.discovery import engine
-from agent.errors import DiscoveryError, SourceError, SourceMissing
+from agent.errors import DiscoveryError, SourceError, SourceMissing, SourceUnreachable
 from agent.model import Facts, Snapshot, SourceReport, SourceState
 from agent.settings import interpolation
 from agent.settings.models import Source as SourceSettings
-from agent.sources import Source
+from agent.sources import Source, containment
 from agent.state.last_good import LastGood, layers_with_keys
-
-log = logging.getLogger("parbake.sources")
 
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """What all sources gave. `snapshots` in overlay order; `fresh` names the sources that answered and were believed,
-    `implausible` those that answered and were not."""
+    """The snapshots and reports of all sources.
+
+    `snapshots` are (source name, snapshot) in overlay order. `fresh` names the sources whose answer was accepted,
+    `implausible` those whose answer was not. `missing` has a line for each required source without any snapshot.
+    """
 
     snapshots: tuple[tuple[str, Snapshot], ...]
     reports: tuple[SourceReport, ...]
@@ -32,11 +32,11 @@ class Pulled:
 
     @property
     def stale(self) -> bool:
-        return any(report.state == "stale" for report in self.reports)
+        return any(report.state == SourceState.STALE for report in self.reports)
 
 
 def layer_names(settings: SourceSettings, facts: Facts, build: Mapping[str, str]) -> tuple[str, ...]:
-    """A source's layers with their placeholders filled. Raises DiscoveryError naming a missing fact."""
+    """Return a source's layers with their placeholders filled. Raises DiscoveryError naming a missing fact."""
     spaces: dict[str, Mapping[str, Any]] = {"facts": facts.values, "build": build}
     try:
         return tuple(interpolation.fill(layer, spaces) for layer in settings.layers)
@@ -45,7 +45,7 @@ def layer_names(settings: SourceSettings, facts: Facts, build: Mapping[str, str]
 
 
 def pull(
-    sources: Iterable[tuple[SourceSettings, Source]],
+    sources: Iterable[tuple[SourceSettings, Source[object]]],
     facts: Facts,
     build: Mapping[str, str],
     good: LastGood,
@@ -54,9 +54,11 @@ def pull(
     *,
     stopping: threading.Event | None = None,
 ) -> Pulled:
-    """Ask every source once. A source that fails or is not believed gives its last good snapshot, and is stale.
+    """Fetch every source once.
 
-    `vet` raises DiscoveryError for facts that must not enter a source's layers.
+    A source that fails, or whose answer is implausible, gives its last good snapshot and is stale. `now` returns the time
+    in ISO 8601. `vet` raises DiscoveryError for facts that must not enter a source's layers. Once `stopping` is set no
+    further source is asked, and the remaining ones count as unreachable.
     """
     snapshots: list[tuple[str, Snapshot]] = []
     reports: list[SourceReport] = []
@@ -69,18 +71,20 @@ def pull(
         try:
             vet(settings, facts)
             layers = layer_names(settings, facts, build)
-            snapshot = source.fetch(layers)
+            if stopping is not None and stopping.is_set():
+                raise SourceUnreachable("stopped before it was asked")
+            snapshot = containment.fetch(source, name, layers)
             check_plausible(settings, snapshot, good.had.get(name, frozenset()))
         except (SourceError, DiscoveryError) as error:
-            last = _fitting(good.snapshots.get(name), layers)
+            last = matching_layers(good.snapshots.get(name), layers)
             if isinstance(error, SourceMissing):
                 implausible.add(name)
-            said = f"{error}; {error.hint}" if error.hint else str(error)
-            reports.append(_without(settings, last, good.fetched.get(name), said))
+            reason = f"{error}; {error.hint}" if error.hint else str(error)
+            reports.append(fallback_report(settings, last, good.fetched.get(name), reason))
             if last is not None:
                 snapshots.append((name, last))
             elif settings.required:
-                missing.append(f"{name} ({settings.backend}): {said}")
+                missing.append(f"{name} ({settings.backend}): {reason}")
             continue
         fresh.add(name)
         snapshots.append((name, snapshot))
@@ -89,41 +93,45 @@ def pull(
 
 
 def check_plausible(settings: SourceSettings, snapshot: Snapshot, had: frozenset[str]) -> None:
-    """Refuse an answer that would empty a config; `had` are the layers with keys in the last good one. Raises SourceMissing.
+    """Refuse an answer that would empty a config. Raises SourceMissing.
 
-    A layer that had keys in the last good run config and has none now is a store that lost its state far more often than
-    an operator who removed the last key.
+    `had` are the layers that have keys in the last good snapshot. If such a layer has no keys now, a store has far more
+    often lost its state than an operator removed the last key.
     """
     if settings.allow_empty:
         return
-    lost = had - layers_with_keys(snapshot)
-    gone = [layer.name for layer in snapshot.layers if layer.name in lost]
-    if gone:
+    emptied = had - layers_with_keys(snapshot)
+    names = [layer.name or "(top)" for layer in snapshot.layers if layer.name in emptied]
+    if names:
         raise SourceMissing(
-            f"layer {', '.join(name or '(top)' for name in gone)} had keys and has none now; it is not believed",
+            f"layer {', '.join(names)} had keys and has none now; the answer is not accepted",
             hint=f"if that is meant, set allow_empty = true on [[source]] {settings.name}",
         )
     if settings.required and all(layer.tree is None for layer in snapshot.layers[: len(settings.layers)]):
-        names = ", ".join(layer.name or "(top)" for layer in snapshot.layers)
-        raise SourceMissing(f"none of its layers exists{_place(settings)}: {names}")
+        names = [layer.name or "(top)" for layer in snapshot.layers]
+        raise SourceMissing(f"none of its layers exists{path_hint(settings)}: {', '.join(names)}")
 
 
-def _place(settings: SourceSettings) -> str:
-    """Where the layers are looked for, as far as the backend's options have a place that may be shown."""
-    texts = (getattr(settings.options, name, "") for name in ("path", "prefix", "table", "application", "bucket"))
-    return next((f" below {place}" for place in texts if isinstance(place, str) and place), "")
+def path_hint(settings: SourceSettings) -> str:
+    """Return " below PATH" for a message, from the option of the backend that says where its layers are, or ""."""
+    options = (getattr(settings.options, name, "") for name in ("path", "prefix", "table", "application", "bucket"))
+    return next((f" below {value}" for value in options if isinstance(value, str) and value), "")
 
 
-def _fitting(last: Snapshot | None, layers: Sequence[str] | None) -> Snapshot | None:
-    """The last good snapshot, unless it is of other layers: another environment's config is never used."""
-    if last is None:
-        return None
-    # a source may add layers of its own behind those asked for: services, dynamic secrets
-    asked = last.layers if layers is None else last.layers[: len(layers)]
-    return last if layers is None or tuple(layer.name for layer in asked) == tuple(layers) else None
+def matching_layers(last: Snapshot | None, layers: Sequence[str] | None) -> Snapshot | None:
+    """Return the last good snapshot if it is of these layers: another environment's config is never used.
+
+    `layers` is None if they are unknown, because a fact is missing.
+    """
+    if last is None or layers is None:
+        return last
+    # A source may add layers behind those that were asked for, such as services.
+    names = tuple(layer.name for layer in last.layers[: len(layers)])
+    return last if names == tuple(layers) else None
 
 
-def _without(settings: SourceSettings, last: Snapshot | None, fetched: str | None, error: str) -> SourceReport:
+def fallback_report(settings: SourceSettings, last: Snapshot | None, fetched: str | None, error: str) -> SourceReport:
+    """Return the report of a source that failed. `last` is the snapshot that is used instead, of the time `fetched`."""
     if last is not None:
         return SourceReport(settings.name, settings.backend, SourceState.STALE, last.revision, fetched or None, error)
     state = SourceState.FAILED if settings.required else SourceState.ABSENT

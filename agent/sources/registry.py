@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from agent.discovery import fact_validation
-from agent.errors import DiscoveryError
+from agent.errors import DiscoveryError, SettingsError, SourceError
 from agent.model import Facts, Snapshot
 from agent.paths import Paths
-from agent.settings import interpolation, plugins
+from agent.settings import interpolation
 from agent.settings.models import Source as SourceSettings
-from agent.sources import BACKENDS, Source, SourceContext
+from agent.sources import Source, SourceContext, containment, new_source
 from agent.sources.throttle import throttle
 
 
@@ -23,18 +23,19 @@ class SourceRegistry:
     def __init__(self, paths: Paths, stop: threading.Event) -> None:
         self._paths = paths
         self._stop = stop
-        self._opened: dict[str, tuple[Any, Source]] = {}
+        self._opened: dict[str, tuple[Any, Source[object]]] = {}
 
-    def get(self, name: str) -> Source | None:
+    def get(self, name: str) -> Source[object] | None:
         """Return an open source, or None."""
         opened = self._opened.get(name)
         return opened[1] if opened else None
 
-    def open(self, settings: SourceSettings, facts: Facts, build: Mapping[str, str]) -> Source:
+    def open(self, settings: SourceSettings, facts: Facts, build: Mapping[str, str]) -> Source[object]:
         """Return the source with the placeholders of its options filled.
 
         A source whose options need a fact that is missing or does not fit is returned as well: each fetch raises
-        DiscoveryError. Raises SettingsError for a backend that cannot be imported.
+        DiscoveryError. So is a source whose constructor has a bug: each fetch raises SourceUnreachable. Raises SettingsError
+        for a backend that cannot be imported.
         """
         try:
             options = _filled_options(settings, facts, build)
@@ -44,26 +45,31 @@ class SourceRegistry:
         if previous is not None:
             if previous[0] == options:
                 return previous[1]
-            previous[1].close()
-        factory = plugins.load(BACKENDS, settings.backend, "backend")
+            del self._opened[settings.name]
+            containment.close(previous[1], settings.name)
         context = SourceContext(settings.name, self._paths, settings.timeout, poll_seconds=settings.poll, stopping=self._stop)
-        source = throttle(factory(options, context), options, self._paths)
+        try:
+            source = throttle(new_source(settings.backend, options, context), options, context)
+        except SettingsError:
+            raise
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a third party's constructor
+            return _UnopenedSource(containment.unexpected(settings.name, error))
         self._opened[settings.name] = (options, source)
         return source
 
     def close(self) -> None:
         """Close every source. The next `open` opens them again."""
-        for _, source in self._opened.values():
-            source.close()
+        for name, (_, source) in self._opened.items():
+            containment.close(source, name)
         self._opened.clear()
 
 
 class _UnopenedSource:
     """A source that could not be opened: each fetch fails with the reason."""
 
-    options_class: ClassVar[type[Any]] = object
+    options_class: ClassVar[type[object]] = object
 
-    def __init__(self, error: DiscoveryError) -> None:
+    def __init__(self, error: DiscoveryError | SourceError) -> None:
         self._error = error
 
     def fetch(self, layers: Sequence[str]) -> Snapshot:

@@ -1,5 +1,5 @@
-"""Strict fakes, written from the documentation, of what no registry has a server for: Google's Secret Manager, Azure's
-Key Vault, AWS AppConfig's data API, and the credentials of the metadata services."""
+"""Strict fakes, written from the documentation, of services without a server in any registry: Google's Secret Manager,
+Azure's Key Vault, AWS AppConfig's data API, and the credentials of the metadata services."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class KeyVaultFake(FakeHttp):
 
 
 class AppConfigFake(FakeHttp):
-    """The data API: a token is good for one answer, and an answer is empty where nothing changed since the last."""
+    """The data API: a token is good for one request, and an answer without changes is empty."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class AppConfigFake(FakeHttp):
 
 
 class MetadataTokens(FakeHttp):
-    """The credentials that Google's, Azure's and AWS's metadata services give out."""
+    """The credentials of Google's, Azure's and AWS's metadata services."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ from tests.servers.processes import Child, ServerError, free_port
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket: it reaches a server whichever network namespace that server is in."""
+    """HTTP over a Unix socket, which reaches a server in any network namespace."""
 
     def __init__(self, path: Path, timeout_seconds: float) -> None:
         super().__init__("localhost", timeout=timeout_seconds)
@@ -32,9 +32,9 @@ class _UnixConnection(http.client.HTTPConnection):
 class Consul:
     """`with Consul(binary, directory) as consul:` starts the server and waits for its leader.
 
-    `directory` keeps data and log. `prefix` starts it elsewhere (`Network.prefix`); `address` is where it listens
-    there, loopback or link-local; `port` is its HTTP port, picked when 0. `settings` are merged over the agent's
-    configuration, for ACLs or TLS. The test itself talks over a Unix socket, so it needs no way into the namespace.
+    `directory` keeps data and log. `prefix` starts it in a network namespace (`Network.prefix`), where it listens on
+    `address`, loopback or link-local. `port` is its HTTP port, or 0 for a free one. `settings` are merged over the agent's
+    configuration, for ACLs or TLS. The test's own requests go over a Unix socket, so it needs no way into the namespace.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class Consul:
 
     @property
     def url(self) -> str:
-        """Where a client that shares the server's network finds it."""
+        """The address for a client in the server's network."""
         return f"http://{self.address}:{self.port}"
 
     @property
     def socket(self) -> Path:
-        """The Unix socket of the same API; its path stays within the 107 bytes that the kernel allows."""
+        """The Unix socket of the API. Its path is within the 107 bytes that the kernel allows."""
         if self._sockets is None:
             raise ServerError("Consul is used outside its `with` block")
         return self._sockets / "consul.sock"
@@ -86,7 +86,7 @@ class Consul:
             self._sockets = None
 
     def start(self, timeout_seconds: float = 30.0) -> None:
-        """Start the server on the data it had and wait until it has a leader; raises ServerError with its log."""
+        """Start the server with its data and wait until it has a leader. Raises ServerError with its log."""
         self.socket.unlink(missing_ok=True)
         config = self._directory / "agent.json"
         config.write_text(json.dumps(self._agent_settings()))
@@ -95,13 +95,13 @@ class Consul:
         self._child.wait_ready(self._has_leader, timeout_seconds, "Consul's leader")
 
     def stop(self, *, kill: bool = False) -> None:
-        """End the server; its data stay for the next `start`. With `kill`, at once and without a goodbye."""
+        """End the server and keep its data for the next `start`. With `kill` it ends by SIGKILL."""
         if self._child is not None:
             (self._child.kill if kill else self._child.stop)()
             self._child = None
 
     def pause(self) -> None:
-        """Hang the server: connections are accepted, no request is answered."""
+        """Hang the server: connections are accepted, and requests are not answered."""
         self._running().pause()
 
     def resume(self) -> None:
@@ -109,18 +109,18 @@ class Consul:
         self._running().resume()
 
     def put(self, key: str, value: str | bytes) -> None:
-        """Store `value` at `key`; raises ServerError when Consul does not confirm it."""
+        """Store `value` at `key`. Raises ServerError if Consul does not confirm it."""
         body = value.encode() if isinstance(value, str) else value
         if self.request("PUT", f"/v1/kv/{quote(key)}", body) is not True:
             raise ServerError(f"Consul did not store {key!r}")
 
     def delete(self, key: str, *, recurse: bool = False) -> None:
-        """Remove `key`, with `recurse` everything that begins with it."""
+        """Remove `key`, and with `recurse` every key that begins with it."""
         if self.request("DELETE", f"/v1/kv/{quote(key)}" + ("?recurse" if recurse else "")) is not True:
             raise ServerError(f"Consul did not delete {key!r}")
 
     def request(self, method: str, path: str, body: bytes | None = None, *, timeout_seconds: float = 10.0) -> Any:
-        """One request of the HTTP API (`/v1/...`), its JSON answer decoded; raises ServerError unless it is a 200."""
+        """Send a request to the HTTP API (`/v1/...`) and return its JSON answer. Raises ServerError unless it is a 200."""
         connection = _UnixConnection(self.socket, timeout_seconds)
         try:
             connection.request(method, path, body)

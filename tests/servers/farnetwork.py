@@ -1,7 +1,7 @@
 """Three network namespaces: clients, a router, and the side where servers listen. Needs root.
 
-The router is what is cut: without forwarding it drops every packet and says nothing, as a network does that is gone. Nobody
-sees a link go down, no connection is reset, and both ends go on believing in theirs.
+To cut the network, the router stops forwarding: it drops every packet without an error, as a broken network does. No link goes
+down, no connection is reset, and both ends keep their connections open.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class FarNetwork:
 
     @property
     def prefix(self) -> tuple[str, ...]:
-        """Put before an argument list, it runs that program among the clients, under the same pid."""
+        """The words before an argument list that run the program among the clients, under the same pid."""
         return ("ip", "netns", "exec", self._clients)
 
     def __enter__(self) -> FarNetwork:
@@ -82,7 +82,7 @@ class FarNetwork:
         return self._among_servers(made)
 
     def _among_servers(self, make: Callable[[], T]) -> T:
-        """What `make` returns in a thread that has moved there: a socket stays in the namespace that it was made in."""
+        """Return `make()`, run in a thread in the servers' namespace: a socket stays in the namespace that it was made in."""
         made: list[T | BaseException] = []
 
         def run() -> None:
@@ -106,10 +106,10 @@ class FarNetwork:
 
 
 class Resolver:
-    """A DNS server among the clients, dnsmasq on port 53 of their loopback, that knows `name`; or, told so, does not."""
+    """A DNS server among the clients: dnsmasq on port 53 of their loopback, with or without a record for `name`."""
 
     name = "the-store"
-    """Without a dot, since moto takes what stands before one for a bucket."""
+    """It has no dot, because moto takes the part before a dot for a bucket."""
 
     def __init__(self, network: FarNetwork, directory: Path) -> None:
         self._network = network
@@ -121,12 +121,12 @@ class Resolver:
 
     @property
     def prefix(self) -> tuple[str, ...]:
-        """The network's, with this server in /etc/resolv.conf of what is started so."""
+        """The network's prefix, with this server in the program's /etc/resolv.conf."""
         mount = f'mount --bind {self._config} /etc/resolv.conf && exec "$0" "$@"'
         return (*self._network.prefix, "sh", "-c", mount)
 
     def start(self, *, knowing: bool = True) -> None:
-        """Answer from now on: with the servers' address, or that there is no such name."""
+        """Start answering: with the servers' address, or that the name does not exist."""
         self.stop()
         known = [f"--host-record={self.name},{self._network.address}"] if knowing else []
         argv = [
@@ -142,7 +142,7 @@ class Resolver:
         return call([*self.prefix, "getent", "ahostsv4", name], check=False).returncode == 0
 
     def stop(self) -> None:
-        """No DNS server any more."""
+        """Stop the DNS server."""
         if self._child is not None:
             self._child.kill()
             self._child = None

@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that misbehaves on command, and can end TLS with whatever certificate it is given."""
+"""A TCP proxy on loopback that misbehaves on command, and can terminate TLS with any certificate."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def _loopback(port: int) -> socket.socket:
 
 
 class Faulty:
-    """`with Faulty(port) as proxy: proxy.mode = "hang"`. A new mode holds for the connections there are, too.
+    """`with Faulty(port) as proxy: proxy.mode = "hang"`. A new mode applies to open connections, too.
 
-    `bind` makes the listening socket for a port, elsewhere than on loopback.
+    `bind` makes the listening socket for a port, if that is not on loopback.
     """
 
     def __init__(self, server_port: int, certificate: tuple[Path, Path] | None = None, bind: Bind = _loopback) -> None:
@@ -36,10 +36,12 @@ class Faulty:
         self.certificate = certificate
         self.accepted = 0
         self.peak = 0
-        """the most connections that were open at one time"""
+        """the largest number of connections that the client had open at one time"""
         self._mode = "pass"
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
+        self._clients: set[socket.socket] = set()
+        self._cuts = 0
         self._listener: socket.socket | None = None
         self.port = free_port()
         self._listen(self.port)
@@ -60,10 +62,11 @@ class Faulty:
             self.cut()
 
     def cut(self) -> None:
-        """Reset every connection."""
+        """Reset every connection, also those that were accepted and are not connected to the server yet."""
         with self._lock:
-            for wire in self._open:
-                _shut(wire)
+            self._cuts += 1
+            for connection in self._open:
+                _shut(connection)
 
     def _listen(self, port: int) -> None:
         listener = self._bind(port)
@@ -84,9 +87,10 @@ class Faulty:
             except OSError:
                 return
             self.accepted += 1
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+            threading.Thread(target=self._serve, args=(client, self._cuts), daemon=True).start()
 
-    def _serve(self, client: socket.socket) -> None:
+    def _serve(self, client: socket.socket, cuts: int) -> None:
+        """Serve one connection. `cuts` is the number of calls of `cut` before it was accepted."""
         try:
             if self.certificate is not None:
                 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -95,9 +99,7 @@ class Faulty:
                 client = context.wrap_socket(client, server_side=True)
             client.settimeout(None)
             if self._mode == "500":
-                client.recv(65536)
-                client.sendall(b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\nConnection: close\r\n\r\noops")
-                client.close()
+                _answer_500(client)
                 return
             server = socket.create_connection(("127.0.0.1", self.server_port), 5)
             server.settimeout(None)
@@ -105,28 +107,33 @@ class Faulty:
             _reset(client)
             return
         with self._lock:
+            cut = cuts != self._cuts
             self._open |= {client, server}
-            self.peak = max(self.peak, len(self._open) // 2)
+            # A connection that the client has closed may still be in the set: its thread has not run since.
+            self._clients = {one for one in self._clients if not _has_ended(one)} | {client}
+            self.peak = max(self.peak, len(self._clients))
         try:
-            self._relay(client, server)
+            if not cut:
+                self._relay(client, server)
         except OSError:
             pass
         finally:
             with self._lock:
                 self._open -= {client, server}
+                self._clients.discard(client)
             _reset(client)
             _reset(server)
 
     def _relay(self, client: socket.socket, server: socket.socket) -> None:
-        """Until one end has ended. One thread for both directions, as a TLS layer is nothing for two."""
+        """Relay until one end closes. One thread serves both directions, because a TLS layer is not made for two."""
         with selectors.DefaultSelector() as waiting:
             waiting.register(client, selectors.EVENT_READ, server)
             waiting.register(server, selectors.EVENT_READ, client)
             while True:
-                ready = [(key.fileobj, key.data) for key, _ in waiting.select(0 if _held(client) else None)]
+                ready = [(key.fileobj, key.data) for key, _ in waiting.select(0 if _buffered(client) else None)]
                 for source, target in ready or [(client, server)]:
                     assert isinstance(source, socket.socket)
-                    source.settimeout(0.5)  # what came may have been the TLS layer's own
+                    source.settimeout(0.5)  # the bytes may have been for the TLS layer only
                     with contextlib.suppress(TimeoutError):
                         chunk = source.recv(65536)
                         target.settimeout(None)
@@ -134,7 +141,7 @@ class Faulty:
                             return
 
     def _passed(self, chunk: bytes, target: socket.socket, answers: bool) -> bool:
-        """Whether the connection goes on after what the mode does to a chunk."""
+        """Pass a chunk on as the mode says. Return whether the connection goes on."""
         while self._mode == "hang":
             time.sleep(0.02)
         if answers and self._mode == "reset":
@@ -159,32 +166,53 @@ class Faulty:
         self.cut()
 
 
-def _held(wire: socket.socket) -> int:
-    """How many bytes the TLS layer has read and not given out: no selector knows of them."""
-    return wire.pending() if isinstance(wire, ssl.SSLSocket) else 0
+def _answer_500(client: socket.socket) -> None:
+    """Answer a request with 500, and read until the client closes: a close with unread bytes, such as a body that comes late,
+    resets the connection, and the client may lose the answer."""
+    client.settimeout(5)
+    with client, contextlib.suppress(TimeoutError):
+        client.recv(65536)
+        client.sendall(b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\nConnection: close\r\n\r\noops")
+        while client.recv(65536):
+            pass
 
 
-def _shut(wire: socket.socket) -> None:
-    """End what another thread does with it. That one closes it: a TLS layer goes on using the number of a closed socket, which
-    may by then be another's. Not SSLSocket.shutdown, which takes the TLS layer away from under a reader."""
+def _buffered(connection: socket.socket) -> int:
+    """Return how many bytes the TLS layer has read and not given out. A selector does not see them."""
+    return connection.pending() if isinstance(connection, ssl.SSLSocket) else 0
+
+
+def _has_ended(connection: socket.socket) -> bool:
+    """Return whether the peer has closed or reset a connection."""
+    try:
+        return socket.socket.recv(connection, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def _shut(connection: socket.socket) -> None:
+    """End another thread's use of a connection. That thread closes it: a TLS layer goes on using the number of a closed
+    socket, which may belong to another one by then. SSLSocket.shutdown would remove the TLS layer during a read."""
     with contextlib.suppress(OSError):
-        socket.socket.shutdown(wire, socket.SHUT_RDWR)
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
-def _reset(wire: socket.socket) -> None:
+def _reset(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
-        socket.socket.setsockopt(wire, socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    _shut(wire)
+        socket.socket.setsockopt(connection, socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    _shut(connection)
     with contextlib.suppress(OSError):
-        wire.close()
+        connection.close()
 
 
 class Certificates:
-    """A CA and server certificates of it, made by openssl: `good` for 127.0.0.1 and localhost, `expired`,
-    `elsewhere` (another name), and `stranger` of another CA."""
+    """A CA and its server certificates, made by openssl: `good` for 127.0.0.1 and localhost, `expired`, `elsewhere` (of
+    another name), and `stranger` of another CA."""
 
     def __init__(self, directory: Path, also: str = "") -> None:
-        """`also`: further names of the good certificate, such as "DNS:store.test,IP:10.0.0.1"."""
+        """Make the certificates. `also` are further names of the good one, such as "DNS:store.test,IP:10.0.0.1"."""
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         self.ca = self._authority("ca")

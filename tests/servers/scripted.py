@@ -1,4 +1,4 @@
-"""A TCP server on loopback whose connections each run a given function: for answers no real server would give."""
+"""A TCP server on loopback whose connections each run a given function, for answers that no real server would give."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Play = Callable[[socket.socket], None]
 
 
 class Scripted:
-    """Connection n runs plays[n], and the last one again after that; `requests` holds what was read."""
+    """Connection n runs plays[n], and later connections run the last one. `requests` has the requests that were read."""
 
     def __init__(self, *plays: Play) -> None:
         self.plays = list(plays)
@@ -43,7 +43,7 @@ class Scripted:
             play(wire)
 
     def read_request(self, wire: socket.socket) -> bytes:
-        """One request, headers and body, or b"" at the end."""
+        """Read one request, headers and body. Return b"" at the end of the connection."""
         text = b""
         while b"\r\n\r\n" not in text:
             chunk = wire.recv(65536)
@@ -58,7 +58,7 @@ class Scripted:
         return self.requests[-1]
 
     def answering(self, *answers: bytes) -> Play:
-        """A play that gives the answers in order on one connection, the last one again and again."""
+        """Return a play that gives the answers in order on one connection, and repeats the last one."""
 
         def play(wire: socket.socket) -> None:
             count = 0
@@ -69,7 +69,7 @@ class Scripted:
         return play
 
     def forwarding(self, port: int) -> Play:
-        """A play that passes requests on to a real server, and so counts them."""
+        """Return a play that forwards requests to a real server, so that they are counted."""
 
         def play(wire: socket.socket) -> None:
             with socket.create_connection(("127.0.0.1", port)) as server:
@@ -99,7 +99,7 @@ class Scripted:
 
 @contextlib.contextmanager
 def scripted(*plays: Play) -> Iterator[Scripted]:
-    """A running server, stopped at the end."""
+    """Run a server, and stop it at the end."""
     server = Scripted(*plays)
     try:
         yield server
@@ -108,6 +108,6 @@ def scripted(*plays: Play) -> Iterator[Scripted]:
 
 
 def answer(body: bytes = b"{}", status: str = "200 OK", *headers: str) -> bytes:
-    """A whole HTTP/1.1 answer."""
+    """Return a whole HTTP/1.1 answer."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body

@@ -18,7 +18,7 @@ from tests.servers.processes import Child, ServerError, free_port
 
 
 class Server:
-    """`with Subclass(directory) as server:` starts it; `stop` and `start` keep its port and, where it has any, its disk."""
+    """`with Subclass(directory) as server:` starts it. `stop` and `start` keep its port, and its files if it has any."""
 
     program = ""
 
@@ -40,7 +40,7 @@ class Server:
             return True
 
     def start(self) -> None:
-        """Start it and wait until it serves; nothing where it runs already."""
+        """Start the server and wait until it serves, unless it is running."""
         if self._child is not None:
             return
         self._child = Child(self.argv(), self.directory / "log")
@@ -59,7 +59,7 @@ class Server:
             self._child = None
 
     def pause(self) -> None:
-        """Hang: connections are accepted, nothing is answered."""
+        """Hang the server: connections are accepted, and requests are not answered."""
         assert self._child is not None
         self._child.pause()
 
@@ -80,7 +80,7 @@ class Server:
 
 
 class Etcd(Server):
-    """One member of etcd; `post` speaks to its JSON gateway."""
+    """One member of etcd. `post` sends a request to its JSON gateway."""
 
     program = "etcd"
 
@@ -123,7 +123,7 @@ def encoded(text: str) -> str:
 
 
 class Redis(Server):
-    """Redis; `ask` sends one command, inline in its own protocol, and gives the first line of the answer."""
+    """Redis. `ask` sends one command and returns the first line of the answer."""
 
     program = "redis-server"
 
@@ -219,7 +219,7 @@ class Zookeeper(Server):
 
 
 class Dnsmasq(Server):
-    """dnsmasq answering for example.test from `records`, lines of its own configuration."""
+    """dnsmasq, answering for example.test from `records`, which are lines of its configuration."""
 
     program = "dnsmasq"
 

@@ -1,4 +1,4 @@
-"""The test's Consul behaves as the real thing does: it is the real thing, and its data outlive a stop."""
+"""The tests' Consul is a real one, and its data outlive a stop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def consul(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consul]:
 
 
 def test_keys_survive_a_stop_and_a_kill(consul: Consul) -> None:
-    """What was put is there over TCP after the server was stopped and after it was killed."""
+    """A key is readable over TCP after the server was stopped and after it was killed."""
     consul.put("env/dev/db/password", "s3cret \u00e4")
     consul.put("env/dev/empty", "")
     consul.stop()
@@ -40,7 +40,7 @@ def test_keys_survive_a_stop_and_a_kill(consul: Consul) -> None:
 
 
 def test_a_paused_server_accepts_and_never_answers(consul: Consul) -> None:
-    """A hang is a hang: no answer while paused, the same data afterwards."""
+    """There is no answer during the pause, and the data are the same after it."""
     consul.put("a", "1")
     consul.pause()
     with pytest.raises(ServerError, match="timed out"):
@@ -50,7 +50,7 @@ def test_a_paused_server_accepts_and_never_answers(consul: Consul) -> None:
 
 
 def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
-    """Settings that Consul refuses end in an error with Consul's own words."""
+    """Settings that Consul refuses end in an error with Consul's own message."""
     broken = Consul(consul_binary(), tmp_path, settings={"no_such_setting": 1})
     with pytest.raises(ServerError, match="no_such_setting"), broken:
         pytest.fail("it started")

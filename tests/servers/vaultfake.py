@@ -1,6 +1,6 @@
 """A strict fake of Vault's HTTP API, written from its documentation: no Vault is in the registries.
 
-KV 1 and 2, logins with every method that the backend has, leases with renewal up to a greatest age, revocation.
+It has KV 1 and 2, logins with every auth method of the backend, leases with renewal up to a maximum age, and revocation.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ABSENT: Answer = (404, {"errors": []})
 
 
 class VaultFake(FakeHttp):
-    """`kv` maps paths to secrets (None: deleted); `logins` maps auth/MOUNT to what a login must hold."""
+    """`kv` maps paths to secrets (None: deleted). `logins` maps auth/MOUNT to the fields that a login must have."""
 
     def __init__(self, version: int = 2) -> None:
         super().__init__()

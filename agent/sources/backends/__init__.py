@@ -1,1 +1,1 @@
-"""The backends, one file each. `agent.sources.BACKENDS` names them."""
+"""The backends, one module each. `agent.sources.BACKENDS` names their classes."""

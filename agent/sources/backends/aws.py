@@ -1,4 +1,4 @@
-"""boto3 for the AWS backends: credentials, time-outs, and its exceptions as ours."""
+"""boto3 for the AWS backends: credentials, time-outs, and its exceptions as errors of a source."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from agent.errors import SourceDenied, SourceInvalid, SourceUnreachable
-from agent.net.credentials import resolve_path
+from agent.net.aws_session import ClientOptions, is_denied, new_session
 from agent.net.http_client import TlsFiles, check_url
 from agent.net.sockets import describe_network_error
 from agent.settings.schema import setting
@@ -17,14 +17,10 @@ from agent.sources import SourceContext, optional
 from agent.sources.backends.metadata import Metadata
 
 T = TypeVar("T")
-_DENIED = (
-    "AccessDenied", "AccessDeniedException", "UnrecognizedClientException", "InvalidClientTokenId", "ExpiredToken",
-    "ExpiredTokenException", "SignatureDoesNotMatch", "InvalidSignatureException", "InvalidAccessKeyId", "Forbidden",
-    "MissingAuthenticationToken", "MissingAuthenticationTokenException", "AuthFailure", "KMSAccessDeniedException",
-    "OptInRequired", "RequestExpired", "403", "401",
+_RETRYABLE = (
+    "Throttling", "ThrottlingException", "TooManyRequestsException", "ProvisionedThroughputExceededException",
+    "RequestLimitExceeded", "SlowDown", "RequestTimeout", "InternalServerError", "InternalServiceError",
 )  # fmt: skip
-_AGAIN = ("Throttling", "ThrottlingException", "TooManyRequestsException", "ProvisionedThroughputExceededException",
-          "RequestLimitExceeded", "SlowDown", "RequestTimeout", "InternalServerError", "InternalServiceError")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +38,14 @@ class AwsOptions(TlsFiles):
 
 
 class Aws:
-    """One service's client, made at the first call and anew after a time-out.
+    """The client of one service, made at the first call and again after a failure.
 
-    Credentials: what boto3 finds in its environment, its files or a web identity; else the instance's role, asked for
-    through parbake's own guarded client.
+    It uses the credentials that boto3 finds in the environment, in its files, or through a web identity. Without any it
+    uses the instance's role, which it requests from the metadata service through parbake's own client.
     """
 
     def __init__(self, service: str, backend: str, options: AwsOptions, context: SourceContext) -> None:
+        """Keep the arguments. `service` is botocore's name of it. Raises SettingsError if boto3 is not installed."""
         optional.require("boto3", backend, "aws", "python3-boto3")
         self._service = service
         self._options = options
@@ -59,9 +56,10 @@ class Aws:
         options.warn()
 
     def call(self, read: Callable[[Any], T]) -> T:
-        """`read(client)`, ended at the source's time-out. Raises SourceUnreachable, SourceDenied or SourceInvalid."""
+        """Return `read(client)`, ended at the source's time-out. Raises SourceUnreachable, SourceDenied or SourceInvalid."""
+        context = self._context
         return optional.call_with_timeout(
-            self._context.timeout_seconds, lambda: self._read(read), f"{self._service} of AWS", self._drop
+            context.timeout_seconds, lambda: self._read(read), f"{self._service} of AWS", self._drop, context.stopping
         )
 
     def _read(self, read: Callable[[Any], T]) -> T:
@@ -74,11 +72,10 @@ class Aws:
 
     def _connect(self) -> Any:
         import botocore.credentials
-        import botocore.session
-        from botocore.config import Config
+        import botocore.exceptions
 
-        session = botocore.session.Session()
-        # The one provider that asks a metadata service is replaced: it would use a proxy.
+        session = new_session()
+        # botocore's own provider of the instance's role would use a proxy.
         resolver = session.get_component("credential_provider")
         with contextlib.suppress(botocore.exceptions.UnknownCredentialError):
             resolver.remove("iam-role")
@@ -88,73 +85,69 @@ class Aws:
                 refresh_using=self._metadata.aws_credentials,
                 method="parbake-instance-role",
             )
-        options, paths = self._options, self._context.paths
         seconds = self._context.timeout_seconds
-        certificate: str | tuple[str, str] | None = None
-        if options.cert_file:
-            first = str(resolve_path(options.cert_file, paths))
-            certificate = (first, str(resolve_path(options.key_file, paths))) if options.key_file else first
-        verify = False if options.insecure else str(resolve_path(options.ca_file, paths)) if options.ca_file else None
-        return session.create_client(
-            self._service,
-            region_name=options.region,
-            endpoint_url=options.endpoint_url or None,
-            verify=verify,
-            config=Config(
-                connect_timeout=min(5.0, seconds),
-                read_timeout=seconds,
-                retries={"total_max_attempts": 3, "mode": "standard"},
-                client_cert=certificate,
-                max_pool_connections=1,
-                user_agent_extra="parbake",
-            ),
+        options = ClientOptions(
+            region=self._options.region,
+            endpoint_url=self._options.endpoint_url,
+            tls=self._options,
+            paths=self._context.paths,
+            denied=SourceDenied,
+            connect_timeout_seconds=min(5.0, seconds),
+            read_timeout_seconds=seconds,
+            retries={"total_max_attempts": 3, "mode": "standard"},
+            user_agent_extra="parbake",
         )
+        return options.new_client(session, self._service)
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
+        """Turn botocore's exceptions into errors of the source, without their text, which may hold a value."""
         import botocore.exceptions as boto
 
-        place = f"{self._service} of AWS in {self._options.region}"
+        peer = f"{self._service} of AWS in {self._options.region}"
         try:
             yield
         except boto.ClientError as error:
-            raise self._meaning(error, place) from None
+            raise self._error_of(error, peer) from None
         except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError):
             self._drop()
-            raise SourceDenied(f"{place}: there are no credentials", hint="give the instance a role") from None
+            raise SourceDenied(f"{peer}: there are no credentials", hint="give the instance a role") from None
         except (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, OSError) as error:
             self._drop()
-            text, hint = describe_network_error(error) or (type(error).__name__, None)
-            raise SourceUnreachable(f"{place}: {text}", hint=hint) from None
+            reason, hint = describe_network_error(error) or (type(error).__name__, None)
+            raise SourceUnreachable(f"{peer}: {reason}", hint=hint) from None
         except KeyError as error:
-            # An answer that broke off in its headers has no body; the library takes that for an empty result.
-            raise SourceUnreachable(f"{place}: the answer broke off, or has no {error.args[0]}") from None
+            # An answer that broke off in its headers has no body; botocore takes it for an empty result.
+            raise SourceUnreachable(f"{peer}: the answer broke off, or has no {error.args[0]}") from None
         except (boto.BotoCoreError, ValueError) as error:
-            raise SourceInvalid(f"{place}: {type(error).__name__}") from None
+            raise SourceInvalid(f"{peer}: {type(error).__name__}") from None
 
-    def _meaning(self, error: Any, place: str) -> SourceDenied | SourceUnreachable | SourceInvalid:
+    def _error_of(self, error: Any, peer: str) -> SourceDenied | SourceUnreachable | SourceInvalid:
+        """Return the source's error for a ClientError, by its code and the status of the answer."""
         code = str(error.response.get("Error", {}).get("Code", ""))
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        if code in _DENIED or status in (401, 403):
+        if is_denied(code) or status in (401, 403):
             self._drop()
-            return SourceDenied(f"{place}: {code}", hint=f"allow {error.operation_name} to the instance's role")
+            return SourceDenied(f"{peer}: {code}", hint=f"allow {error.operation_name} to the instance's role")
         if code.isdigit():
-            return SourceUnreachable(f"{place}: it answers {code} with no body, or the answer broke off")
-        if code in _AGAIN or status == 429 or status >= 500:
-            return SourceUnreachable(f"{place}: {code}")
-        return SourceInvalid(f"{place}: {code} from {error.operation_name}")
+            return SourceUnreachable(f"{peer}: it answers {code} with no body, or the answer broke off")
+        if code in _RETRYABLE or status == 429 or status >= 500:
+            return SourceUnreachable(f"{peer}: {code}")
+        return SourceInvalid(f"{peer}: {code} from {error.operation_name}")
 
     def _drop(self) -> None:
+        """Close the client. The next call makes another, with the credentials read again."""
         client, self._client = self._client, None
         if client is not None:
             client.close()
 
     def close(self) -> None:
+        """Close the client for good."""
         self._closed = True
         self._metadata.close()
         self._drop()
 
 
-def missing(error: Any, *codes: str) -> bool:
-    """Whether a ClientError says that there is no such thing, by one of its codes."""
+def is_missing(error: Any, *codes: str) -> bool:
+    """Return whether a ClientError has one of the codes for a thing that does not exist."""
     return str(error.response.get("Error", {}).get("Code", "")) in codes

@@ -1,4 +1,4 @@
-"""`aws-appconfig`: a configuration profile a layer. An answer says only what changed since the one before."""
+"""`aws-appconfig`: a layer is a configuration profile. An answer without content means no change since the one before."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from agent.errors import SourceInvalid
 from agent.model import Layer, Snapshot
 from agent.settings.schema import setting
 from agent.sources import SourceContext, decoding, key_tree
-from agent.sources.backends.aws import Aws, AwsOptions, missing
+from agent.sources.backends.aws import Aws, AwsOptions, is_missing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class AppConfigOptions(AwsOptions):
 class AppConfigSource:
     """AWS AppConfig, through its data API."""
 
-    options_class: ClassVar[type[Any]] = AppConfigOptions
+    options_class: ClassVar[type[AppConfigOptions]] = AppConfigOptions
 
     def __init__(self, options: AppConfigOptions, context: SourceContext) -> None:
         self._options = options
@@ -31,22 +31,22 @@ class AppConfigSource:
         self._sessions: dict[str, tuple[str, Layer]] = {}
 
     def fetch(self, layers: Sequence[str]) -> Snapshot:
-        read = self._aws.call(lambda client: [self._layer(client, layer) for layer in layers])
-        return Snapshot(tuple(read), key_tree.combined(read))
+        fetched = self._aws.call(lambda client: [self._layer(client, layer) for layer in layers])
+        return Snapshot(tuple(fetched), key_tree.combined_revision(fetched))
 
     def _layer(self, client: Any, layer: str) -> Layer:
         from botocore.exceptions import ClientError
 
-        # A token is used once, so one whose answer was lost is worth nothing: taken out before it is used.
-        token, known = self._sessions.pop(layer, ("", None))
+        # A token is good for one request. It is removed before the request, because the answer may be lost.
+        token, previous = self._sessions.pop(layer, ("", None))
         try:
             if token:
                 try:
                     answer = client.get_latest_configuration(ConfigurationToken=token)
                 except ClientError as error:
-                    if not missing(error, "BadRequestException"):
+                    if not is_missing(error, "BadRequestException"):
                         raise
-                    token, known = "", None
+                    token, previous = "", None
             if not token:
                 started = client.start_configuration_session(
                     ApplicationIdentifier=self._application,
@@ -55,22 +55,22 @@ class AppConfigSource:
                 )
                 answer = client.get_latest_configuration(ConfigurationToken=started["InitialConfigurationToken"])
         except ClientError as error:
-            if missing(error, "ResourceNotFoundException"):
+            if is_missing(error, "ResourceNotFoundException"):
                 return Layer(layer, None)
             raise
-        following = answer["NextPollConfigurationToken"]
+        next_token = answer["NextPollConfigurationToken"]
         content = answer["Configuration"].read()
-        read = known if not content and known is not None else self._parsed(layer, content, answer)
-        self._sessions[layer] = (following, read)
-        return read
+        current = previous if not content and previous is not None else self._parse(layer, content, answer)
+        self._sessions[layer] = (next_token, current)
+        return current
 
-    def _parsed(self, layer: str, content: bytes, answer: Any) -> Layer:
-        kind = str(answer.get("ContentType", "application/json")).partition(";")[0]
+    def _parse(self, layer: str, content: bytes, answer: Any) -> Layer:
+        content_type = str(answer.get("ContentType", "application/json")).partition(";")[0]
         if not content:
-            raise SourceInvalid(f'profile "{layer}" comes without content', hint="deploy a version of it")
-        if kind not in decoding.TYPES:
-            raise SourceInvalid(f'profile "{layer}" has the type "{kind}"', hint="make it JSON, YAML or TOML")
-        tree = decoding.parse(content, decoding.TYPES[kind], f'profile "{layer}"')
+            raise SourceInvalid(f'profile "{layer}" has no content', hint="deploy a version of it")
+        if content_type not in decoding.CONTENT_TYPES:
+            raise SourceInvalid(f'profile "{layer}" has the type "{content_type}"', hint="make it JSON, YAML or TOML")
+        tree = decoding.parse(content, decoding.CONTENT_TYPES[content_type], f'profile "{layer}"')
         return Layer(layer, tree, str(answer.get("VersionLabel") or key_tree.digest(content)))
 
     def close(self) -> None:

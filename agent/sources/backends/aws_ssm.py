@@ -1,4 +1,4 @@
-"""`aws-ssm`: a parameter path a layer. The service gives ten parameters an answer, which no client can change."""
+"""`aws-ssm`: a layer is a parameter path. The service limits an answer to ten parameters."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ class SsmOptions(AwsOptions):
 
 
 class SsmSource:
-    """Systems Manager's Parameter Store. A StringList is a list; a SecureString comes decrypted."""
+    """Systems Manager's Parameter Store. A StringList becomes a list; a SecureString arrives decrypted."""
 
-    options_class: ClassVar[type[Any]] = SsmOptions
+    options_class: ClassVar[type[SsmOptions]] = SsmOptions
 
     def __init__(self, options: SsmOptions, context: SourceContext) -> None:
         self._prefix = options.prefix
         self._aws = Aws("ssm", "aws-ssm", options, context)
 
     def fetch(self, layers: Sequence[str]) -> Snapshot:
-        read = self._aws.call(lambda client: [self._layer(client, layer, layers) for layer in layers])
-        return Snapshot(tuple(read), key_tree.combined(read), secret=True)
+        fetched = self._aws.call(lambda client: [self._layer(client, layer, layers) for layer in layers])
+        return Snapshot(tuple(fetched), key_tree.combined_revision(fetched), secret=True)
 
     def _layer(self, client: Any, layer: str, layers: Sequence[str]) -> Layer:
-        path = "/" + key_tree.joined(self._prefix, layer)
+        path = "/" + key_tree.join_path(self._prefix, layer)
         pages = client.get_paginator("get_parameters_by_path").paginate(Path=path, Recursive=True, WithDecryption=True)
-        found = [parameter for page in pages for parameter in page["Parameters"]]
-        if not found:
+        parameters = [parameter for page in pages for parameter in page["Parameters"]]
+        if not parameters:
             return Layer(layer, None)
-        start = path.rstrip("/") + "/"
-        pairs = [(one["Name"].removeprefix(start), _value(one)) for one in found]
-        versions = sorted(f"{one['Name']}:{one['Version']}" for one in found)
-        tree = key_tree.tree(pairs, "/", f'layer "{layer}"', exclude_prefixes=key_tree.nested_layers(layer, layers))
+        prefix = path.rstrip("/") + "/"
+        pairs = [(parameter["Name"].removeprefix(prefix), _value(parameter)) for parameter in parameters]
+        versions = sorted(f"{parameter['Name']}:{parameter['Version']}" for parameter in parameters)
+        tree = key_tree.build_tree(pairs, "/", f'layer "{layer}"', exclude_prefixes=key_tree.nested_layers(layer, layers))
         return Layer(layer, tree, key_tree.digest(repr(versions)))
 
     def close(self) -> None:

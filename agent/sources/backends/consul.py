@@ -1,7 +1,7 @@
-"""`consul`: a KV prefix a layer and services by health, watched through blocking queries.
+"""`consul`: a layer is a KV prefix, and services are read by health. Blocking queries report changes.
 
-Two requests a fetch: the index of the prefix, then every layer in one read-only transaction, which is one moment of the
-store. The index is asked first, so that a change in between is seen again and not missed.
+A fetch is two requests: the index of the prefix, then every layer in one read-only transaction, so that all layers are of
+one moment. The index is read first: a change in between is then reported again instead of missed.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from agent.net.http_client import Client, Reply, TlsOptions, check_url, json_bod
 from agent.secret import Secret
 from agent.settings.schema import setting
 from agent.sources import SourceContext, key_tree
+from agent.sources.waiting import wait_for_any
 
-_MOST_OPERATIONS = 64
+_MAX_OPERATIONS = 64
 _LONGEST_WAIT_SECONDS = 540.0
-_SLACK_SECONDS = 5.0
-_SHORTEST_ROUND_SECONDS = 0.5
+_EXTRA_SECONDS = 5.0
+_SHORTEST_QUERY_SECONDS = 0.5
+_SLICE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +47,10 @@ class ConsulOptions(TlsOptions):
 
 
 class ConsulSource:
-    """Consul's KV store and catalog, from Consul 0.7 on."""
+    """Consul's KV store and catalog, from Consul 0.7 on. The API is at https://developer.hashicorp.com/consul/api-docs."""
 
-    options_class: ClassVar[type[Any]] = ConsulOptions
+    options_class: ClassVar[type[ConsulOptions]] = ConsulOptions
+    added_layers: ClassVar[tuple[str, ...]] = ("services",)
 
     def __init__(self, options: ConsulOptions, context: SourceContext) -> None:
         self._options = options
@@ -72,48 +75,48 @@ class ConsulSource:
 
     def fetch(self, layers: Sequence[str]) -> Snapshot:
         deadline = time.monotonic() + self._context.timeout_seconds
-        indexes = {path: _index(self._ask(path, deadline)) for path in self._queries()[:1]}
+        names_query, *service_queries = self._queries()
+        indexes = [_index(self._get(names_query, deadline))]
         entries = self._read([self._prefix(layer) for layer in layers], deadline)
-        found = [self._layer(layer, layers, entries[self._prefix(layer)]) for layer in layers]
+        fetched = [self._layer(layer, layers, entries[self._prefix(layer)]) for layer in layers]
         if self._options.services:
             services = {}
-            for name, path in zip(self._options.services, self._queries()[1:], strict=True):
-                reply = self._ask(path, deadline)
-                indexes[path], services[name] = _index(reply), _instances(reply)
-            found.append(Layer("services", {"services": services}))
-        return Snapshot(tuple(found), ",".join(str(index) for index in indexes.values()))
+            for name, query in zip(self._options.services, service_queries, strict=True):
+                reply = self._get(query, deadline)
+                indexes.append(_index(reply))
+                services[name] = _instances(reply)
+            fetched.append(Layer("services", {"services": services}))
+        return Snapshot(tuple(fetched), ",".join(str(index) for index in indexes))
 
     def _prefix(self, layer: str) -> str:
-        path = key_tree.joined(self._options.prefix, layer)
+        path = key_tree.join_path(self._options.prefix, layer)
         return f"{path}/" if path else ""
 
     def _queries(self) -> list[str]:
-        """The queries that can block: the names below the prefix, and then each service's passing instances."""
-        start = quote(self._prefix(""))
-        separator = "&keys&separator=/"
+        """Return the queries that can block: the names below the prefix, then each service's passing instances."""
         services = [f"/v1/health/service/{quote(name, safe='')}?passing=1" for name in self._options.services]
-        return [f"/v1/kv/{start}?{separator[1:]}", *services]
+        return [f"/v1/kv/{quote(self._prefix(''))}?keys&separator=/", *services]
 
     def _url(self, path: str, **query: str) -> str:
-        named = {"dc": self._options.datacenter, "ns": self._options.namespace, **query}
-        more = urlencode({name: value for name, value in named.items() if value})
-        return f"{self._base}{path}{'&' if more and '?' in path else '?' if more else ''}{more}"
+        parameters = {"dc": self._options.datacenter, "ns": self._options.namespace, **query}
+        encoded = urlencode({name: value for name, value in parameters.items() if value})
+        return f"{self._base}{path}{'&' if encoded and '?' in path else '?' if encoded else ''}{encoded}"
 
-    def _ask(self, path: str, deadline: float) -> Reply:
-        return self._client.request("GET", self._url(path), **self._times(deadline), expect=(200, 404))
+    def _get(self, path: str, deadline: float) -> Reply:
+        return self._client.request("GET", self._url(path), **self._limits(deadline), expect=(200, 404))
 
-    def _times(self, deadline: float) -> dict[str, Any]:
+    def _limits(self, deadline: float) -> dict[str, Any]:
         return {"timeout_seconds": self._context.timeout_seconds, "deadline": deadline}
 
     def _read(self, prefixes: Sequence[str], deadline: float) -> dict[str, list[dict[str, Any]]]:
-        """The entries below each prefix, all of one moment (of up to 64 layers)."""
-        found: dict[str, list[dict[str, Any]]] = {prefix: [] for prefix in prefixes}
-        names = list(found)
-        for start in range(0, len(names), _MOST_OPERATIONS):
-            part = names[start : start + _MOST_OPERATIONS]
-            tree = {"Verb": "get-tree", **({"Namespace": self._options.namespace} if self._options.namespace else {})}
-            body = json.dumps([{"KV": {**tree, "Key": prefix}} for prefix in part]).encode()
-            reply = self._client.request("PUT", self._url("/v1/txn"), body=body, **self._times(deadline), expect=(200, 409))
+        """Return the entries below each prefix. Up to 64 layers are of one moment."""
+        entries: dict[str, list[dict[str, Any]]] = {prefix: [] for prefix in prefixes}
+        unique = list(entries)
+        for start in range(0, len(unique), _MAX_OPERATIONS):
+            part = unique[start : start + _MAX_OPERATIONS]
+            operation = {"Verb": "get-tree", **({"Namespace": self._options.namespace} if self._options.namespace else {})}
+            body = json.dumps([{"KV": {**operation, "Key": prefix}} for prefix in part]).encode()
+            reply = self._client.request("PUT", self._url("/v1/txn"), body=body, **self._limits(deadline), expect=(200, 409))
             answer = json_body(reply)
             if not isinstance(answer, dict) or answer.get("Errors"):
                 raise SourceDenied(f"{reply.url} refuses to read", hint="the token needs key_prefix read on every layer")
@@ -121,24 +124,25 @@ class ConsulSource:
                 entry = _entry(result, reply)
                 for prefix in part:
                     if entry["Key"].startswith(prefix):
-                        found[prefix].append(entry)
-            if _filtered(reply) and not any(found[prefix] for prefix in part):
+                        entries[prefix].append(entry)
+            if _is_filtered(reply) and not any(entries[prefix] for prefix in part):
                 raise SourceDenied(f"{reply.url}: the ACLs hide every key", hint="the token needs key_prefix read")
-        return found
+        return entries
 
     def _layer(self, layer: str, layers: Sequence[str], entries: list[dict[str, Any]]) -> Layer:
         prefix = self._prefix(layer)
         if not entries:
             return Layer(layer, None)
-        # Two layers of one transaction that overlap give the same entry twice.
+        # If two layers of one transaction overlap, the answer has an entry twice.
         pairs = {e["Key"].removeprefix(prefix): _value(e) for e in entries if not (e["Key"].endswith("/") and not e["Value"])}
-        tree = key_tree.tree(pairs.items(), "/", f'layer "{layer}"', exclude_prefixes=key_tree.nested_layers(layer, layers))
+        excluded = key_tree.nested_layers(layer, layers)
+        tree = key_tree.build_tree(pairs.items(), "/", f'layer "{layer}"', exclude_prefixes=excluded)
         return Layer(layer, tree, str(max(int(entry.get("ModifyIndex", 0)) for entry in entries)))
 
     def watch(self, seen: Snapshot, timeout_seconds: float) -> bool:
         deadline = time.monotonic() + timeout_seconds
         queries = self._queries()
-        indexes = [max(1, int(word)) if word.isdigit() else 1 for word in seen.revision.split(",")]
+        indexes = [max(1, int(index)) if index.isdigit() else 1 for index in seen.revision.split(",")]
         if len(indexes) != len(queries):
             return True
         try:
@@ -146,27 +150,28 @@ class ConsulSource:
                 return self._block(self._client, queries[0], indexes[0], deadline)
             return self._block_on_all(list(zip(queries, indexes, strict=True)), deadline)
         except SourceUnreachable:
-            if self._client.closed:
+            if self._client.closed or self._context.stopping.is_set():
                 return False
             raise
 
     def _block(self, client: Client, path: str, index: int, deadline: float) -> bool:
-        """One blocking query after the other until the index moves; backwards too, as a restored store's does."""
-        while (left := deadline - time.monotonic()) > 0 and not client.closed and not self._context.stopping.is_set():
-            begun = time.monotonic()
+        """Run blocking queries until the index changes or the deadline passes. A restored store's index goes backwards."""
+        stopping = self._context.stopping
+        while (left := deadline - time.monotonic()) > 0 and not client.closed and not stopping.is_set():
+            started = time.monotonic()
             # Consul adds up to a sixteenth to a wait.
             wait = min(left, _LONGEST_WAIT_SECONDS) * 15 / 16
             url = self._url(path, index=str(index), wait=f"{max(1, int(wait * 1000))}ms")
-            reply = client.request("GET", url, timeout_seconds=wait * 17 / 16 + _SLACK_SECONDS, expect=(200, 404), attempts=1)
+            seconds = wait * 17 / 16 + _EXTRA_SECONDS
+            reply = client.request("GET", url, timeout_seconds=seconds, expect=(200, 404), attempts=1)
             if _index(reply) != index:
                 return True
-            early = wait * 0.9 - (time.monotonic() - begun)
-            if early > 0:  # a query that does not block must not become a storm
-                self._context.stopping.wait(min(_SHORTEST_ROUND_SECONDS, max(0.0, deadline - time.monotonic())))
+            if time.monotonic() - started < wait * 0.9:  # queries that do not block must not become a storm
+                wait_for_any(min(_SHORTEST_QUERY_SECONDS, max(0.0, deadline - time.monotonic())), stopping)
         return False
 
     def _block_on_all(self, queries: Sequence[tuple[str, int]], deadline: float) -> bool:
-        """One connection a query, as each blocks; the first that sees a change ends the others."""
+        """Run one blocking query a connection. The first that sees a change ends the others."""
         client = self._watching = self._connect()
         results: queue.Queue[bool | SourceError] = queue.Queue()
 
@@ -180,7 +185,7 @@ class ConsulSource:
             for path, index in queries:
                 threading.Thread(target=run, args=(path, index), name="consul watch", daemon=True).start()
             for _ in queries:
-                result = results.get()
+                result = self._next_result(results)
                 if isinstance(result, SourceError):
                     raise result
                 if result:
@@ -189,6 +194,15 @@ class ConsulSource:
         finally:
             client.close()
 
+    def _next_result(self, results: queue.Queue[bool | SourceError]) -> bool | SourceError:
+        """Return the result of the query that ends next, or False when parbake stops."""
+        while not self._context.stopping.is_set():
+            try:
+                return results.get(timeout=_SLICE_SECONDS)
+            except queue.Empty:
+                continue
+        return False
+
     def close(self) -> None:
         self._client.close()
         if self._watching is not None:
@@ -196,39 +210,40 @@ class ConsulSource:
 
 
 def _index(reply: Reply) -> int:
-    """The store's index of an answer; at least 1, since a wait for 0 would not block."""
-    word = reply.headers.get("x-consul-index", "")
-    if not word.isdigit():
-        raise SourceInvalid(f"{reply.url} answers without X-Consul-Index", hint="is it Consul that answers there?")
-    return max(1, int(word))
+    """Return the store's index of an answer, at least 1: a query for index 0 would not block."""
+    index = reply.headers.get("x-consul-index", "")
+    if not index.isdigit():
+        raise SourceInvalid(f"{reply.url}: the answer has no X-Consul-Index", hint="is it Consul that answers there?")
+    return max(1, int(index))
 
 
 def _entry(result: Any, reply: Reply) -> dict[str, Any]:
     entry = result.get("KV") if isinstance(result, dict) else None
     if not isinstance(entry, dict) or not isinstance(entry.get("Key"), str) or "Value" not in entry:
-        raise SourceInvalid(f"{reply.url} answers with entries that are no KV pairs")
+        raise SourceInvalid(f"{reply.url}: the answer has entries that are not KV pairs")
     return entry
 
 
 def _value(entry: Mapping[str, Any]) -> str:
     try:
-        return key_tree.text(base64.b64decode(entry["Value"] or "", validate=True), entry["Key"])
+        return key_tree.decode_text(base64.b64decode(entry["Value"] or "", validate=True), entry["Key"])
     except (binascii.Error, ValueError, TypeError):
-        raise SourceInvalid(f"the value of {entry['Key']!r} is not the base64 that Consul sends") from None
+        raise SourceInvalid(f"the value of {entry['Key']!r} is not in base64, as Consul sends it") from None
 
 
-def _filtered(reply: Reply) -> bool:
-    """Whether the ACLs hid something: what is left may be nothing, with a status of 200."""
+def _is_filtered(reply: Reply) -> bool:
+    """Return whether the ACLs hid something. The status is 200 even if nothing is left."""
     return reply.headers.get("x-consul-results-filtered-by-acls") == "true"
 
 
 def _instances(reply: Reply) -> list[dict[str, Any]]:
+    """Return a service's instances as {address, port, node, tags, meta}, sorted."""
     answer = json_body(reply) if reply.status == 200 else []
-    if not answer and _filtered(reply):
-        hint = "the token needs service read on it, and node read where its instances are"
+    if not answer and _is_filtered(reply):
+        hint = "the token needs service read on it, and node read on the nodes of its instances"
         raise SourceDenied(f"{reply.url}: the ACLs hide every instance", hint=hint)
     try:
-        found = [
+        instances = [
             {
                 "address": entry["Service"].get("Address") or entry["Node"]["Address"],
                 "port": entry["Service"]["Port"],
@@ -239,5 +254,5 @@ def _instances(reply: Reply) -> list[dict[str, Any]]:
             for entry in answer
         ]
     except (KeyError, TypeError, AttributeError):
-        raise SourceInvalid(f"{reply.url} answers with no list of instances") from None
-    return sorted(found, key=lambda one: (one["address"], one["port"], one["node"]))
+        raise SourceInvalid(f"{reply.url}: the answer is not a list of instances") from None
+    return sorted(instances, key=lambda instance: (instance["address"], instance["port"], instance["node"]))

@@ -1,4 +1,4 @@
-"""`dynamodb`: the items under one partition key a layer, read consistently."""
+"""`dynamodb`: a layer is the items of one partition key, read consistently."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from agent.sources.backends.aws import Aws, AwsOptions
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DynamodbOptions(AwsOptions):
     table: str = setting("the table; default: the source's name", "")
-    prefix: str = setting("what the partition keys begin with; a layer follows after a slash", "")
-    partition: str = setting("the attribute that is the partition key", "layer")
-    sort: str = setting("the attribute that is the sort key, and holds the key with slashes", "key")
-    value: str = setting("the attribute that holds the value", "value")
+    prefix: str = setting("the beginning of the partition keys; a slash and the layer follow", "")
+    partition: str = setting("the attribute with the partition key", "layer")
+    sort: str = setting("the attribute with the sort key, which is the key with slashes", "key")
+    value: str = setting("the attribute with the value", "value")
 
 
 class DynamodbSource:
     """Amazon DynamoDB. Numbers, booleans, lists and maps keep their types; bytes become base64 text."""
 
-    options_class: ClassVar[type[Any]] = DynamodbOptions
+    options_class: ClassVar[type[DynamodbOptions]] = DynamodbOptions
 
     def __init__(self, options: DynamodbOptions, context: SourceContext) -> None:
         self._options = options
@@ -35,8 +35,8 @@ class DynamodbSource:
         self._aws = Aws("dynamodb", "dynamodb", options, context)
 
     def fetch(self, layers: Sequence[str]) -> Snapshot:
-        read = self._aws.call(lambda client: [self._layer(client, layer) for layer in layers])
-        return Snapshot(tuple(read), key_tree.combined(read))
+        fetched = self._aws.call(lambda client: [self._layer(client, layer) for layer in layers])
+        return Snapshot(tuple(fetched), key_tree.combined_revision(fetched))
 
     def _layer(self, client: Any, layer: str) -> Layer:
         options = self._options
@@ -44,7 +44,7 @@ class DynamodbSource:
             TableName=self._table,
             KeyConditionExpression="#layer = :layer",
             ExpressionAttributeNames={"#layer": options.partition},
-            ExpressionAttributeValues={":layer": {"S": key_tree.joined(options.prefix, layer) or "/"}},
+            ExpressionAttributeValues={":layer": {"S": key_tree.join_path(options.prefix, layer) or "/"}},
             ConsistentRead=True,
         )
         items = [item for page in pages for item in page["Items"]]
@@ -53,9 +53,9 @@ class DynamodbSource:
         try:
             pairs = [(item[options.sort]["S"], _plain(item[options.value])) for item in items]
         except KeyError as error:
-            what = f"an item has no attribute {error}, or one of another type"
-            raise SourceInvalid(f'table {self._table}, layer "{layer}": {what}') from None
-        tree = decoding.table(key_tree.tree(pairs, "/", f'layer "{layer}"'), f'layer "{layer}"')
+            problem = f"an item has no attribute {error}, or one of an unsupported type"
+            raise SourceInvalid(f'table {self._table}, layer "{layer}": {problem}') from None
+        tree = decoding.plain_table(key_tree.build_tree(pairs, "/", f'layer "{layer}"'), f'layer "{layer}"')
         return Layer(layer, tree, key_tree.digest(repr(sorted(pairs, key=lambda pair: pair[0]))))
 
     def close(self) -> None:
@@ -63,7 +63,7 @@ class DynamodbSource:
 
 
 def _plain(value: Mapping[str, Any]) -> Any:
-    """A DynamoDB attribute value, {"S": "text"}, as a plain one. Raises KeyError for the type it does not know."""
+    """Return the plain value of a DynamoDB attribute, such as {"S": "text"}. Raises KeyError for an unsupported type."""
     kind, content = next(iter(value.items()))
     if kind == "N":
         number = decimal.Decimal(content)

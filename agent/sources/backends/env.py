@@ -1,4 +1,4 @@
-"""`env`: the environment that parbake was started with. It never changes, so there is nothing to watch."""
+"""`env`: the environment that parbake was started with. It never changes, so the source cannot be watched."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from agent.sources import SourceContext, key_tree
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvOptions:
-    prefix: str = setting("what the names of the variables begin with, such as SITE_")
+    prefix: str = setting("the beginning of the variables' names, such as SITE_")
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.prefix):
@@ -24,45 +24,47 @@ class EnvOptions:
 
 
 class EnvSource:
-    """PREFIX DB__PASSWORD is db.password of the layer ""; the layer env/dev is PREFIX ENV__DEV__ and then the key.
+    """Variables as keys: PREFIX DB__PASSWORD is db.password of the layer "".
 
-    Keys are lower case: a variable's case carries no meaning.
+    The variables of the layer env/dev begin with PREFIX ENV__DEV__. Keys are lower case.
     """
 
-    options_class: ClassVar[type[Any]] = EnvOptions
+    options_class: ClassVar[type[EnvOptions]] = EnvOptions
 
     def __init__(self, options: EnvOptions, context: SourceContext, environment: Mapping[bytes, bytes] | None = None) -> None:
+        """Keep the arguments. `environment` replaces the process's own."""
         self._prefix = options.prefix
         self._environment = os.environb if environment is None else environment
 
     def fetch(self, layers: Sequence[str]) -> Snapshot:
-        starts = {layer: _start(self._prefix, layer) for layer in layers}
-        read = []
-        for layer, start in starts.items():
-            inside = [s.removeprefix(start) for other, s in starts.items() if other != layer and s.startswith(start)]
+        prefixes = {layer: _prefix(self._prefix, layer) for layer in layers}
+        fetched = []
+        for layer, prefix in prefixes.items():
+            nested = [p.removeprefix(prefix) for other, p in prefixes.items() if other != layer and p.startswith(prefix)]
             pairs = []
-            for raw, value in self._environment.items():
-                name = raw.decode("ascii", "replace").upper()
-                if name.startswith(start) and name != start:
-                    pairs.append((name.removeprefix(start), self._value(name, value)))
-            tree = key_tree.tree(((name, value) for name, value in pairs), "__", f'layer "{layer}"', exclude_prefixes=inside)
-            read.append(Layer(layer, _lower(tree) if tree else None, key_tree.digest(repr(sorted(pairs)))))
-        return Snapshot(tuple(read), key_tree.combined(read))
-
-    def _value(self, name: str, value: bytes) -> str:
-        try:
-            return value.decode("utf-8")
-        except UnicodeDecodeError:
-            raise SourceInvalid(f"the variable {name} is not UTF-8 text") from None
+            for raw_name, value in self._environment.items():
+                name = raw_name.decode("ascii", "replace").upper()
+                if name.startswith(prefix) and name != prefix:
+                    pairs.append((name.removeprefix(prefix), _decode(name, value)))
+            tree = key_tree.build_tree(pairs, "__", f'layer "{layer}"', exclude_prefixes=nested)
+            fetched.append(Layer(layer, _lower_keys(tree) if tree else None, key_tree.digest(repr(sorted(pairs)))))
+        return Snapshot(tuple(fetched), key_tree.combined_revision(fetched))
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the source holds nothing open."""
 
 
-def _start(prefix: str, layer: str) -> str:
+def _prefix(prefix: str, layer: str) -> str:
     parts = [re.sub(r"[^A-Za-z0-9]", "_", part) for part in layer.split("/") if part]
     return (prefix + "".join(f"{part}__" for part in parts)).upper()
 
 
-def _lower(tree: Mapping[str, Any]) -> dict[str, Any]:
-    return {key.lower(): _lower(value) if isinstance(value, dict) else value for key, value in tree.items()}
+def _decode(name: str, value: bytes) -> str:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        raise SourceInvalid(f"the variable {name} is not UTF-8 text") from None
+
+
+def _lower_keys(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {key.lower(): _lower_keys(value) if isinstance(value, dict) else value for key, value in tree.items()}

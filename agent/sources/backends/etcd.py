@@ -1,4 +1,7 @@
-"""`etcd`: a key range a layer, over the v3 JSON gateway. One transaction a fetch, and one stream to watch all layers."""
+"""`etcd`: a layer is a key range, over the v3 JSON gateway. A fetch is one transaction, and one stream watches all layers.
+
+The gateway is at https://etcd.io/docs/latest/dev-guide/api_grpc_gateway/.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 from agent.errors import SourceDenied, SourceInvalid, SourceUnreachable
+from agent.formats import strict_json
 from agent.model import Layer, Snapshot
 from agent.net.credentials import read_secret
 from agent.net.http_client import Client, Reply, TlsOptions, check_url, json_body
@@ -20,14 +24,14 @@ from agent.sources import SourceContext, key_tree
 
 T = TypeVar("T")
 _UNAUTHENTICATED = 16
-_OUTDATED = (b"revision of auth store is old", b"invalid auth token")
+_TOKEN_REFUSED = (b"revision of auth store is old", b"invalid auth token")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EtcdOptions(TlsOptions):
     endpoints: tuple[str, ...] = setting("the members' client URLs, tried in order", ("http://127.0.0.1:2379",))
     prefix: str = setting("the prefix that layers are below", "")
-    username: str = setting("the user, where authentication is enabled", "")
+    username: str = setting("the user, if authentication is enabled", "")
     password_file: str = setting("file, or credential:NAME, with the user's password", "")
 
     def __post_init__(self) -> None:
@@ -42,7 +46,7 @@ class EtcdOptions(TlsOptions):
 class EtcdSource:
     """etcd from 3.4 on."""
 
-    options_class: ClassVar[type[Any]] = EtcdOptions
+    options_class: ClassVar[type[EtcdOptions]] = EtcdOptions
 
     def __init__(self, options: EtcdOptions, context: SourceContext) -> None:
         self._options = options
@@ -54,22 +58,22 @@ class EtcdSource:
     def fetch(self, layers: Sequence[str]) -> Snapshot:
         deadline = time.monotonic() + self._context.timeout_seconds
         ranges = [{"request_range": self._range(layer)} for layer in layers]
-        answer = self._somewhere(lambda base: self._ask(base, "/v3/kv/txn", {"success": ranges}, deadline), deadline)
+        answer = self._try_endpoints(lambda base: self._ask(base, "/v3/kv/txn", {"success": ranges}, deadline), deadline)
         responses = answer.get("responses", [])
         try:
             revision = str(int(answer["header"]["revision"]))
-            found = [_field(response, "response_range", "responseRange").get("kvs", []) for response in responses]
+            entries = [_field(response, "response_range", "responseRange").get("kvs", []) for response in responses]
         except (KeyError, TypeError, ValueError, AttributeError):
-            raise SourceInvalid("etcd answers with something that is no transaction") from None
-        if len(found) != len(layers):
-            raise SourceInvalid(f"etcd answers for {len(found)} of {len(layers)} layers")
-        read = [self._layer(layer, layers, entries) for layer, entries in zip(layers, found, strict=True)]
-        return Snapshot(tuple(read), revision)
+            raise SourceInvalid("etcd's answer is not the result of a transaction") from None
+        if len(entries) != len(layers):
+            raise SourceInvalid(f"etcd answers for {len(entries)} of {len(layers)} layers")
+        fetched = [self._layer(layer, layers, part) for layer, part in zip(layers, entries, strict=True)]
+        return Snapshot(tuple(fetched), revision)
 
     def _prefix(self, layer: str) -> str:
-        start = "/" if self._options.prefix.startswith("/") else ""
-        path = key_tree.joined(self._options.prefix, layer)
-        return f"{start}{path}/" if path else start
+        root = "/" if self._options.prefix.startswith("/") else ""
+        path = key_tree.join_path(self._options.prefix, layer)
+        return f"{root}{path}/" if path else root
 
     def _range(self, layer: str) -> dict[str, str]:
         first = self._prefix(layer).encode()
@@ -86,13 +90,14 @@ class EtcdSource:
                 value = base64.b64decode(entry.get("value", ""))
                 newest = max(newest, int(_field(entry, "mod_revision", "modRevision")))
             except (KeyError, TypeError, ValueError, binascii.Error):
-                raise SourceInvalid(f'layer "{layer}" has a key that is not UTF-8 text, or no entry of etcd') from None
-            pairs.append((key.removeprefix(prefix), key_tree.text(value, key)))
-        tree = key_tree.tree(pairs, "/", f'layer "{layer}"', exclude_prefixes=key_tree.nested_layers(layer, layers))
+                raise SourceInvalid(f'layer "{layer}" has a key that is not UTF-8 text, or an invalid entry') from None
+            pairs.append((key.removeprefix(prefix), key_tree.decode_text(value, key)))
+        excluded = key_tree.nested_layers(layer, layers)
+        tree = key_tree.build_tree(pairs, "/", f'layer "{layer}"', exclude_prefixes=excluded)
         return Layer(layer, tree, str(newest))
 
     def watch(self, seen: Snapshot, timeout_seconds: float) -> bool:
-        """True on the first event in any layer, and where the history since `seen` is compacted away."""
+        """Return True at the first event in a layer, and if the history since `seen` is compacted away."""
         deadline = time.monotonic() + timeout_seconds
         start = str(int(seen.revision) + 1) if seen.revision.isdigit() else "1"
         requests = [
@@ -100,61 +105,65 @@ class EtcdSource:
         ]
         body = "\n".join(requests).encode()
         try:
-            return self._somewhere(lambda base: self._wait(base, body, deadline), deadline)
+            return self._try_endpoints(lambda base: self._wait(base, body, deadline), deadline)
         except SourceUnreachable:
-            if self._client.closed:
+            if self._is_stopped():
                 return False
             raise
 
     def _wait(self, base: str, body: bytes, deadline: float) -> bool:
-        left = max(0.05, deadline - time.monotonic())
-        for line in self._stream(base, body, left):
+        url = f"{base}/v3/watch"
+        for line in self._stream(base, url, body, max(0.05, deadline - time.monotonic())):
             if not line.strip():
                 continue
             try:
-                event = json.loads(line)
+                event = strict_json.parse(line.decode("utf-8"))
                 result = event.get("result", {})
+                changed = result.get("events") or result.get("canceled")
             except (ValueError, AttributeError):
-                raise SourceInvalid(f"{base}/v3/watch sends a line that is no event") from None
+                raise SourceInvalid(f"{url} sends a line that is not an event") from None
             if event.get("error"):
                 self._token = None
-                raise SourceUnreachable(f"{base}/v3/watch: the watch was refused")
-            if result.get("events") or result.get("canceled"):
+                raise SourceUnreachable(f"{url}: the watch was refused")
+            if changed:
                 return True
         if time.monotonic() < deadline:
-            raise SourceUnreachable(f"{base}/v3/watch: the server ended the watch")
+            raise SourceUnreachable(f"{url}: the server ended the watch")
         return False
 
-    def _stream(self, base: str, body: bytes, seconds: float) -> Iterator[bytes]:
-        headers = self._authorised(base)
+    def _stream(self, base: str, url: str, body: bytes, seconds: float) -> Iterator[bytes]:
+        headers = self._auth_headers(base)
         try:
-            yield from self._client.stream("POST", f"{base}/v3/watch", headers=headers, body=body, timeout_seconds=seconds)
+            yield from self._client.stream("POST", url, headers=headers, body=body, timeout_seconds=seconds)
         except (SourceDenied, SourceInvalid):
-            self._token = None  # it may be no more than that: the next watch logs in
+            self._token = None  # the token may be the reason: the next watch logs in
             raise
 
-    def _somewhere(self, call: Callable[[str], T], deadline: float) -> T:
-        """The first endpoint that can be reached; it is the first one next time, too."""
+    def _try_endpoints(self, call: Callable[[str], T], deadline: float) -> T:
+        """Call with the first endpoint that can be reached, and put it first for the next time."""
         failure = SourceUnreachable("no endpoint was reached in time")
         for endpoint in list(self._endpoints):
             try:
                 result = call(endpoint)
             except SourceUnreachable as error:
                 failure = error
-                if time.monotonic() >= deadline or self._client.closed:
+                if time.monotonic() >= deadline or self._is_stopped():
                     break
                 continue
-            self._endpoints.sort(key=lambda one: one != endpoint)
+            self._endpoints.sort(key=lambda other: other != endpoint)
             return result
         raise failure
+
+    def _is_stopped(self) -> bool:
+        return self._client.closed or self._context.stopping.is_set()
 
     def _ask(self, base: str, path: str, query: Mapping[str, Any], deadline: float) -> dict[str, Any]:
         share = (deadline - time.monotonic()) / (1 if base == self._endpoints[-1] else 2)
         until = min(deadline, time.monotonic() + max(0.1, share))
-        reply = self._post(base, path, query, until, self._authorised(base, until))
-        if self._token is not None and _outdated(reply):
+        reply = self._post(base, path, query, until, self._auth_headers(base, until))
+        if self._token is not None and _is_token_refused(reply):
             self._token = None
-            reply = self._post(base, path, query, until, self._authorised(base, until))
+            reply = self._post(base, path, query, until, self._auth_headers(base, until))
         return self._checked(reply)
 
     def _post(self, base: str, path: str, query: Mapping[str, Any], until: float, headers: Mapping[str, str | Secret]) -> Reply:
@@ -171,15 +180,15 @@ class EtcdSource:
 
     def _checked(self, reply: Reply) -> dict[str, Any]:
         answer = json_body(reply)
-        nobody = reply.status == 400 and b"user name is empty" in reply.body
-        if reply.status in (401, 403) or nobody or (reply.status != 200 and self._options.username):
+        anonymous = reply.status == 400 and b"user name is empty" in reply.body
+        if reply.status in (401, 403) or anonymous or (reply.status != 200 and self._options.username):
             raise SourceDenied(f"{reply.url} answers {reply.status}", hint="check the user, its password and its role")
         if reply.status != 200 or not isinstance(answer, dict):
-            raise SourceInvalid(f"{reply.url} answers {reply.status} with no result", hint="is it etcd that answers there?")
+            raise SourceInvalid(f"{reply.url} answers {reply.status} without a result", hint="is it etcd that answers there?")
         return answer
 
-    def _authorised(self, base: str, until: float | None = None) -> Mapping[str, str | Secret]:
-        """The header of a token, fetched anew where there is none; the password's file is read each time."""
+    def _auth_headers(self, base: str, until: float | None = None) -> Mapping[str, str | Secret]:
+        """Return the header with the token, and log in if there is no token. Each login reads the password's file."""
         if not self._options.username:
             return {}
         if self._token is None:
@@ -195,16 +204,15 @@ class EtcdSource:
 
 
 def _field(entry: Mapping[str, Any], *names: str) -> Any:
-    """A field under either of the names that versions of the gateway give it."""
+    """Return a field by the first of its names that it has: versions of the gateway differ in them."""
     return next((entry[name] for name in names if name in entry), {})
 
 
-def _outdated(reply: Reply) -> bool:
-    """Whether it is the token that is refused. A JWT is refused after every change of a user or a role, with the code of an
-    invalid argument."""
+def _is_token_refused(reply: Reply) -> bool:
+    """Return whether the token is refused. After each change of a user or a role a JWT is refused with INVALID_ARGUMENT."""
     if reply.status == 200:
         return False
-    if any(words in reply.body for words in _OUTDATED):
+    if any(message in reply.body for message in _TOKEN_REFUSED):
         return True
     answer = json_body(reply)
     return isinstance(answer, dict) and answer.get("code") == _UNAUTHENTICATED

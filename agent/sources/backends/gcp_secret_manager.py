@@ -1,4 +1,4 @@
-"""`gcp-secret-manager`: the secrets below a prefix, a layer; one list for all layers, and a request for each secret."""
+"""`gcp-secret-manager`: a layer is the secrets below a prefix. A fetch is one list for all layers and a request a secret."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from urllib.parse import quote, urlencode
 from agent.errors import SourceDenied, SourceInvalid
 from agent.model import Layer, Snapshot
 from agent.net.credentials import read_secret
-from agent.net.http_client import Client, Reply, TlsOptions, check_url, json_body
+from agent.net.http_client import Client, TlsOptions, check_url, json_body
 from agent.secret import Secret
 from agent.settings.schema import setting
 from agent.settings.urls import check_metadata_url
 from agent.sources import SourceContext, key_tree
 from agent.sources.backends.metadata import Metadata
 
-_MOST_PAGES = 1000
+_MAX_PAGES = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GcpSecretManagerOptions(TlsOptions):
     project: str = setting("the project's id")
-    prefix: str = setting("what the names of the secrets begin with", "")
-    separator: str = setting("what stands between the segments of a name, and for the slashes of a layer", "--")
-    token_file: str = setting("file, or credential:NAME, with an access token; default: the metadata service gives one", "")
+    prefix: str = setting("the beginning of the secrets' names", "")
+    separator: str = setting("the text between the segments of a name, which also replaces a layer's slashes", "--")
+    token_file: str = setting("file, or credential:NAME, with an access token; default: from the metadata service", "")
     endpoint_url: str = setting("another address of the service", "https://secretmanager.googleapis.com")
     imds_url: str = setting("another address of the metadata service", "")
 
@@ -40,16 +40,19 @@ class GcpSecretManagerOptions(TlsOptions):
 
 
 class GcpSecretManagerSource:
-    """Google Cloud Secret Manager, the latest enabled version of each secret."""
+    """Google Cloud Secret Manager: the latest version of each secret.
 
-    options_class: ClassVar[type[Any]] = GcpSecretManagerOptions
+    The API is at https://cloud.google.com/secret-manager/docs/reference/rest.
+    """
+
+    options_class: ClassVar[type[GcpSecretManagerOptions]] = GcpSecretManagerOptions
 
     def __init__(self, options: GcpSecretManagerOptions, context: SourceContext) -> None:
         self._options = options
         self._context = context
         self._metadata = Metadata(options.imds_url, context)
         self._client = Client(context.paths, tls=options, headers=self._headers, stopping=context.stopping)
-        self._top = f"{options.endpoint_url.rstrip('/')}/v1/projects/{quote(options.project, safe='')}"
+        self._base = f"{options.endpoint_url.rstrip('/')}/v1/projects/{quote(options.project, safe='')}"
 
     def _headers(self) -> Mapping[str, str | Secret]:
         if self._options.token_file:
@@ -62,61 +65,63 @@ class GcpSecretManagerSource:
         deadline = time.monotonic() + self._context.timeout_seconds
         try:
             names = self._names(deadline)
-            read = [self._layer(layer, layers, names, deadline) for layer in layers]
+            fetched = [self._layer(layer, layers, names, deadline) for layer in layers]
         except SourceDenied:
             self._metadata.forget()
             raise
-        return Snapshot(tuple(read), key_tree.combined(read), secret=True)
+        return Snapshot(tuple(fetched), key_tree.combined_revision(fetched), secret=True)
 
     def _names(self, deadline: float) -> list[str]:
+        """Return the names of all secrets that may belong to a layer, sorted."""
         names: list[str] = []
         query = {"pageSize": "25000", **({"filter": f"name:{self._options.prefix}"} if self._options.prefix else {})}
-        for _ in range(_MOST_PAGES):
-            answer = self._ask(f"{self._top}/secrets?{urlencode(query)}", deadline)
+        for _ in range(_MAX_PAGES):
+            answer = self._get(f"{self._base}/secrets?{urlencode(query)}", deadline)
             try:
                 names += [secret["name"].rpartition("/")[2] for secret in answer.get("secrets", [])]
             except (KeyError, TypeError, AttributeError):
-                raise SourceInvalid(f"{self._top}/secrets answers with no list of secrets") from None
+                raise SourceInvalid(f"{self._base}/secrets: the answer is not a list of secrets") from None
             if not answer.get("nextPageToken"):
-                return names
+                return sorted(names)
             query["pageToken"] = str(answer["nextPageToken"])
-        raise SourceInvalid(f"{self._top}/secrets has no last page")
+        raise SourceInvalid(f"{self._base}/secrets: no last page after {_MAX_PAGES} pages")
 
     def _layer(self, layer: str, layers: Sequence[str], names: Sequence[str], deadline: float) -> Layer:
-        mark = self._options.separator
-        prefix = key_tree.joined(self._options.prefix, layer.replace("/", mark), separator=mark)
-        start = prefix + mark if prefix else ""
-        exclude_prefixes = [other.replace("/", mark) for other in key_tree.nested_layers(layer, layers)]
+        separator = self._options.separator
+        path = key_tree.join_path(self._options.prefix, layer.replace("/", separator), separator=separator)
+        prefix = path + separator if path else ""
+        excluded = tuple(nested.replace("/", separator) for nested in key_tree.nested_layers(layer, layers))
         pairs, versions = [], []
-        for name in sorted(names):
-            key = name.removeprefix(start)
-            if name.startswith(start) and not any(key.startswith(other) for other in exclude_prefixes):
-                found = self._secret(name, deadline)
-                if found is not None:
-                    pairs.append((key, found[0]))
-                    versions.append((name, found[1]))
-        tree = key_tree.tree(pairs, mark, f'layer "{layer}"')
+        for name in names:
+            key = name.removeprefix(prefix)
+            if name.startswith(prefix) and not (excluded and key.startswith(excluded)):
+                secret = self._secret(name, deadline)
+                if secret is not None:
+                    value, version = secret
+                    pairs.append((key, value))
+                    versions.append((name, version))
+        tree = key_tree.build_tree(pairs, separator, f'layer "{layer}"')
         return Layer(layer, tree if pairs else None, key_tree.digest(repr(versions)))
 
     def _secret(self, name: str, deadline: float) -> tuple[str, str] | None:
-        """(value, version); None where no version is enabled."""
-        url = f"{self._top}/secrets/{quote(name)}/versions/latest:access"
-        answer = self._ask(url, deadline, (200, 400, 404))
+        """Return (value, version), or None if the latest version is not enabled."""
+        url = f"{self._base}/secrets/{quote(name)}/versions/latest:access"
+        answer = self._get(url, deadline, (200, 400, 404))
         if "payload" not in answer:
             return None
         try:
             value = base64.b64decode(answer["payload"]["data"], validate=True)
-            return key_tree.text(value, name), str(answer["name"])
+            return key_tree.decode_text(value, name), str(answer["name"])
         except (KeyError, TypeError, binascii.Error):
-            raise SourceInvalid(f"the secret {name} comes without a value") from None
+            raise SourceInvalid(f"the answer for the secret {name} has no value") from None
 
-    def _ask(self, url: str, deadline: float, expect: Sequence[int] = (200,)) -> dict[str, Any]:
-        reply: Reply = self._client.request(
+    def _get(self, url: str, deadline: float, expect: Sequence[int] = (200,)) -> dict[str, Any]:
+        reply = self._client.request(
             "GET", url, timeout_seconds=self._context.timeout_seconds, deadline=deadline, expect=expect
         )
         answer = json_body(reply)
-        if not isinstance(answer, dict) or (reply.status == 400 and not _disabled(answer)):
-            raise SourceInvalid(f"{reply.url} answers {reply.status} with something that is not of Secret Manager")
+        if not isinstance(answer, dict) or (reply.status == 400 and not _is_disabled(answer)):
+            raise SourceInvalid(f"{reply.url}: the answer with status {reply.status} is not from Secret Manager")
         return answer
 
     def close(self) -> None:
@@ -124,7 +129,7 @@ class GcpSecretManagerSource:
         self._metadata.close()
 
 
-def _disabled(answer: Mapping[str, Any]) -> bool:
-    """FAILED_PRECONDITION: the latest version is disabled or destroyed."""
+def _is_disabled(answer: Mapping[str, Any]) -> bool:
+    """Return whether the answer says that the latest version is disabled or destroyed: FAILED_PRECONDITION."""
     error = answer.get("error")
     return isinstance(error, dict) and error.get("status") == "FAILED_PRECONDITION"

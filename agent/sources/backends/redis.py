@@ -1,36 +1,38 @@
-"""`redis`: keys below a prefix, or one hash, a layer; watched through keyspace notifications where the server sends them."""
+"""`redis`: a layer is the keys below a prefix, or one hash. Keyspace notifications report changes if the server sends them."""
 
 from __future__ import annotations
 
 import contextlib
-import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
-from agent.errors import SourceDenied, SourceError, SourceInvalid, SourceUnreachable
+from agent.errors import SourceError, SourceInvalid, SourceUnreachable
 from agent.model import Layer, Snapshot
+from agent.net.backoff import jittered
 from agent.net.credentials import read_secret
 from agent.net.http_client import MAX_BODY_BYTES, TlsOptions, check_url, shown
-from agent.net.sockets import describe_network_error
 from agent.settings.schema import setting
 from agent.sources import SourceContext, key_tree, optional
+from agent.sources.waiting import wait_for_any
 
 T = TypeVar("T")
 _PAGE = 1000
-_MOST_KEYS = 1_000_000
+_MAX_KEYS = 1_000_000
 _DRAIN_SECONDS = 1.0
+_SLICE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisOptions(TlsOptions):
     url: str = setting("redis://HOST:PORT/DB, rediss:// for TLS, or unix:///PATH", "redis://127.0.0.1:6379/0")
-    prefix: str = setting("what the names of the keys begin with", "")
-    separator: str = setting("what stands between the segments of a key, and for the slashes of a layer", ":")
+    prefix: str = setting("the beginning of the keys' names", "")
+    separator: str = setting("the text between the segments of a key, which also replaces a layer's slashes", ":")
     username: str = setting("the ACL user; default: the default user", "")
     password_file: str = setting("file, or credential:NAME, with the password", "")
 
@@ -43,9 +45,9 @@ class RedisOptions(TlsOptions):
 
 
 class RedisSource:
-    """Redis from 4.0 on, and what speaks its protocol."""
+    """Redis from 4.0 on, and other stores with its protocol. Notifications are at https://redis.io/docs/latest/develop/pubsub/."""
 
-    options_class: ClassVar[type[Any]] = RedisOptions
+    options_class: ClassVar[type[RedisOptions]] = RedisOptions
 
     def __init__(self, options: RedisOptions, context: SourceContext) -> None:
         optional.require("redis", "redis", "redis", "python3-redis")
@@ -56,27 +58,27 @@ class RedisSource:
         self._budget: Any = None
         self._closed = threading.Event()
         self._poll_at = self._next_poll()
-        self._place = f"redis at {shown(options.url).partition('://')[2]}"
+        self._peer = f"redis at {shown(options.url).partition('://')[2]}"
         options.warn()
 
     def fetch(self, layers: Sequence[str]) -> Snapshot:
-        seconds = self._context.timeout_seconds
         try:
-            return optional.call_with_timeout(
-                seconds, lambda: self._retried(lambda: self._fetch(layers)), self._place, self._drop
-            )
+            return self._with_timeout(lambda: self._retried(lambda: self._fetch(layers)))
         finally:
             self._poll_at = self._next_poll()
 
+    def _with_timeout(self, call: Callable[[], T]) -> T:
+        """Return what `call` returns. The library restarts its own time-out with each read."""
+        context = self._context
+        return optional.call_with_timeout(context.timeout_seconds, call, self._peer, self._drop, context.stopping)
+
     def _next_poll(self) -> float:
-        return time.monotonic() + self._context.poll_seconds * random.uniform(0.9, 1.1)  # noqa: S311 - jitter, not a secret
+        return time.monotonic() + jittered(self._context.poll_seconds)
 
     def _fetch(self, layers: Sequence[str]) -> Snapshot:
         self._connected()
         self._budget.left = MAX_BODY_BYTES
-        prefixes = {layer: self._prefix(layer) for layer in layers}
-        exclude_prefixes = {layer: key_tree.nested_layers(layer, layers) for layer in layers}
-        names = {layer: self._names(prefixes[layer], exclude_prefixes[layer]) for layer in layers}
+        names = {layer: self._names(layer, layers) for layer in layers}
         pipe = self._connected().pipeline(transaction=True)  # the values of all layers are of one moment
         for layer in layers:
             pipe.hgetall(self._hash(layer))
@@ -84,51 +86,52 @@ class RedisSource:
                 pipe.mget(names[layer][start : start + _PAGE])
         self._budget.left = MAX_BODY_BYTES
         answers = iter(pipe.execute(raise_on_error=False))
-        read = []
+        fetched = []
         for layer in layers:
             fields = next(answers)
-            values = [v for _ in range(0, len(names[layer]), _PAGE) for v in _usable(next(answers))]
+            values = [value for _ in range(0, len(names[layer]), _PAGE) for value in _checked(next(answers))]
             pairs = dict(zip(names[layer], values, strict=True))
-            read.append(self._layer(layer, layers, fields, pairs))
-        return Snapshot(tuple(read), key_tree.combined(read))
+            fetched.append(self._layer(layer, fields, pairs))
+        return Snapshot(tuple(fetched), key_tree.combined_revision(fetched))
 
     def _hash(self, layer: str) -> bytes:
         return self._prefix(layer)[: -len(self._options.separator)].encode()
 
     def _prefix(self, layer: str) -> str:
-        mark = self._options.separator
-        return key_tree.joined(self._options.prefix, layer.replace("/", mark), separator=mark) + mark
+        separator = self._options.separator
+        return key_tree.join_path(self._options.prefix, layer.replace("/", separator), separator=separator) + separator
 
-    def _names(self, prefix: str, exclude_prefixes: Sequence[str]) -> list[bytes]:
-        mark = self._options.separator
-        others = tuple((prefix + other.replace("/", mark)).encode() for other in exclude_prefixes)
-        pattern = re.sub(r"([\[\]*?\\])", r"\\\1", prefix if prefix != mark else "") + "*"
+    def _names(self, layer: str, layers: Sequence[str]) -> list[bytes]:
+        """Return the names of a layer's keys, sorted, without those of layers inside it."""
+        separator, prefix = self._options.separator, self._prefix(layer)
+        nested = key_tree.nested_layers(layer, layers)
+        excluded = tuple((prefix + other.replace("/", separator)).encode() for other in nested)
         names: set[bytes] = set()
-        for name in self._connected().scan_iter(match=pattern, count=_PAGE):
-            if not (others and name.startswith(others)) and name + mark.encode() not in others:
+        for name in self._connected().scan_iter(match=_pattern(prefix, separator) + "*", count=_PAGE):
+            if not (excluded and name.startswith(excluded)) and name + separator.encode() not in excluded:
                 names.add(name)
-            if len(names) > _MOST_KEYS:
-                raise SourceInvalid(f"more than {_MOST_KEYS} keys begin with {prefix}")
+            if len(names) > _MAX_KEYS:
+                raise SourceInvalid(f"more than {_MAX_KEYS} keys begin with {prefix}")
         return sorted(names)
 
-    def _layer(self, layer: str, layers: Sequence[str], fields: Any, values: dict[bytes, bytes | None]) -> Layer:
+    def _layer(self, layer: str, fields: Any, values: dict[bytes, bytes | None]) -> Layer:
         prefix, where = self._prefix(layer), f'layer "{layer}"'
-        gone = [name for name, value in values.items() if value is None and name != self._hash(layer)]
+        without_value = [name for name, value in values.items() if value is None and name != self._hash(layer)]
         if isinstance(fields, Exception):
-            raise SourceInvalid(f"{where}: the key {self._hash(layer)!r} is no hash")
-        if gone and any(self._connected().exists(name) for name in gone):
-            raise SourceInvalid(f"{where}: {gone[0]!r} is no string", hint="keys below a prefix must be strings")
-        kept = {name: value for name, value in values.items() if value is not None}
-        if fields and kept:
+            raise SourceInvalid(f"{where}: the key {self._hash(layer)!r} is not a hash")
+        if without_value and any(self._connected().exists(name) for name in without_value):
+            raise SourceInvalid(f"{where}: {without_value[0]!r} is not a string", hint="keys below a prefix must be strings")
+        strings = {name: value for name, value in values.items() if value is not None}
+        if fields and strings:
             raise SourceInvalid(f"{where} is a hash and has keys below its name as well", hint="keep one of the two")
-        if not fields and not kept:
+        if not fields and not strings:
             return Layer(layer, None)
-        start = "" if fields else prefix if prefix != self._options.separator else ""
+        start = "" if fields or prefix == self._options.separator else prefix
         pairs = []
-        for name, value in (fields or kept).items():
-            key = key_tree.text(name, repr(name))
-            pairs.append((key.removeprefix(start), key_tree.text(value, key)))
-        tree = key_tree.tree(pairs, self._options.separator, where)
+        for name, value in (fields or strings).items():
+            key = key_tree.decode_text(name, repr(name))
+            pairs.append((key.removeprefix(start), key_tree.decode_text(value, key)))
+        tree = key_tree.build_tree(pairs, self._options.separator, where)
         return Layer(layer, tree, key_tree.digest(repr(sorted(pairs))))
 
     def watch(self, seen: Snapshot, timeout_seconds: float) -> bool:
@@ -136,117 +139,90 @@ class RedisSource:
             with self._translated():
                 return self._wait(seen, timeout_seconds)
         except (SourceError, AttributeError, RuntimeError, TypeError) as error:
-            if self._closed.is_set():
+            if self._is_stopped():
                 return False
             if isinstance(error, SourceError):
                 raise
-            # What the library does where another thread's fetch has dropped the connections.
-            raise SourceUnreachable("redis: the connection of the watch was dropped") from None
+            # The library raises these if a fetch in another thread drops the connections.
+            raise SourceUnreachable(f"{self._peer}: the connection of the watch was dropped") from None
 
     def _wait(self, seen: Snapshot, timeout_seconds: float) -> bool:
         layers = [layer.name for layer in seen.layers]
         deadline = time.monotonic() + timeout_seconds
         if self._pubsub is None:
-            begin: Callable[[], bool] = lambda: self._notifies() and self._subscribe(layers)  # noqa: E731
-            if not optional.call_with_timeout(self._context.timeout_seconds, begin, self._place, self._drop):
-                self._closed.wait(max(0.0, min(deadline, self._poll_at) - time.monotonic()))
-                return not self._closed.is_set() and time.monotonic() >= self._poll_at
-            if self.fetch(layers) != seen:  # what changed before the subscription
+            if not self._with_timeout(lambda: self._notifies() and self._subscribe(layers)):
+                wait_for_any(min(deadline, self._poll_at) - time.monotonic(), self._closed, self._context.stopping)
+                return not self._is_stopped() and time.monotonic() >= self._poll_at
+            if self.fetch(layers) != seen:  # a change before the subscription
                 return True
-        while not self._closed.is_set() and (left := deadline - time.monotonic()) > 0:
-            if self._pubsub.get_message(ignore_subscribe_messages=True, timeout=left) is not None:
+        while not self._is_stopped() and (left := deadline - time.monotonic()) > 0:
+            if self._pubsub.get_message(ignore_subscribe_messages=True, timeout=min(left, _SLICE_SECONDS)) is not None:
                 self._drain()
-                return not self._closed.is_set()
+                return not self._is_stopped()
         return False
 
+    def _is_stopped(self) -> bool:
+        return self._closed.is_set() or self._context.stopping.is_set()
+
     def _drain(self) -> None:
-        """Take what else waits: one fetch answers all of it. A server that is written to without end is not waited for."""
+        """Take the waiting notifications, because one fetch answers all of them; for a limited time."""
         end = time.monotonic() + _DRAIN_SECONDS
         while time.monotonic() < end and self._pubsub.get_message(timeout=0) is not None:
             pass
 
     def _notifies(self) -> bool:
-        """Whether the server tells of changes to keys: K, and A or each of generic, string, hash and expired."""
+        """Return whether the server notifies of changed keys: its flags are K, and A or each of g, $, h and x."""
+        from redis.exceptions import ResponseError
+
         try:
-            found = self._connected().config_get("notify-keyspace-events")
-        except self._library().ResponseError:  # not allowed to ask, as on managed servers
+            answer = self._connected().config_get("notify-keyspace-events")
+        except ResponseError:  # CONFIG is not allowed, as on managed servers
             return False
-        flags = "".join(value if isinstance(value, str) else value.decode() for value in found.values())
+        flags = "".join(value if isinstance(value, str) else value.decode() for value in answer.values())
         return "K" in flags and ("A" in flags or set("g$hx") <= set(flags))
 
     def _subscribe(self, layers: Sequence[str]) -> bool:
         pubsub = self._connected().pubsub()
+        separator = self._options.separator
         patterns = []
         for layer in layers:
-            mark = self._options.separator
-            prefix = self._prefix(layer) if self._prefix(layer) != mark else ""
-            quoted = re.sub(r"([\[\]*?\\])", r"\\\1", prefix)
-            patterns += [f"__keyspace@*__:{quoted}*", f"__keyspace@*__:{quoted.removesuffix(mark)}"]
+            keys, name = _pattern(self._prefix(layer), separator), _pattern(self._prefix(layer), separator, strip=True)
+            patterns += [f"__keyspace@*__:{keys}*", f"__keyspace@*__:{name}"]
         pubsub.psubscribe(*patterns)
         self._pubsub = pubsub
         return True
 
     def _retried(self, call: Callable[[], T]) -> T:
-        """Once more over a new connection: an idle one may have died with a server that is back."""
+        """Call, and once more over a new connection: an idle connection may be dead although the server is back."""
         try:
             with self._translated():
                 return call()
         except SourceUnreachable:
-            if self._closed.is_set():
+            if self._is_stopped():
                 raise
         with self._translated():
             return call()
 
-    @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
-        library = self._library()
-        place = self._place
-        try:
-            yield
-        except (library.AuthenticationError, library.NoPermissionError) as error:
-            self._drop()
-            hint = "check username, password_file and the ACL"
-            raise SourceDenied(f"{place}: {type(error).__name__}", hint=hint) from None
-        except (library.ConnectionError, library.TimeoutError, OSError, ValueError) as error:
-            self._drop()
-            if "NOAUTH" in str(error) or "WRONGPASS" in str(error):
-                raise SourceDenied(f"{place}: it wants a password", hint="check password_file") from None
-            late = isinstance(error, library.TimeoutError)
-            otherwise = "no answer in time" if late else "the connection broke off, or is not Redis's"
-            known = describe_network_error(error) or (otherwise, None)
-            raise SourceUnreachable(f"{place}: {known[0]}", hint=known[1]) from None
-        except library.ResponseError as error:
-            word = str(error).split(" ", 1)[0]
-            if word in ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "BUSY", "TRYAGAIN"):
-                raise SourceUnreachable(f"{place}: {word}") from None
-            if word in ("NOAUTH", "WRONGPASS", "NOPERM"):
-                self._drop()
-                raise SourceDenied(f"{place}: {word}", hint="check username, password_file and the ACL") from None
-            raise SourceInvalid(f"{place} refuses a command: {word}") from None
-        except library.RedisError as error:
-            self._drop()
-            raise SourceInvalid(f"{place}: {type(error).__name__}", hint="is it Redis that answers there?") from None
+    def _translated(self) -> AbstractContextManager[None]:
+        from agent.sources.backends.redis_connection import translated_errors
 
-    def _library(self) -> Any:
-        import redis.exceptions
-
-        return redis.exceptions
+        return translated_errors(self._peer, self._drop)
 
     def _connected(self) -> Any:
         if self._closed.is_set():
-            raise SourceUnreachable("redis: closed")
+            raise SourceUnreachable(f"{self._peer}: closed")
         if self._client is None:
-            from agent.sources.backends.redisconnection import Budget, client
+            from agent.sources.backends.redis_connection import ByteBudget, new_client
 
             password = self._options.password_file and read_secret(self._options.password_file, self._context.paths)
-            self._budget = Budget()
-            self._client = client(self._options, self._context, password or None, self._budget)
+            self._budget = ByteBudget()
+            self._client = new_client(self._options, self._context, password or None, self._budget)
         return self._client
 
     def _drop(self) -> None:
-        """Forget the connections; the next use makes new ones, with the password read anew."""
+        """Close the connections. The next use opens others, with the password read again."""
         client, pubsub, self._client, self._pubsub = self._client, self._pubsub, None, None
-        # Two threads may drop at once, the one that is cut off and the one that cuts; the library minds that.
+        # Two threads may drop at the same time, for which the library is not made.
         with contextlib.suppress(Exception):
             if client is not None:
                 client.connection_pool.disconnect()
@@ -258,7 +234,18 @@ class RedisSource:
         self._drop()
 
 
-def _usable(values: Any) -> Sequence[bytes | None]:
+def _checked(values: Any) -> Sequence[bytes | None]:
+    """Return the values of one answer of a pipeline, or raise its error."""
     if isinstance(values, Exception):
         raise values
     return values  # type: ignore[no-any-return]
+
+
+def _pattern(prefix: str, separator: str, *, strip: bool = False) -> str:
+    """Return a glob pattern that matches a prefix literally; "" for the top of the database.
+
+    With `strip` it matches the name of a layer's hash, which is the prefix without the separator at its end.
+    """
+    if prefix == separator:
+        return ""
+    return re.sub(r"([\[\]*?\\])", r"\\\1", prefix.removesuffix(separator) if strip else prefix)

@@ -1,4 +1,4 @@
-"""`zookeeper`: the tree of nodes below a path, a layer; every read leaves a watch, so a change is seen at once."""
+"""`zookeeper`: a layer is the tree of nodes below a path. Each read leaves a watch, so that a change is reported at once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,9 +15,12 @@ from agent.model import Layer, Snapshot
 from agent.net.credentials import read_secret, resolve_path
 from agent.settings.schema import setting
 from agent.sources import SourceContext, key_tree, optional
+from agent.sources.waiting import wait_for_any
 
-_DEEPEST = 32
-_MOST_BYTES = 32 << 20
+_MAX_DEPTH = 32
+_MAX_BYTES = 32 << 20
+_SESSION_SECONDS = 10.0
+_SLICE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,20 +43,21 @@ class ZookeeperOptions:
 
 
 class ZookeeperSource:
-    """ZooKeeper from 3.4 on. A node with children is a table; one with none is its value."""
+    """ZooKeeper from 3.4 on. A node with children is a table; a node without is its value."""
 
-    options_class: ClassVar[type[Any]] = ZookeeperOptions
+    options_class: ClassVar[type[ZookeeperOptions]] = ZookeeperOptions
 
     def __init__(self, options: ZookeeperOptions, context: SourceContext) -> None:
         optional.require("kazoo", "zookeeper", "zookeeper", "python3-kazoo")
         self._options = options
         self._context = context
+        self._peer = f"zookeeper at {', '.join(options.hosts)}"
         self._client: Any = None
         self._lock = threading.Lock()
         self._changed = threading.Event()
-        self._seen = ""
-        self._closed = False
-        self._troubles = _Troubles()
+        self._watched_revision = ""
+        self._closed = threading.Event()
+        self._connection_log = _ConnectionLog()
 
     def fetch(self, layers: Sequence[str]) -> Snapshot:
         with self._lock:
@@ -61,71 +65,89 @@ class ZookeeperSource:
             with self._translated():
                 client = self._connected(deadline)
                 self._changed.clear()
-                read = [self._layer(client, layer, layers, deadline) for layer in layers]
-            self._seen = key_tree.combined(read)
-            return Snapshot(tuple(read), self._seen)
+                fetched = [self._layer(client, layer, layers, deadline) for layer in layers]
+            self._watched_revision = key_tree.combined_revision(fetched)
+            return Snapshot(tuple(fetched), self._watched_revision)
 
     def _layer(self, client: Any, layer: str, layers: Sequence[str], deadline: float) -> Layer:
-        top = "/" + key_tree.joined(self._options.prefix, layer)
-        found, newest = self._walk(client, top, deadline)
-        if not found:
-            client.exists_async(top, watch=self._wake).get(timeout=_left(deadline))
+        top = "/" + key_tree.join_path(self._options.prefix, layer)
+        nodes, newest = self._walk(client, top, deadline)
+        if not nodes:
+            self._result(client.exists_async(top, watch=self._wake), deadline)
             return Layer(layer, None)
-        parents = {path.rpartition("/")[0] for path in found}
+        parents = {path.rpartition("/")[0] for path in nodes}
         pairs = []
-        for path, value in found.items():
+        for path, value in nodes.items():
             key = path.removeprefix(top).lstrip("/")
             if path not in parents and key and not path.startswith("/zookeeper/"):
-                pairs.append((key, key_tree.text(value, path)))
+                pairs.append((key, key_tree.decode_text(value, path)))
             elif value and key and path != "/zookeeper":
-                raise SourceInvalid(f"{path} has a value and children as well", hint="give the value a node of its own")
-        tree = key_tree.tree(pairs, "/", f'layer "{layer}"', exclude_prefixes=key_tree.nested_layers(layer, layers))
-        return Layer(layer, tree, str(newest))
+                raise SourceInvalid(f"{path} has a value and children as well", hint="give the value its own node")
+        excluded = key_tree.nested_layers(layer, layers)
+        return Layer(layer, key_tree.build_tree(pairs, "/", f'layer "{layer}"', exclude_prefixes=excluded), str(newest))
 
     def _walk(self, client: Any, top: str, deadline: float) -> tuple[dict[str, bytes], int]:
-        """Every node from `top` on with its value, breadth first, a whole generation under way at once."""
+        """Return the value of every node from `top` on, by path, and the newest transaction among them.
+
+        The nodes are read breadth first, with the requests of one depth under way at the same time.
+        """
         from kazoo.exceptions import NoNodeError
 
-        found: dict[str, bytes] = {}
-        newest, size, level = 0, 0, [top]
-        for _ in range(_DEEPEST):
+        nodes: dict[str, bytes] = {}
+        newest, size, paths = 0, 0, [top]
+        for _ in range(_MAX_DEPTH):
             calls = [
                 (path, client.get_async(path, watch=self._wake), client.get_children_async(path, watch=self._wake))
-                for path in level
+                for path in paths
             ]
-            level = []
-            for path, value, children in calls:
+            paths = []
+            for path, value_call, children_call in calls:
                 with contextlib.suppress(NoNodeError):  # deleted meanwhile, or never there
-                    content, stat = value.get(timeout=_left(deadline))
-                    names = children.get(timeout=_left(deadline))
-                    found[path] = content or b""
-                    size += len(found[path])
+                    content, stat = self._result(value_call, deadline)
+                    names = self._result(children_call, deadline)
+                    nodes[path] = content or b""
+                    size += len(nodes[path])
                     newest = max(newest, stat.mzxid, stat.pzxid)
-                    level += [f"{path.rstrip('/')}/{name}" for name in sorted(names)]
-            if size > _MOST_BYTES:
-                raise SourceInvalid(f"{top} holds more than {_MOST_BYTES} bytes")
-            if not level:
-                return found, newest
-        raise SourceInvalid(f"{top} is nested deeper than {_DEEPEST}")
+                    paths += [f"{path.rstrip('/')}/{name}" for name in sorted(names)]
+            if size > _MAX_BYTES:
+                raise SourceInvalid(f"{top} holds more than {_MAX_BYTES} bytes")
+            if not paths:
+                return nodes, newest
+        raise SourceInvalid(f"{top} is nested deeper than {_MAX_DEPTH}")
+
+    def _result(self, call: Any, deadline: float) -> Any:
+        """Return the result of an asynchronous call of kazoo, or raise its error; SourceUnreachable when stopped."""
+        while not call.wait(min(_SLICE_SECONDS, _left(deadline))):
+            self._check_stopped()
+            if _left(deadline) <= 0:
+                break
+        return call.get(block=False)
 
     def watch(self, seen: Snapshot, timeout_seconds: float) -> bool:
-        """True once a node that the last fetch read has changed, or the session was lost and its watches with it."""
-        if self._client is None or seen.revision != self._seen:
-            return not self._closed
-        return self._changed.wait(timeout_seconds) and not self._closed
+        """Return True if a node that the last fetch read has changed, or if the session and its watches were lost."""
+        if self._client is None or seen.revision != self._watched_revision:
+            return not self._is_stopped()
+        wait_for_any(timeout_seconds, self._changed, self._closed, self._context.stopping)
+        return self._changed.is_set() and not self._is_stopped()
+
+    def _is_stopped(self) -> bool:
+        return self._closed.is_set() or self._context.stopping.is_set()
+
+    def _check_stopped(self) -> None:
+        if self._is_stopped():
+            raise SourceUnreachable(f"{self._peer}: {'closed' if self._closed.is_set() else 'stopped'}")
 
     def _wake(self, _: Any) -> None:
         self._changed.set()
 
-    def _session(self, state: Any) -> None:
+    def _on_session_state(self, state: Any) -> None:
         if state != "CONNECTED":
             self._changed.set()
 
     def _connected(self, deadline: float) -> Any:
         from kazoo.client import KazooClient
 
-        if self._closed:
-            raise SourceUnreachable("zookeeper: closed")
+        self._check_stopped()
         if self._client is None:
             options, paths = self._options, self._context.paths
             settings: dict[str, Any] = {}
@@ -137,53 +159,56 @@ class ZookeeperSource:
             if options.cert_file:
                 settings["certfile"] = str(resolve_path(options.cert_file, paths))
                 settings["keyfile"] = str(resolve_path(options.key_file, paths))
-            client = KazooClient(hosts=",".join(options.hosts), timeout=10.0, logger=self._troubles.logger, **settings)
-            self._troubles.last = ""
-            client.add_listener(self._session)
+            hosts, logger = ",".join(options.hosts), self._connection_log.logger
+            client = KazooClient(hosts=hosts, timeout=_SESSION_SECONDS, logger=logger, **settings)
+            self._connection_log.last = ""
+            client.add_listener(self._on_session_state)
             self._client = client
             client.start_async()
-        while not self._client.connected:
-            if _left(deadline) <= 0.01 or self._closed:
-                why = f" ({self._troubles.last})" if self._troubles.last else ""
-                raise SourceUnreachable(f"zookeeper at {', '.join(self._options.hosts)}: no session in time{why}")
+        client = self._client
+        while not client.connected:
+            self._check_stopped()
+            if _left(deadline) <= 0:
+                reason = f" ({self._connection_log.last})" if self._connection_log.last else ""
+                raise SourceUnreachable(f"{self._peer}: no session in time{reason}")
             time.sleep(0.02)
-        return self._client
+        return client
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
+        """Turn kazoo's exceptions into errors of the source."""
         from kazoo import exceptions
         from kazoo.handlers.threading import KazooTimeoutError
 
-        place = f"zookeeper at {', '.join(self._options.hosts)}"
         try:
             yield
         except (exceptions.NoAuthError, exceptions.AuthFailedError):
             self._drop()
-            raise SourceDenied(f"{place}: it denies the read", hint="check username, password_file and ACLs") from None
+            raise SourceDenied(f"{self._peer}: it denies the read", hint="check username, password_file and ACLs") from None
         except (exceptions.KazooException, KazooTimeoutError, OSError) as error:
             self._drop()
-            raise SourceUnreachable(f"{place}: {type(error).__name__}") from None
+            late = isinstance(error, KazooTimeoutError)
+            raise SourceUnreachable(f"{self._peer}: {'no answer in time' if late else type(error).__name__}") from None
         except SourceUnreachable:
             self._drop()
             raise
 
     def _drop(self) -> None:
-        """Forget the session; the next fetch opens another, with the password read anew."""
+        """Abandon the session. The next fetch opens another, with the password read again."""
         client, self._client = self._client, None
-        if client is not None:
-            ending: Callable[[], None] = lambda: _end(client)  # noqa: E731 - kazoo's own stop may take seconds
-            threading.Thread(target=ending, name="zookeeper end", daemon=True).start()
+        if client is not None:  # kazoo's own stop may take seconds
+            threading.Thread(target=_end, args=(client,), name="zookeeper end", daemon=True).start()
 
     def close(self) -> None:
-        self._closed = True
+        self._closed.set()
         self._changed.set()
         self._drop()
 
 
-class _Troubles(logging.Handler):
-    """What kazoo last said of a connection that failed: it tries again in a thread of its own, and only its log tells.
+class _ConnectionLog(logging.Handler):
+    """Keeps the reason of kazoo's last failed connection: kazoo retries in a thread, and only its log has the reason.
 
-    The log ends here, since kazoo writes a line for every attempt.
+    The log ends here, because kazoo writes a line for every attempt.
     """
 
     def __init__(self) -> None:
@@ -206,4 +231,4 @@ def _end(client: Any) -> None:
 
 
 def _left(deadline: float) -> float:
-    return max(0.01, deadline - time.monotonic())
+    return max(0.0, deadline - time.monotonic())

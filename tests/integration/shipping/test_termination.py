@@ -115,9 +115,9 @@ def test_a_notice_wakes_every_pipeline_until_it_is_called_off(shipping: Image, r
         with pytest.raises(ServerError):
             receiver.wait_for(1, 4, MESSAGE="waits again")
         said = end(process)
-    assert "this instance is to go (spot at 2030-01-01T00:00:00Z)" in said
-    assert "is not to go any more" in said
-    assert said.index("is to go (") < said.index("any more")
+    assert "this instance will be terminated (spot at 2030-01-01T00:00:00Z)" in said
+    assert "the termination of this instance is called off (it was: spot)" in said
+    assert said.index("will be terminated (") < said.index("is called off")
 
 
 def test_a_shipper_that_starts_late_hurries_from_the_start(shipping: Image, receiver: Receiver) -> None:
@@ -177,4 +177,4 @@ def test_a_daemon_that_starts_anew_takes_no_label_away(shipping: Image, receiver
         wait_for_draining(shipping, expected=True)
         log(shipping, "second")
         assert arrives(receiver, "second")["environment"] == "prod"
-        assert "any more" not in end(process)
+        assert "is called off" not in end(process)

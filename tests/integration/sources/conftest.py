@@ -1,4 +1,4 @@
-"""The benches as fixtures; a fresh one a test, since a store that another test filled proves nothing."""
+"""The benches as fixtures, a new one for each test: a store that another test has filled proves nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`bench` is every bench, less those that the test's `needs` marker excludes."""
+    """Parametrise `bench` over every bench that the test's `needs` marker does not exclude."""
     if "bench" in metafunc.fixturenames:
         wanted = [mark.args for mark in metafunc.definition.iter_markers("needs")]
         kinds = [kind for kind in BENCHES if all(want[0](kind) for want in wanted)]

@@ -1,4 +1,4 @@
-"""An instance a backend, all at once: its store, a proxy before it, and `parbake run` below a root of its own.
+"""One instance of each backend, all at once: its store, a proxy before it, and `parbake run` below a separate root.
 
 The tests of whole instances share their waits: fourteen daemons that wait for a back-off cost the machine nothing.
 """
@@ -52,7 +52,7 @@ class Instance:
             )  # fmt: skip
 
     def stop(self) -> int:
-        """SIGTERM, and the exit code."""
+        """Send SIGTERM, and return the exit code."""
         assert self._process is not None
         self._process.terminate()
         return self._process.wait(30)
@@ -69,7 +69,7 @@ class Instance:
 
     @property
     def error(self) -> str:
-        """Why the source is stale, as status.json says it."""
+        """The source's error in status.json."""
         sources = self.status().get("sources") or [{}]
         return str(sources[0].get("error") or "")
 
@@ -97,8 +97,8 @@ class Instance:
 class Fleet:
     """`with Fleet(directory, certificates) as fleet:` starts stores, proxies and daemons, each holding 10.0.0.1.
 
-    `host` is what stands in the settings for the store's address, `bind` and `bind_udp` make the proxies' sockets, and
-    `prefix` starts the daemons elsewhere, for a network that is not loopback. `poll` and `timeout` are those of each source.
+    `host` returns the store's address in the settings. `bind` and `bind_udp` make the proxies' sockets, and `prefix` starts the
+    daemons in another network. `timeout` is that of each source.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Fleet:
         bind: Bind | None = None,
         bind_udp: Bind | None = None,
         prefix: Sequence[str] = (),
-        timeout: str = "3s",
+        timeout: str = "5s",
     ) -> None:
         self._directory, self.certificates = directory, certificates
         self._host, self._bind, self._bind_udp, self._prefix, self._timeout = host, bind, bind_udp, prefix, timeout
@@ -168,13 +168,13 @@ class Fleet:
         image.template("app.j2", bench.shows + "\n")
 
     def set(self, mode: str, among: Sequence[Instance]) -> None:
-        """The mode of their proxies; what is open there is reset."""
+        """Set the mode of the instances' proxies, and reset their connections."""
         for instance in among:
             instance.proxy.mode = mode
             instance.proxy.cut()
 
-    def wait(self, check: Callable[[Instance], bool], what: str, among: Sequence[Instance] = (), seconds: float = 60) -> None:
-        """Until `check` holds for each of `among`, or of all."""
+    def wait(self, check: Callable[[Instance], bool], what: str, among: Sequence[Instance] = (), seconds: float = 240) -> None:
+        """Wait until `check` holds for each of `among`, or of all instances."""
         end = time.monotonic() + seconds
         left = list(among or self.instances)
         while left := [one for one in left if not check(one)]:
@@ -185,9 +185,9 @@ class Fleet:
 
 
 def source_table(bench: Bench, image: Image, port: int, scheme: str, more: str = "", ca: Path | None = None) -> str:
-    """A [[source]] of the settings, called store, that finds the bench's store, or what is before it, at a port.
+    """Return a [[source]] named store for the bench's store, or for a proxy before it, at a port.
 
-    The bench's own directory is below the image's root, since that is where the daemon looks for its files.
+    The bench's directory is below the image's root, because the daemon resolves paths there.
     """
     options = dict(bench.options(port, scheme))
     if ca is not None:
@@ -224,9 +224,9 @@ REASONS = {
 
 
 def stale_and_untouched(fleet: Fleet, hit: Sequence[Instance], fault: str, before: dict[str, tuple[int, str]]) -> None:
-    """Each of `hit` says stale and why, and its target is the very file that it was."""
+    """Hold that each of `hit` is stale with the right reason, and that its target is the same file as before."""
     why = re.compile(REASONS.get(fault, "."))
-    fleet.wait(lambda one: one.is_("stale") and bool(why.search(one.error)), f"say stale because of {fault}", hit)
+    fleet.wait(lambda one: one.is_("stale") and bool(why.search(one.error)), f"be stale because of {fault}", hit)
     changed = [one.bench.backend for one in hit if one.target() != before[one.bench.backend]]
     assert not changed, f"{fault}: these wrote a target: {changed}"
 

@@ -1,4 +1,4 @@
-"""The last good run config at rest: [state] cache, and that no secret is in the clear anywhere below the root."""
+"""The last good run config on disk: [state] cache, and no secret in the clear anywhere below the root."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def once(image: Image, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
 
 
 def holding(image: Image) -> set[str]:
-    """The files of parbake's own that hold the secret in the clear; the store and the target may."""
+    """Return the names of parbake's files that hold the secret in the clear. The store and the target may hold it."""
     files = [path for path in image.root.rglob("*") if path.is_file() and not path.is_relative_to(image.path("/site"))]
     return {path.name for path in files if path != image.path("/etc/app.conf") and CANARY.encode() in path.read_bytes()}
 
@@ -56,11 +56,11 @@ def modes(image: Image) -> set[tuple[str, int]]:
     return {("d" if path.is_dir() else "f", path.stat().st_mode & 0o777) for path in [state, *state.rglob("*")]}
 
 
-def away(image: Image) -> None:
+def remove_store(image: Image) -> None:
     image.path("/site").rename(image.path("/gone"))
 
 
-def back(image: Image) -> None:
+def restore_store(image: Image) -> None:
     image.path("/gone").rename(image.path("/site"))
 
 
@@ -71,24 +71,24 @@ def test_encrypted_is_the_default_and_boots_without_the_source(web: Image, capsy
     assert web.path("/var/lib/parbake/last-good.sealed").exists()
     assert holding(web) == set()
     assert modes(web) == {("d", 0o700), ("f", 0o600)}
-    away(web)
+    remove_store(web)
     web.path("/etc/app.conf").unlink()
     assert once(web, capsys)[0] == 75
     assert web.read("/etc/app.conf") == f"{CANARY}\n"
 
 
 def test_plain_is_for_root_alone(web: Image, capsys: pytest.CaptureFixture[str]) -> None:
-    """Who asks for it has it in the clear, 0600 in 0700."""
+    """With `cache = "plain"` it is in the clear, 0600 in 0700."""
     web.write("/etc/parbake/conf.d/cache.toml", '[state]\ncache = "plain"\n')
     assert once(web, capsys)[0] == 0
     assert "last-good.json" in holding(web)
     assert modes(web) == {("d", 0o700), ("f", 0o600)}
-    away(web)
+    remove_store(web)
     assert once(web, capsys)[0] == 75
 
 
 def test_none_keeps_nothing_and_cannot_boot_without_the_source(web: Image, capsys: pytest.CaptureFixture[str]) -> None:
-    """No last good on the disk, nor one that an earlier setting kept; 69 without the source, and the target stays."""
+    """No last good is on disk, not even that of an earlier setting; 69 without the source, and the target stays."""
     web.write("/etc/parbake/conf.d/cache.toml", '[state]\ncache = "plain"\n')
     assert once(web, capsys)[0] == 0
     web.write("/etc/parbake/conf.d/cache.toml", '[state]\ncache = "none"\n')
@@ -96,13 +96,13 @@ def test_none_keeps_nothing_and_cannot_boot_without_the_source(web: Image, capsy
     assert once(web, capsys)[0] == 0
     assert not list(web.path("/var/lib/parbake").glob("last-good*"))
     assert {name for name in holding(web) if not name.startswith("000001")} == set()
-    away(web)
+    remove_store(web)
     assert once(web, capsys)[0] == 69
     assert web.read("/etc/app.conf") == f"{CANARY}-2\n"
 
 
 def test_none_still_empties_nothing_while_the_daemon_runs(web: Image) -> None:
-    """Promise 4 holds in memory: a layer that lost its keys keeps the last good, and says stale."""
+    """Promise 4 holds in memory: a layer that lost its keys keeps the last good and is stale."""
     web.write("/etc/parbake/conf.d/cache.toml", '[state]\ncache = "none"\n')
     web.settings(SETTINGS.replace("required = true", 'default = "none"'))
     process = web.start("run")
@@ -126,7 +126,7 @@ def until(image: Image, state: str) -> None:
 @sealing
 @pytest.mark.parametrize("how", ["garbage", "elsewhere", "cut"])
 def test_what_cannot_be_opened_is_set_aside(web: Image, capsys: pytest.CaptureFixture[str], how: str) -> None:
-    """Damaged, sealed on another machine, or cut short: a warning, set aside, and on with the source, or 69 without it."""
+    """Damaged, sealed on another machine, or truncated: a warning, the file is moved aside, and 69 without the source."""
     assert once(web, capsys)[0] == 0
     kept = web.path("/var/lib/parbake/last-good.sealed")
     if how == "elsewhere":
@@ -137,30 +137,30 @@ def test_what_cannot_be_opened_is_set_aside(web: Image, capsys: pytest.CaptureFi
         )  # fmt: skip
     else:
         kept.write_bytes(b"\x00garbage" if how == "garbage" else kept.read_bytes()[:-100])
-    away(web)
-    code, said = once(web, capsys)
+    remove_store(web)
+    code, output = once(web, capsys)
     assert code == 69
-    assert "last-good.sealed is damaged" in said
+    assert "last-good.sealed is damaged" in output
     assert (kept.exists(), kept.with_name("last-good.sealed.damaged").exists()) == (False, True)
-    back(web)
+    restore_store(web)
     assert once(web, capsys)[0] == 0
     assert kept.exists()
 
 
 @sealing
 def test_without_the_tool_no_secret_is_kept_and_none_is_lost(web: Image) -> None:
-    """Where systemd-creds does not run, no value is kept in its place, with a warning, but which layers had keys; and what it
-    sealed before is not thrown away for that."""
+    """If systemd-creds does not run, only the names of the layers with keys are kept, with a warning; an earlier sealed copy
+    stays."""
     hidden = ["unshare", "--mount", "sh", "-c", 'mount --bind /dev/null "$(command -v systemd-creds)" && exec "$0" "$@"']
     assert ended([*hidden, *web.command("once")]).code == 0
     assert [path.name for path in web.path("/var/lib/parbake").glob("last-good*")] == ["last-good.index"]
     assert holding(web) == set()
     web.site("common", f'[db]\npassword = "{CANARY}-2"\n')
     assert web.run("once").code == 0
-    away(web)
+    remove_store(web)
     ran = ended([*hidden, *web.command("once")])
     assert ran.code == 69
-    assert "it is left as it is" in ran.err
+    assert "the file is kept" in ran.err
     assert web.run("once").code == 75
 
 

@@ -1,4 +1,4 @@
-"""What only the clouds' stores have: types, pages, credentials of the platform, conditional requests."""
+"""Properties of the clouds' stores alone: types, pages, credentials of the platform, conditional requests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def metadata() -> Iterator[MetadataTokens]:
 
 @pytest.fixture
 def on(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The bench that the test names."""
+    """Run the bench that the test names."""
     kind: type[Bench] = request.param
     if reason := kind.missing():
         pytest.skip(reason)
@@ -64,8 +64,8 @@ def test_a_token_that_the_cloud_refuses_is_fetched_anew(metadata: MetadataTokens
         source.close()
 
 
-def test_azure_reads_only_what_the_list_says_has_changed(metadata: MetadataTokens) -> None:
-    """Five old secrets are three pages and five values at first, and three pages alone after that."""
+def test_azure_reads_only_secrets_that_the_list_reports_as_changed(metadata: MetadataTokens) -> None:
+    """Five old secrets are three pages and five values at first, and three pages afterwards."""
     with KeyVaultFake() as store:
         for number in range(5):
             store.put(f"cfg--common--k{number}", f"v{number}", age_seconds=3600)
@@ -83,7 +83,7 @@ def test_azure_reads_only_what_the_list_says_has_changed(metadata: MetadataToken
 
 
 def test_azure_sends_its_token_to_no_other_host(metadata: MetadataTokens) -> None:
-    """A next page elsewhere is refused, however the vault came to name it."""
+    """A next page at another host is refused."""
     with KeyVaultFake() as store, KeyVaultFake() as other:
         for number in range(3):
             store.put(f"cfg--k{number}", "v")
@@ -97,7 +97,7 @@ def test_azure_sends_its_token_to_no_other_host(metadata: MetadataTokens) -> Non
 
 
 def test_an_instance_without_an_identity_is_denied_with_a_hint(metadata: MetadataTokens) -> None:
-    """The metadata service's 400 is told as what it means."""
+    """The error explains the metadata service's 400."""
     metadata.azure = ""
     options = AzureKeyvaultOptions(vault_url="http://127.0.0.1:1", imds_url=metadata.url)
     source = AzureKeyvaultSource(options, CONTEXT)
@@ -109,7 +109,7 @@ def test_an_instance_without_an_identity_is_denied_with_a_hint(metadata: Metadat
 
 @pytest.mark.parametrize("on", [DynamodbBench], indirect=True)
 def test_dynamodb_keeps_its_types(on: DynamodbBench) -> None:
-    """Numbers, truth, lists and maps are what they were; a value of a map cannot clash with text."""
+    """Numbers, booleans, lists and maps keep their types, and a missing attribute is an error."""
     value = {"M": {"n": {"N": "7"}, "f": {"N": "1.5"}, "t": {"BOOL": True}, "l": {"L": [{"S": "a"}, {"NULL": True}]}}}
     on.client.put_item(TableName="site", Item={"layer": {"S": "common"}, "key": {"S": "a/b"}, "value": value})
     tree = on.open().fetch(["common"]).layers[0].tree
@@ -133,7 +133,7 @@ def test_ssm_reads_all_pages_and_string_lists(on: SsmBench) -> None:
 def test_the_role_of_the_instance_is_asked_through_the_guarded_client(
     on: SsmBench, metadata: MetadataTokens, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """With no other credentials the metadata service's are used, whatever proxy the environment names."""
+    """Without other credentials those of the metadata service are used, and no proxy of the environment."""
     on.put("common", "a", "1")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
@@ -150,7 +150,7 @@ def test_the_role_of_the_instance_is_asked_through_the_guarded_client(
 
 @pytest.mark.parametrize("on", [S3Bench], indirect=True)
 def test_s3_reads_an_object_again_only_when_it_changed(on: S3Bench) -> None:
-    """A known ETag is a condition; the answer 304 gives the layer that is known."""
+    """The last ETag is a condition, and the answer 304 gives the cached layer."""
     on.put("common", "a", "1")
     source = on.open()
     first = source.fetch(["common"])
@@ -161,7 +161,7 @@ def test_s3_reads_an_object_again_only_when_it_changed(on: S3Bench) -> None:
 
 @pytest.mark.parametrize("on", [AppConfigBench], indirect=True)
 def test_appconfig_asks_with_the_token_of_the_answer_before(on: AppConfigBench) -> None:
-    """One session for many polls; an empty answer is the layer that is known, not an empty one."""
+    """One session serves many polls, and an empty answer is the cached layer, not an empty one."""
     on.put("web", "a", "1")
     source = on.open()
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""What only Consul has: services by health, one moment for all layers, indexes that go backwards, ACLs."""
+"""Properties of Consul alone: services by health, one moment for all layers, indexes that go backwards, ACLs."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def test_only_passing_instances_are_services_and_their_change_is_seen(consul: Co
         }
     }
     threading.Timer(0.3, consul.request, ("PUT", "/v1/agent/check/pass/service:db2")).start()
-    begun = time.monotonic()
+    started = time.monotonic()
     assert source.watch(seen, 10)
-    assert time.monotonic() - begun < 1.5
+    assert time.monotonic() - started < 1.5
     tree = source.fetch(["common"]).layers[-1].tree
     assert tree is not None
     assert [one["address"] for one in tree["services"]["db"]] == ["10.0.0.1", "10.0.0.2"]
@@ -64,7 +64,7 @@ def test_only_passing_instances_are_services_and_their_change_is_seen(consul: Co
 
 
 def test_a_key_changed_between_two_layers_is_in_both_or_in_none(consul: Consul) -> None:
-    """All layers are of one moment: a pair that is always written together is never seen apart."""
+    """All layers are of one moment: a pair that is always written together is never read apart."""
     pair = [{"KV": {"Verb": "set", "Key": f"site/{layer}/n", "Value": "MA=="}} for layer in ("a", "b")]
     consul.request("PUT", "/v1/txn", json.dumps(pair).encode())
     stop = threading.Event()
@@ -92,16 +92,16 @@ def test_a_key_changed_between_two_layers_is_in_both_or_in_none(consul: Consul) 
     source.close()
 
 
-def test_a_folder_of_the_web_interface_is_no_key(consul: Consul) -> None:
-    """What Consul's own interface writes for an empty folder gives an empty layer."""
+def test_a_folder_of_the_web_interface_is_not_a_key(consul: Consul) -> None:
+    """An empty folder, as Consul's own interface writes it, is an empty layer."""
     consul.put("site/common/", "")
     source = open_consul(consul.url)
     assert source.fetch(["common", "none"]).layers[0].tree == {}
     source.close()
 
 
-def test_values_that_are_no_text_are_an_error_that_names_the_key(consul: Consul) -> None:
-    """Bytes belong into base64."""
+def test_values_that_are_not_text_are_an_error_that_names_the_key(consul: Consul) -> None:
+    """Bytes must be stored in base64."""
     consul.put("site/common/key", b"\xff\xfe\x00")
     source = open_consul(consul.url)
     with pytest.raises(SourceInvalid, match="site/common/key"):
@@ -127,7 +127,7 @@ def test_ten_thousand_keys_are_two_requests(consul: Consul) -> None:
 
 @pytest.mark.parametrize(("index", "wakes"), [("3", True), ("0", True), ("9", False)])
 def test_an_index_that_goes_backwards_is_a_change_and_a_broken_one_no_storm(index: str, wakes: bool) -> None:
-    """A restored Consul has a lower index: look again. One that does not block is asked a few times, not thousands."""
+    """A restored Consul has a lower index, which is a change. A server that does not block gets few requests."""
     with scripted() as server:
         server.plays = [server.answering(answer(b"[]", "200 OK", f"X-Consul-Index: {index}"))]
         source = open_consul(server.url)
@@ -140,7 +140,7 @@ def test_an_index_that_goes_backwards_is_a_change_and_a_broken_one_no_storm(inde
 
 
 def test_an_answer_without_an_index_is_not_consul() -> None:
-    """A web server on the port is an error that says so."""
+    """A web server on the port is an error that names the missing header."""
     with scripted() as server:
         server.plays = [server.answering(answer(b"[]"))]
         source = open_consul(server.url)

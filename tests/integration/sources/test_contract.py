@@ -1,4 +1,4 @@
-"""The source contract, held by every backend against a store of its own kind."""
+"""The source contract, held by every backend against its own kind of store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from agent.errors import SourceDenied, SourceInvalid, SourceUnreachable
 from agent.model import Snapshot
 from agent.settings import plugins
-from agent.sources import BACKENDS, Source, Watching
+from agent.sources import BACKENDS, Source, Watchable
 from tests.integration.sources.benches import AwsBench, Bench
 from tests.servers.faulty import Faulty
 
@@ -40,7 +40,7 @@ def fill(bench: Bench) -> None:
 
 
 def test_layers_come_in_order_with_tables_and_the_absent_is_none(bench: Bench) -> None:
-    """Every layer that was asked for is in the answer, in order; what the store does not have is None and no error."""
+    """Every requested layer is in the answer, in order; a layer that the store does not have is None and no error."""
     fill(bench)
     layers = bench.open().fetch(LAYERS).layers
     assert [layer.name for layer in layers] == list(LAYERS)
@@ -49,23 +49,23 @@ def test_layers_come_in_order_with_tables_and_the_absent_is_none(bench: Bench) -
 
 
 def test_a_layer_inside_another_keeps_its_keys_to_itself(bench: Bench) -> None:
-    """env/dev does not hold the keys of env/dev/web as a table of its own."""
+    """env/dev does not have the keys of env/dev/web as a table."""
     fill(bench)
     layers = bench.open().fetch(LAYERS).layers
     assert layers[1].tree == {"name": "dev"}
     assert layers[2].tree == {"name": "web"}
 
 
-def test_odd_values_arrive_as_they_are(bench: Bench) -> None:
-    """Quotes, line ends inside, spaces, other scripts and what looks like a number arrive byte for byte."""
+def test_odd_values_arrive_unchanged(bench: Bench) -> None:
+    """Quotes, line ends, spaces, other scripts and digits arrive byte for byte."""
     for key, value in ODD_VALUES.items():
         bench.put("common", key, value)
     assert bench.open().fetch(["common"]).layers[0].tree == ODD_VALUES
 
 
 @needs(lambda kind: bool(kind.odd_keys))
-def test_odd_keys_arrive_as_they_are(bench: Bench) -> None:
-    """Whatever the store allows in a key is a key, and no pattern, path or query."""
+def test_odd_keys_arrive_unchanged(bench: Bench) -> None:
+    """All characters that the store allows belong to the key, and are not a pattern, path or query."""
     for key in bench.odd_keys:
         bench.put("common", key, f"of {key}")
     tree = bench.open().fetch(["common"]).layers[0].tree
@@ -75,7 +75,7 @@ def test_odd_keys_arrive_as_they_are(bench: Bench) -> None:
 
 @needs(lambda kind: kind.flat)
 def test_a_key_that_is_a_value_and_a_prefix_is_an_error_that_names_it(bench: Bench) -> None:
-    """Which of the two the operator meant is not guessed."""
+    """The backend does not guess which of the two is meant."""
     bench.put("common", "db", "text")
     bench.put("common", "db/host", "x")
     with pytest.raises(SourceInvalid, match=r"(?i)db"):
@@ -97,7 +97,7 @@ def test_the_revision_follows_the_content(bench: Bench) -> None:
 
 
 def test_a_layer_whose_last_key_went_is_empty_or_absent(bench: Bench) -> None:
-    """The source says what the store says; whether that is believed is decided elsewhere."""
+    """The source returns the store's answer; whether it is accepted is decided elsewhere."""
     bench.put("common", "name", "x")
     source = bench.open()
     assert source.fetch(["common"]).layers[0].tree == {"name": "x"}
@@ -120,17 +120,17 @@ def test_a_denied_source_reads_its_credential_again(bench: Bench) -> None:
 
 @needs(lambda kind: kind.watched)
 def test_a_change_is_seen_in_under_a_second(bench: Bench) -> None:
-    """The watch tells of a changed key, of a key in a layer that was absent, and of a deletion."""
+    """The watch reports a changed key, a key in a layer that was absent, and a deletion."""
     fill(bench)
     source = bench.open()
-    assert isinstance(source, Watching)
+    assert isinstance(source, Watchable)
     for change in (
         lambda: bench.put("common", "name", "changed"),
         lambda: bench.put("instance/none", "deep/key", "new"),
         lambda: bench.drop("instance/none", "deep/key"),
     ):
         seen = source.fetch(LAYERS)
-        source.watch(seen, 0.05)  # a first call may answer at once, because it cannot know yet
+        source.watch(seen, 0.05)  # a first call may return at once, because it cannot compare yet
         done: list[float] = []
 
         def act(change: Callable[[], None] = change, done: list[float] = done) -> None:
@@ -148,37 +148,37 @@ def test_a_change_is_seen_in_under_a_second(bench: Bench) -> None:
 
 @needs(lambda kind: kind.watched)
 def test_a_change_before_the_watch_is_not_lost(bench: Bench) -> None:
-    """What changed between fetch and watch makes the watch return at once."""
+    """After a change between fetch and watch, the watch returns at once."""
     fill(bench)
     source = bench.open()
-    assert isinstance(source, Watching)
+    assert isinstance(source, Watchable)
     seen = source.fetch(LAYERS)
     bench.put("env/dev/web", "name", "changed")
-    begun = time.monotonic()
+    started = time.monotonic()
     assert source.watch(seen, 10)
-    assert time.monotonic() - begun < 1.0
+    assert time.monotonic() - started < 1.0
 
 
 @needs(lambda kind: kind.watched)
 def test_a_quiet_watch_ends_at_its_time_out(bench: Bench) -> None:
-    """Nothing happened: False, not much later than asked, and without spinning on the store."""
+    """Without a change the watch returns False, not much later than asked, and without a loop of requests."""
     fill(bench)
     source = bench.open()
-    assert isinstance(source, Watching)
+    assert isinstance(source, Watchable)
     seen = source.fetch(LAYERS)
     while source.watch(seen, 0.05):
         seen = source.fetch(LAYERS)
-    begun = time.monotonic()
+    started = time.monotonic()
     assert not source.watch(seen, 1.0)
-    assert 0.8 < time.monotonic() - begun < 2.0
+    assert 0.8 < time.monotonic() - started < 2.0
 
 
 @needs(lambda kind: kind.watched and kind.precise)
 def test_a_change_of_something_else_does_not_wake_the_watch(bench: Bench) -> None:
-    """Another environment's keys are not this instance's business."""
+    """A change in another environment's keys does not wake the watch."""
     fill(bench)
     source = bench.open()
-    assert isinstance(source, Watching)
+    assert isinstance(source, Watchable)
     seen = source.fetch(LAYERS)
     while source.watch(seen, 0.2):
         seen = source.fetch(LAYERS)
@@ -191,28 +191,28 @@ def test_close_ends_a_watch_in_another_thread(bench: Bench) -> None:
     """A stop of the daemon does not wait for a watch."""
     fill(bench)
     source = bench.open()
-    assert isinstance(source, Watching)
+    assert isinstance(source, Watchable)
     seen = source.fetch(LAYERS)
     while source.watch(seen, 0.2):
         seen = source.fetch(LAYERS)
     threading.Timer(0.3, source.close).start()
-    begun = time.monotonic()
+    started = time.monotonic()
     assert not source.watch(seen, 30)
-    assert time.monotonic() - begun < 3.0
+    assert time.monotonic() - started < 3.0
 
 
 @needs(lambda kind: kind.stop is not Bench.stop)
-def test_a_store_that_is_away_is_unreachable_and_used_again_when_it_is_back(bench: Bench) -> None:
-    """The server's end is an error within the time-out; after its restart the same object works."""
+def test_an_unavailable_store_is_unreachable_and_used_again_when_it_is_back(bench: Bench) -> None:
+    """After the server has ended a fetch fails within the time-out; after its restart the same object works."""
     fill(bench)
     bench.context_seconds = 3.0
     source = bench.open()
-    before = source.fetch(LAYERS)
+    before = patient_fetch(source)
     bench.stop()
-    begun = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(SourceUnreachable):
         source.fetch(LAYERS)
-    assert time.monotonic() - begun < 4.0
+    assert time.monotonic() - started < 4.0
     bench.start()
     if not bench.keeps:
         fill(bench)
@@ -221,8 +221,8 @@ def test_a_store_that_is_away_is_unreachable_and_used_again_when_it_is_back(benc
     assert [layer.tree for layer in after.layers] == [layer.tree for layer in before.layers]
 
 
-def patient_fetch(source: Source, seconds: float = 15.0) -> Snapshot:
-    """A fetch that a server which has just started may refuse for a moment."""
+def patient_fetch(source: Source[object], seconds: float = 30.0) -> Snapshot:
+    """Fetch from a server that has just started and may refuse for a moment."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -234,25 +234,25 @@ def patient_fetch(source: Source, seconds: float = 15.0) -> Snapshot:
 
 @needs(lambda kind: kind.stop is not Bench.stop)
 def test_one_connection_serves_fetches_and_the_watch(bench: Bench) -> None:
-    """Five thousand instances are five thousand connections, and not one for each key, layer or poll."""
+    """Five thousand instances are five thousand connections, and not a connection for each key, layer or poll."""
     fill(bench)
     assert bench.port is not None
     with Faulty(bench.port) as proxy:
         source = bench.open(proxy.port)
         for _ in range(3):
             seen = source.fetch(LAYERS)
-        if isinstance(source, Watching):
+        if isinstance(source, Watchable):
             source.watch(seen, 0.1)
             source.watch(seen, 0.3)
-        # A Redis connection that subscribes can do nothing else; moto ends every connection after its answer, so that
-        # the one before may still be on its way out.
+        # A Redis connection that subscribes can do nothing else. moto ends every connection after its answer, and the
+        # previous one may not be closed yet.
         assert proxy.peak <= (2 if bench.backend == "redis" or isinstance(bench, AwsBench) else 1)
         source.close()
 
 
 @pytest.mark.parametrize("backend", sorted(BACKENDS))
 def test_a_backend_is_its_options_and_at_most_three_methods(backend: str) -> None:
-    """fetch, close, perhaps watch; and frozen options of its own, every one documented."""
+    """The methods are fetch, close, and perhaps watch; the options are frozen, and each is documented."""
     kind = plugins.load(BACKENDS, backend, "backend")
     public = {name for name, _ in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")}
     assert {"fetch", "close"} <= public <= {"fetch", "close", "watch"}

@@ -57,7 +57,7 @@ def test_srv_and_address_records_are_services_in_a_stable_order(server: Dnsmasq)
 
 
 def test_no_such_name_is_absent_and_no_such_record_is_an_empty_list(server: Dnsmasq) -> None:
-    """The last server of a service that goes away leaves a list without servers, and not yesterday's."""
+    """When the last server of a service is removed, the list is empty, and not the previous one."""
     layers = source(server, none="_none._tcp", other="_other._tcp").fetch(["dev.test", "prod.test"]).layers
     assert layers[0].tree == {"services": {"none": []}}
     assert layers[1].tree is None
@@ -80,15 +80,15 @@ def test_an_answer_too_long_for_a_datagram_is_whole(server: Dnsmasq) -> None:
     assert len({one["address"] for one in found["services"]["big"]}) == 200
 
 
-def test_a_server_that_is_away_or_hangs_is_unreachable_and_used_again(server: Dnsmasq) -> None:
-    """No answer is not an empty answer, and is told within the time-out."""
+def test_a_server_that_ended_or_hangs_is_unreachable_and_used_again(server: Dnsmasq) -> None:
+    """A missing answer is not an empty answer; it is an error within the time-out."""
     asked = source(server, 1.5, db="db:5432")
     before = asked.fetch(["dev.test"])
     for fault, repair in ((server.stop, server.start), (server.pause, server.resume)):
         fault()
-        begun = time.monotonic()
+        started = time.monotonic()
         with pytest.raises(SourceUnreachable):
             asked.fetch(["dev.test"])
-        assert time.monotonic() - begun < 2.5
+        assert time.monotonic() - started < 2.5
         repair()
         assert asked.fetch(["dev.test"]) == before

@@ -1,4 +1,4 @@
-"""`parbake explain` across layers and sources, and the two places of a clash, as an operator meets them."""
+"""`parbake explain` across layers and sources, and the two origins of a clash, as an operator sees them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def web(image: Image) -> Image:
     return image
 
 
-def said(image: Image, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+def run(image: Image, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
     code = main(["--root", str(image.root), *words])
     out, err = capsys.readouterr()
     assert CANARY not in out + err
@@ -54,12 +54,12 @@ def said(image: Image, capsys: pytest.CaptureFixture[str], *words: str) -> tuple
 
 
 def explained(image: Image, capsys: pytest.CaptureFixture[str], key: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(said(image, capsys, "explain", key, "--json")[1])
+    found: dict[str, Any] = json.loads(run(image, capsys, "explain", key, "--json")[1])
     return found
 
 
 def test_three_layers_and_two_sources(web: Image, capsys: pytest.CaptureFixture[str]) -> None:
-    """Issue 4: where a value is from and everything that it overrode, each with its revision; a secret's way without it."""
+    """The origin of a value and of everything that it overrode, each with its revision; a secret's without its value."""
     found = explained(web, capsys, "name")
     chain = [(found["source"], found["layer"]), *((one["source"], one["layer"]) for one in found["overrode"])]
     assert chain == [("team", "all"), ("site", "instance"), ("site", "env/dev"), ("site", "common")]
@@ -67,7 +67,7 @@ def test_three_layers_and_two_sources(web: Image, capsys: pytest.CaptureFixture[
     assert all(one["revision"] for one in found["overrode"])
     found = explained(web, capsys, "db.password")
     assert (found["value"], found["layer"], [one["layer"] for one in found["overrode"]]) == ("********", "env/dev", ["common"])
-    _, out, _ = said(web, capsys, "explain", "db")
+    _, out, _ = run(web, capsys, "explain", "db")
     assert "db.password = ********" in out
     assert "from source site, layer env/dev" in out
     assert "over source site, layer common" in out
@@ -82,29 +82,29 @@ def test_three_layers_and_two_sources(web: Image, capsys: pytest.CaptureFixture[
         ("something.else", "no layer has something.else, and it is not declared"),
     ],
 )
-def test_what_is_not_there(web: Image, capsys: pytest.CaptureFixture[str], key: str, words: str) -> None:
-    """Why not, and where it was looked for."""
-    code, out, err = said(web, capsys, "explain", key)
+def test_a_key_without_a_value(web: Image, capsys: pytest.CaptureFixture[str], key: str, words: str) -> None:
+    """The message has the reason and the layers that were searched."""
+    code, out, err = run(web, capsys, "explain", key)
     assert (code, out) == (64, "")
     assert words in err
     assert "searched: site: common, env/dev, instance; team: all" in err
 
 
-def test_a_last_good_value_says_that_it_is_one(web: Image, capsys: pytest.CaptureFixture[str]) -> None:
-    """The answer is not passed off as what the source holds now."""
+def test_a_last_good_value_is_marked_as_stale(web: Image, capsys: pytest.CaptureFixture[str]) -> None:
+    """The answer says that it is not the source's current content."""
     web.settings(SETTINGS + '[state]\ncache = "plain"\n', site=False)
-    assert said(web, capsys, "once")[0] == 0
+    assert run(web, capsys, "once")[0] == 0
     assert explained(web, capsys, "name")["stale"] is None
     web.write("/team/all.toml", "name = ")
     found = explained(web, capsys, "name")
-    assert (found["value"], "no valid TOML" in found["stale"]) == ("four", True)
+    assert (found["value"], "is not valid TOML" in found["stale"]) == ("four", True)
 
 
 def test_a_table_here_and_a_value_there(web: Image, capsys: pytest.CaptureFixture[str]) -> None:
-    """Issue 4: it is an error that names both places, for every command, and nothing is written."""
+    """It is an error that names both origins, for every command, and nothing is written."""
     web.write("/team/all.toml", 'db = "postgres://"\n')
     for command in (("explain", "name"), ("plan",), ("once",)):
-        code, _, err = said(web, capsys, *command)
+        code, _, err = run(web, capsys, *command)
         assert code == 65
         assert "db: a table in source site, layer common; a value in source team, layer all" in err
     assert not web.path("/etc/app.conf").exists()

@@ -1,4 +1,4 @@
-"""A network that misbehaves, before every backend: the right error within its time-out, and back to work by itself."""
+"""A faulty network before every backend: the right error within the time-out, and recovery without a restart."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from agent.errors import SourceError, SourceInvalid, SourceUnreachable
 from agent.model import Snapshot
-from agent.sources import Source, Watching
+from agent.sources import Source, Watchable
 from tests.integration.sources.benches import Bench
 from tests.servers.faulty import Certificates, Faulty
 
@@ -31,7 +31,7 @@ def fill(bench: Bench) -> None:
     bench.put("env/dev", "name", "dev")
 
 
-def fetch_again(source: Source, seconds: float = 12.0) -> Snapshot:
+def fetch_again(source: Source[object], seconds: float = 12.0) -> Snapshot:
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -44,7 +44,7 @@ def fetch_again(source: Source, seconds: float = 12.0) -> Snapshot:
 @over_network
 @pytest.mark.parametrize("fault", ["refuse", "reset", "hang", "drip"])
 def test_a_fault_is_an_error_in_time_and_passes_with_its_cause(bench: Bench, fault: str) -> None:
-    """No half of a config, no hang, no secret in the message; and the same object works when the fault is gone."""
+    """No partial config, no hang, no secret in the message; and the same object works when the fault is over."""
     fill(bench)
     bench.context_seconds = SECONDS
     assert bench.port is not None
@@ -52,10 +52,10 @@ def test_a_fault_is_an_error_in_time_and_passes_with_its_cause(bench: Bench, fau
         source = bench.open(proxy.port)
         good = fetch_again(source)
         proxy.mode = fault
-        begun = time.monotonic()
+        started = time.monotonic()
         with pytest.raises(SourceUnreachable) as caught:
             source.fetch(LAYERS)
-        assert time.monotonic() - begun < SECONDS + 1.0
+        assert time.monotonic() - started < SECONDS + 1.0
         assert "s3cret" not in str(caught.value) + str(caught.value.hint)
         proxy.mode = "pass"
         assert fetch_again(source) == good
@@ -80,7 +80,7 @@ def test_a_fault_at_the_first_fetch_is_survived_too(bench: Bench) -> None:
 
 @needs(lambda kind: kind.http)
 def test_errors_of_the_server_are_tried_again_and_then_told(bench: Bench) -> None:
-    """500 from a load balancer is unavailable, not an empty config."""
+    """500 from a load balancer makes the source unavailable, and its config not empty."""
     fill(bench)
     bench.context_seconds = SECONDS
     assert bench.port is not None
@@ -98,7 +98,7 @@ def test_errors_of_the_server_are_tried_again_and_then_told(bench: Bench) -> Non
 @needs(lambda kind: kind.tls)
 @pytest.mark.parametrize("wrong", ["expired", "elsewhere", "stranger"])
 def test_a_certificate_that_does_not_fit_is_no_server(bench: Bench, certificates: Certificates, wrong: str) -> None:
-    """Expired, of another name, of another CA: nothing is sent to it; the right certificate works with the same object."""
+    """Expired, of another name, of another CA: nothing is sent; the right certificate works with the same object."""
     fill(bench)
     bench.context_seconds = SECONDS
     assert bench.port is not None
@@ -113,12 +113,12 @@ def test_a_certificate_that_does_not_fit_is_no_server(bench: Bench, certificates
 
 @needs(lambda kind: kind.tls)
 def test_tls_can_expect_another_name_or_nothing(bench: Bench, certificates: Certificates) -> None:
-    """server_name names what the certificate must say; insecure takes any, as it warns."""
+    """`server_name` is the name that the certificate must have; `insecure` accepts any certificate."""
     fill(bench)
     assert bench.port is not None
     with Faulty(bench.port, certificates.elsewhere) as proxy:
         more: dict[str, object] = {}
-        if "server_name" in type(bench.open(proxy.port)).options_class.__dataclass_fields__:
+        if "server_name" in dir(bench.open(proxy.port).options_class):
             more = {"ca_file": str(certificates.ca), "server_name": "elsewhere.example"}
             assert bench.open(proxy.port, "https", **more).fetch(LAYERS).layers[1].tree == {"name": "dev"}
             more = {"ca_file": str(certificates.ca), "server_name": "nowhere.example"}
@@ -129,21 +129,23 @@ def test_tls_can_expect_another_name_or_nothing(bench: Bench, certificates: Cert
 
 @needs(lambda kind: kind.watched and kind.stop is not Bench.stop)
 def test_a_watch_that_is_cut_off_tells_and_works_again(bench: Bench) -> None:
-    """A reset ends the watch with an error, or with a claim to look; after that, changes are seen as before."""
+    """A reset ends the watch with an error, or with an alarm; after that, changes are seen as before."""
     fill(bench)
     bench.context_seconds = 5.0
     assert bench.port is not None
     with Faulty(bench.port) as proxy:
         source = bench.open(proxy.port)
-        assert isinstance(source, Watching)
+        assert isinstance(source, Watchable)
         seen = source.fetch(LAYERS)
         while source.watch(seen, 0.2):
             seen = source.fetch(LAYERS)
-        threading.Timer(0.3, proxy.cut).start()
-        begun = time.monotonic()
+        cutter = threading.Timer(0.3, proxy.cut)
+        cutter.start()
+        started = time.monotonic()
         with contextlib.suppress(SourceUnreachable):
             source.watch(seen, 20)
-        assert time.monotonic() - begun < 5.0
+        assert time.monotonic() - started < 5.0
+        cutter.join()  # a watch may end early, and a later cut would hit what follows
         seen = fetch_again(source)
         bench.put("common", "name", "after")
         deadline = time.monotonic() + 10
@@ -153,20 +155,22 @@ def test_a_watch_that_is_cut_off_tells_and_works_again(bench: Bench) -> None:
         source.close()
 
 
-def watch_until_changed(bench: Bench, source: Source) -> None:
-    assert isinstance(source, Watching)
+def watch_until_changed(bench: Bench, source: Source[object]) -> None:
+    assert isinstance(source, Watchable)
     seen = fetch_again(source)
     while source.watch(seen, 0.3):
         seen = fetch_again(source)
-    threading.Timer(0.3, bench.put, ("common", "name", "last")).start()
-    begun = time.monotonic()
+    changer = threading.Timer(0.3, bench.put, ("common", "name", "last"))
+    changer.start()
+    started = time.monotonic()
     assert source.watch(seen, 10)
-    assert time.monotonic() - begun < 2.0
+    assert time.monotonic() - started < 2.0
+    changer.join()
 
 
 @over_network
 def test_something_else_on_the_port_is_no_store(bench: Bench) -> None:
-    """Whatever answers with rubbish is an error of the source's family, and never an empty config."""
+    """A server that is not the store is an error of the source, and never an empty config."""
     from tests.servers.scripted import answer, scripted
 
     bench.context_seconds = SECONDS

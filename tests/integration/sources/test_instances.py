@@ -21,8 +21,8 @@ def fleet(tmp_path: Path, certificates: Certificates) -> Iterator[Fleet]:
 
 
 def test_every_fault_keeps_the_last_good_and_passes_by_itself(fleet: Fleet) -> None:
-    """Issue 4: whatever the network does, each backend says stale with the reason, leaves the target alone, and has the
-    value that was changed meanwhile as soon as the fault is over, without a restart. So it does when it was started again."""
+    """During each fault of the network every backend is stale with the reason and leaves the target alone. After the fault
+    it has the value that was changed meanwhile, without a restart; and so it does after a start during the fault."""
     over_http = [one for one in fleet.instances if one.bench.http or one.bench.udp]
     for number, fault in enumerate(("refuse", "reset", "hang", "drip", "500"), 2):
         hit = over_http if fault == "500" else fleet.instances
@@ -38,7 +38,7 @@ def test_every_fault_keeps_the_last_good_and_passes_by_itself(fleet: Fleet) -> N
 
 
 def certificates_that_do_not_fit(fleet: Fleet, value: str) -> None:
-    """Expired, of another name, of another CA, one after the other: nothing of what such a server says is believed."""
+    """Expired, of another name, of another CA, one after the other: no answer of such a server is accepted."""
     hit = [one for one in fleet.instances if isinstance(one.proxy, Faulty) and one.proxy.certificate]
     before = targets(fleet)
     for wrong in ("expired", "elsewhere", "stranger", "good"):
@@ -54,7 +54,7 @@ def certificates_that_do_not_fit(fleet: Fleet, value: str) -> None:
 
 
 def stores_that_restart(fleet: Fleet, value: str) -> None:
-    """The server ends, and comes back; where it has forgotten everything, it is filled again."""
+    """The server ends and starts again; a store that keeps nothing is filled again."""
     before = targets(fleet)
     for one in fleet.instances:
         one.bench.stop()
@@ -66,7 +66,7 @@ def stores_that_restart(fleet: Fleet, value: str) -> None:
 
 
 def start_without_the_store(fleet: Fleet, value: str) -> None:
-    """Stopped and started with the store away, each comes up on the last good, says stale, and recovers by itself."""
+    """Stopped and started without the store, each instance uses the last good, is stale, and recovers by itself."""
     before = targets(fleet)
     fleet.set("refuse", fleet.instances)
     assert {one.bench.backend: one.stop() for one in fleet.instances} == dict.fromkeys(before, 0)

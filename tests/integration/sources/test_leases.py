@@ -30,8 +30,8 @@ def until(check: Callable[[], bool], seconds: float) -> None:
 
 
 def test_a_lease_is_renewed_and_replaced_before_it_ends(image: Image) -> None:
-    """Issue 4: the daemon renews the lease while that is granted, and near its greatest age renders a new user while the old
-    one is still good, without a poll and without a restart; the password is in its target alone."""
+    """The daemon renews the lease while that is granted. Near its maximum age the daemon renders a new user while the old one
+    is still valid, without a poll and without a restart. The password is in its target alone."""
     bench = VaultBench(image.root / "bench")
     with bench.held:
         bench.begin()

@@ -1,4 +1,4 @@
-"""A source that lies is not believed: `parbake once` on what real stores hold, and on what answers in their place."""
+"""Implausible and invalid answers are not accepted: `parbake once` on real stores, and on servers in their place."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ CANARY = "c4nary"
 KINDS = (FileBench, HttpBench, ConsulBench, EtcdBench, RedisBench)
 
 
-class Lied:
-    """An image that has converged on a bench's store, and `once` on it again."""
+class Converged:
+    """An image that has converged on a bench's store, for further runs of `once`."""
 
     def __init__(self, bench: Bench, image: Image, capsys: pytest.CaptureFixture[str]) -> None:
         self.bench, self.image, self._capsys = bench, image, capsys
@@ -48,20 +48,20 @@ class Lied:
         self.image.settings(source_table(self.bench, self.image, port, "http", more) + CONTRACT, site=False)
 
     def once(self) -> tuple[int, str]:
-        """The exit code, and what was said."""
+        """Run `once`, and return its exit code and output."""
         code = main(["--root", str(self.image.root), "once"])
         out, err = self._capsys.readouterr()
         return code, out + err
 
     def refused(self, code: int, *words: str) -> None:
-        """`once` ends with `code`, says each of `words` and no value, and leaves the target as it is."""
+        """Hold that `once` ends with `code`, prints each of `words` and no value, and leaves the target unchanged."""
         target = self.image.path("/etc/app.conf")
         before = (target.stat().st_ino, target.read_bytes())
-        found, said = self.once()
-        assert found == code, said
+        actual, output = self.once()
+        assert actual == code, output
         assert (target.stat().st_ino, target.read_bytes()) == before
-        assert [word for word in words if word not in said] == []
-        assert CANARY not in said
+        assert [word for word in words if word not in output] == []
+        assert CANARY not in output
         status = self.image.status()
         assert status["state"] == ("stale" if code == 75 else "failed")
         if code == 75:
@@ -69,7 +69,7 @@ class Lied:
             assert status["sources"][0]["error"]
 
     def drop(self, layer: str, key: str) -> None:
-        """One key, where `Bench.drop` of documents takes the layer."""
+        """Remove one key. `Bench.drop` of a document removes the whole layer."""
         if isinstance(self.bench, Documents):
             del self.bench.trees[layer][key]
             self.bench.write(layer, json.dumps(self.bench.trees[layer]))
@@ -78,58 +78,58 @@ class Lied:
 
 
 @pytest.fixture
-def lied(request: pytest.FixtureRequest, image: Image, capsys: pytest.CaptureFixture[str]) -> Iterator[Lied]:
+def converged(request: pytest.FixtureRequest, image: Image, capsys: pytest.CaptureFixture[str]) -> Iterator[Converged]:
     kind: type[Bench] = request.param
     if reason := kind.missing():
         pytest.skip(reason)
     bench = kind(image.root / "bench")
     with bench.held:
         bench.begin()
-        yield Lied(bench, image, capsys)
+        yield Converged(bench, image, capsys)
 
 
 def over(*kinds: type[Bench]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("lied", kinds, indirect=True, ids=[kind.backend for kind in kinds])
+    return pytest.mark.parametrize("converged", kinds, indirect=True, ids=[kind.backend for kind in kinds])
 
 
 @over(*KINDS)
-def test_what_went_is_believed_only_where_that_is_allowed(lied: Lied) -> None:
-    """A layer without the keys it had, and a store without any: stale, with the layer's name. allow_empty believes it; and a
-    required key that went stops everything, whatever is allowed."""
-    bench = lied.bench
+def test_removed_keys_are_accepted_only_if_that_is_allowed(converged: Converged) -> None:
+    """A layer that lost its keys, and a store that lost all: stale, with the layer's name. `allow_empty` accepts it, and a
+    missing required key stops the convergence all the same."""
+    bench = converged.bench
     bench.drop("env/dev", "name")
-    lied.refused(75, "env/dev had keys and has none now", "allow_empty = true")
-    lied.drop("common", "port")
-    lied.drop("common", "name")
-    lied.refused(75, "common")
+    converged.refused(75, "env/dev had keys and has none now", "allow_empty = true")
+    converged.drop("common", "port")
+    converged.drop("common", "name")
+    converged.refused(75, "common")
     bench.put("common", "name", "two")
-    lied.settings(bench.port or 0, "allow_empty = true\n")
-    lied.refused(65, "port: required, and in no layer")
+    converged.settings(bench.port or 0, "allow_empty = true\n")
+    converged.refused(65, "port: required, and in no layer")
     bench.put("common", "port", "80")
-    assert lied.once()[0] == 0
-    assert lied.image.read("/etc/app.conf") == "two:80\n"
+    assert converged.once()[0] == 0
+    assert converged.image.read("/etc/app.conf") == "two:80\n"
 
 
 @over(*KINDS)
-def test_values_that_cannot_be_are_named_and_not_shown(lied: Lied) -> None:
-    """A wrong type stops everything with nothing written; bytes that are no text, and half a document, keep the last good."""
-    lied.bench.put("common", "port", CANARY)
-    lied.refused(65, "port: found a string, expected an integer", "source store, layer common")
-    lied.bench.put("common", "port", "80")
-    for key in lied.bench.odd_keys:
-        lied.bench.put("common", key, CANARY)
-    assert lied.once()[0] == 0
-    for content in spoilt(lied.bench):
+def test_invalid_values_are_named_and_not_shown(converged: Converged) -> None:
+    """A wrong type stops the convergence before anything is written; invalid UTF-8, and half a document, keep the last good."""
+    converged.bench.put("common", "port", CANARY)
+    converged.refused(65, "port: found a string, expected an integer", "source store, layer common")
+    converged.bench.put("common", "port", "80")
+    for key in converged.bench.odd_keys:
+        converged.bench.put("common", key, CANARY)
+    assert converged.once()[0] == 0
+    for content in spoilt(converged.bench):
         content()
-        lied.refused(75, "UTF-8" if content.__name__ == "latin" else "JSON")
-    if lied.bench.flat:
-        lied.bench.put("env/dev", "name", "dev")
-        lied.bench.put("env/dev", "name/first", CANARY)
-        lied.refused(75, "name", "is a value and has keys below it")
+        converged.refused(75, "UTF-8" if content.__name__ == "latin" else "JSON")
+    if converged.bench.flat:
+        converged.bench.put("env/dev", "name", "dev")
+        converged.bench.put("env/dev", "name/first", CANARY)
+        converged.refused(75, "name", "is a value and has keys below it")
 
 
 def spoilt(bench: Bench) -> list[Callable[[], object]]:
-    """How to put a value that is not UTF-8, and a document that breaks off, past a bench's own writing."""
+    """Return functions that write an invalid UTF-8 value and half a document, which the bench itself does not write."""
     text = f"{CANARY}-ä".encode("latin-1")
 
     def latin() -> object:
@@ -150,8 +150,8 @@ def spoilt(bench: Bench) -> list[Callable[[], object]]:
 
 
 @over(HttpBench, ConsulBench, EtcdBench, RedisBench)
-def test_what_answers_in_the_store_s_place_is_not_believed(lied: Lied) -> None:
-    """A captive portal's page, however it calls itself; an empty answer; one that breaks off in its body or its headers."""
+def test_an_answer_of_another_server_is_not_accepted(converged: Converged) -> None:
+    """A captive portal's page under two types, an empty answer, and answers that break off in the body or the headers."""
     page = b"<html><body>Please log in</body></html>"
     index = "X-Consul-Index: 7"
     cases = [
@@ -163,11 +163,11 @@ def test_what_answers_in_the_store_s_place_is_not_believed(lied: Lied) -> None:
     ]
     for number, case in enumerate(cases):
         with scripted(functools.partial(once_and_gone, case)) as server:
-            lied.settings(server.port, 'timeout = "5s"\n')
-            if number == 2 and isinstance(lied.bench, HttpBench):
-                lied.refused(75, "had keys and has none now")  # an empty document is one without keys
+            converged.settings(server.port, 'timeout = "5s"\n')
+            if number == 2 and isinstance(converged.bench, HttpBench):
+                converged.refused(75, "had keys and has none now")  # an empty document is one without keys
             else:
-                lied.refused(75)
+                converged.refused(75)
 
 
 def once_and_gone(content: bytes, wire: socket.socket) -> None:
@@ -179,22 +179,22 @@ HUGE = 100 << 20
 
 
 @over(*KINDS)
-def test_a_huge_answer_does_not_fit_into_memory(lied: Lied) -> None:
-    """100 MB are an error, whether they are announced or not, and never held: the process stays below 200 MB."""
-    bench = lied.bench
+def test_a_huge_answer_does_not_fit_into_memory(converged: Converged) -> None:
+    """100 MB are an error, with and without a Content-Length, and are never in memory: the process stays below 200 MB."""
+    bench = converged.bench
     if isinstance(bench, FileBench):
         with (bench.top / "env/dev.json").open("wb") as file:
             file.truncate(HUGE)
-        bounded(lied)
+        bounded(converged)
     elif isinstance(bench, RedisBench):
         bench.server.ask("SET", "site:env:dev:name", b"x" * HUGE)
-        bounded(lied)
+        bounded(converged)
     else:
         for announced in (True, False) if isinstance(bench, HttpBench) else (False,):
             with scripted() as server:
                 server.plays = [functools.partial(flood, server, announced)]
-                lied.settings(server.port)
-                bounded(lied)
+                converged.settings(server.port)
+                bounded(converged)
 
 
 def flood(server: Scripted, announced: bool, wire: socket.socket) -> None:
@@ -214,12 +214,12 @@ sys.exit(code)
 """
 
 
-def bounded(lied: Lied) -> None:
-    """`once` in a process of its own, which says how large it has been: stale, and small."""
-    argv = [sys.executable, "-c", SMALL, "--root", str(lied.image.root), "once"]
+def bounded(converged: Converged) -> None:
+    """Run `once` in a separate process that prints its largest size, and hold that it is stale and small."""
+    argv = [sys.executable, "-c", SMALL, "--root", str(converged.image.root), "once"]
     ran = subprocess.run(
         argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=REPOSITORY, timeout=120, check=False
     )
     assert ran.returncode == 75
-    assert "bytes" in lied.image.status()["sources"][0]["error"]
+    assert "bytes" in converged.image.status()["sources"][0]["error"]
     assert int(ran.stdout.split()[-1]) < 200 << 10  # KiB

@@ -1,4 +1,4 @@
-"""Whole instances of every network backend whose network is gone, or whose resolver is."""
+"""Whole instances of every network backend without a network, and without a resolver."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ pytestmark = [pytest.mark.long, pytest.mark.usefixtures("aws_credentials")]
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces")
 def test_a_network_that_is_gone_for_a_minute(tmp_path: Path) -> None:
-    """Issue 4: every packet is lost for a minute, and nobody says so. Each backend notices, half-open connections
-    included, keeps the last good, and converges by itself afterwards; and so it does when its store's name does not resolve."""
+    """Every packet is lost for a minute, without an error. Each backend notices, half-open connections included, keeps the
+    last good, and converges by itself afterwards; and so it does after its store's name did not resolve."""
     needs_all()
     certificates = Certificates(tmp_path / "tls", f"DNS:{Resolver.name}")
     with FarNetwork() as network, Resolver(network, tmp_path / "resolver") as resolver, Fleet(
@@ -45,7 +45,7 @@ def test_a_network_that_is_gone_for_a_minute(tmp_path: Path) -> None:
             one.proxy.cut()
         stale_and_untouched(fleet, named, "no name server", before)
         resolver.start(knowing=False)
-        time.sleep(35)  # a source that is away is asked every 30 s at the latest: by now each was
+        time.sleep(35)  # an unavailable source is asked every 30 s at the latest, so that each was asked by now
         stale_and_untouched(fleet, named, "no such name", before)
         resolver.start()
         fleet.wait(showing("10.0.0.3"), "converge once the name resolves", named)

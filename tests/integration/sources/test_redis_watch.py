@@ -1,4 +1,4 @@
-"""What a watch of Redis costs: many changed keys are one alarm, and a poll comes when it is due."""
+"""The cost of a watch of Redis: many changed keys are one alarm, and a poll comes when it is due."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def test_a_burst_of_changed_keys_is_one_alarm(tmp_path: Path) -> None:
 
 
 def test_a_poll_that_is_longer_than_a_watch_comes(tmp_path: Path) -> None:
-    """Where nothing notifies, the time of a poll counts from the last fetch, over as many watches as there are."""
+    """Without notifications the time of a poll counts from the last fetch, over any number of watches."""
     if reason := RedisBench.missing():
         pytest.skip(reason)
     with Redis(tmp_path / "redis", notifications="") as server:
         source = open_redis(server, poll=1.0)
         seen = source.fetch(["common"])
-        begun = time.monotonic()
+        started = time.monotonic()
         while not source.watch(seen, 0.3):
-            assert time.monotonic() - begun < 5
-        assert 0.85 <= time.monotonic() - begun <= 1.4
+            assert time.monotonic() - started < 5
+        assert 0.85 <= time.monotonic() - started <= 1.4
         source.close()

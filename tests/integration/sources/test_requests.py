@@ -1,4 +1,4 @@
-"""What an instance costs its store: requests of a cold boot and of a poll, as docs/reference/backends.md says."""
+"""The requests of a cold boot and of a poll are those in docs/reference/backends.md."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ LAYERS = ("common", "env/dev", "env/dev/web", "instance/none")
 
 
 def documented() -> dict[str, tuple[int, int]]:
-    """Backend -> (requests of the first fetch, of a later one where nothing changed), from the page's table."""
+    """Return backend -> (requests of the first fetch, of a later one without changes), from the page's table."""
     rows = re.findall(r"^\| `([a-z0-9-]+)` \| (\d+) \| (\d+) \|", PAGE.read_text("utf-8"), re.MULTILINE)
     return {name: (int(first), int(later)) for name, first, later in rows}
 
 
 def counted(bench: Bench) -> tuple[int, int]:
-    """(first, later), by the store's own counter where it does not speak HTTP."""
+    """Return (first, later), by the store's own counter if its protocol is not HTTP."""
     if isinstance(bench, RedisBench):
         return differences(bench.open(), lambda: redis_commands(bench))
     if isinstance(bench, ZookeeperBench):
@@ -35,7 +35,7 @@ def counted(bench: Bench) -> tuple[int, int]:
         return differences(bench.open(proxy.port), lambda: len(proxy.requests))
 
 
-def differences(source: Source, count: Callable[[], int]) -> tuple[int, int]:
+def differences(source: Source[object], count: Callable[[], int]) -> tuple[int, int]:
     numbers = [count()]
     for _ in range(2):
         source.fetch(LAYERS)
@@ -55,7 +55,7 @@ def redis_commands(bench: RedisBench) -> int:
 
 
 def zookeeper_packets(bench: ZookeeperBench) -> int:
-    """What the server received, less heartbeats, of which there is none in so short a time, and this question."""
+    """Return the packets that the server received, without this question. The time is too short for a heartbeat."""
     with socket.create_connection(("127.0.0.1", bench.server.port), 5) as wire:
         wire.sendall(b"srvr")
         found = re.search(rb"Received: (\d+)", wire.makefile("rb").read())
@@ -65,8 +65,8 @@ def zookeeper_packets(bench: ZookeeperBench) -> int:
 
 
 @pytest.mark.needs.with_args(lambda kind: kind.stop is not Bench.stop)
-def test_the_page_says_how_many_requests_a_fetch_is(bench: Bench) -> None:
-    """Four layers, five keys: the first fetch with its login, and one in which nothing has changed."""
+def test_the_page_has_the_requests_of_a_fetch(bench: Bench) -> None:
+    """Four layers, five keys: the first fetch with its login, and a fetch without changes."""
     bench.put("common", "db/host", "h")
     bench.put("common", "db/port", "1")
     bench.put("common", "name", "x")
@@ -76,8 +76,8 @@ def test_the_page_says_how_many_requests_a_fetch_is(bench: Bench) -> None:
         bench.server.secrets = {name: (value, 1) for name, (value, _) in bench.server.secrets.items()}
     if isinstance(bench, (GcpBench, AzureBench)):
         bench.server.page = 25
-    found, said = counted(bench), documented()[bench.backend]
+    measured, documented_counts = counted(bench), documented()[bench.backend]
     if isinstance(bench, ZookeeperBench):  # the test's own session may have sent a heartbeat in between
-        assert all(0 <= one - other <= 2 for one, other in zip(found, said, strict=True))
+        assert all(0 <= one - other <= 2 for one, other in zip(measured, documented_counts, strict=True))
     else:
-        assert found == said
+        assert measured == documented_counts

@@ -1,4 +1,4 @@
-"""Vault: every way to log in, tokens and leases that are renewed, and replaced before they end. Against the fake."""
+"""Vault, against the fake: every auth method, and tokens and leases that are renewed, and replaced before they end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agent.errors import SourceDenied
 from agent.paths import Paths
 from agent.sources import SourceContext
 from agent.sources.backends.vault import VaultSource
-from agent.sources.backends.vaultauth import VaultOptions
+from agent.sources.backends.vault_auth import VaultOptions
 from agent.sources.watcher import Watcher
 from tests.servers.cloudfakes import MetadataTokens
 from tests.servers.fakehttp import Answer, Request
@@ -22,7 +22,7 @@ from tests.servers.vaultfake import DENIED, VaultFake
 
 
 class Policed(VaultFake):
-    """Denies the paths in `denied` to every token; the leases of some paths last as long as `lasting` says."""
+    """Denies the paths in `denied` to every token. `lasting` is the duration in seconds of some paths' leases."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,8 +35,8 @@ class Policed(VaultFake):
     def answer(self, request: Request) -> Answer:
         path = request.path.removeprefix("/v1/")
         self.lease_seconds = self.lasting.get(path, self.lease_seconds)
-        told = super().answer(request)
-        return DENIED if path in self.denied and told[0] != 403 else told
+        answer = super().answer(request)
+        return DENIED if path in self.denied and answer[0] != 403 else answer
 
     def paths(self, part: str) -> list[str]:
         return [request.path for request in self.requests if part in request.path]
@@ -89,7 +89,7 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def test_each_method_logs_in_once_and_again_when_its_token_is_refused(
     vault: VaultFake, metadata: MetadataTokens, tmp_path: Path, method: str
 ) -> None:
-    """What the documentation wants is sent; a token that Vault has revoked is replaced by a new login."""
+    """The login is as the documentation describes it; a token that Vault has revoked is replaced by a new login."""
     if method == "aws":
         pytest.importorskip("botocore")
     options, wanted = METHODS[method]
@@ -140,7 +140,7 @@ def test_a_login_that_is_refused_is_denied_and_not_hammered(vault: VaultFake, tm
 
 
 def test_an_options_mistake_is_found_before_anything_is_asked() -> None:
-    """A method without what it needs is a setting's error."""
+    """A method without a required option is an error of the settings."""
     for options in ({}, {"auth": "approle"}, {"auth": "kubernetes"}, {"auth": "cert"}, {"auth": "jwt", "role": "x"}):
         with pytest.raises(ValueError, match="needs"):
             VaultOptions(address="https://vault:8200", **options)  # type: ignore[arg-type]
@@ -169,15 +169,15 @@ def test_a_dynamic_secret_is_asked_for_once_and_renewed(vault: VaultFake, tmp_pa
     source.close()
 
 
-def test_a_lease_near_its_greatest_age_is_replaced_before_it_ends(vault: VaultFake, tmp_path: Path) -> None:
+def test_a_lease_near_its_maximum_age_is_replaced_before_it_ends(vault: VaultFake, tmp_path: Path) -> None:
     """The watch asks for a convergence while the old password is still good."""
     vault.lease_seconds, vault.longest_seconds = 1.5, 2.0
     source = dynamic(vault, tmp_path)
-    begun = time.monotonic()
+    started = time.monotonic()
     seen = source.fetch(["common"])
     first = next(iter(vault.leases))
     while not source.watch(seen, 5.0):
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - started < 5
     assert vault.leases[first][1] > time.monotonic()
     assert user(source) == "v-web-2"
     source.close()
@@ -202,13 +202,13 @@ def test_close_ends_the_wait_for_a_lease(vault: VaultFake, tmp_path: Path) -> No
     source = dynamic(vault, tmp_path)
     seen = source.fetch(["common"])
     threading.Timer(0.2, source.close).start()
-    begun = time.monotonic()
+    started = time.monotonic()
     assert not source.watch(seen, 30)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - started < 2
 
 
-def test_a_deleted_version_is_no_layer(vault: VaultFake, tmp_path: Path) -> None:
-    """KV 2 keeps the metadata of what was deleted; that is not a layer without keys."""
+def test_a_deleted_version_is_not_a_layer(vault: VaultFake, tmp_path: Path) -> None:
+    """KV 2 keeps the metadata of a deleted secret, which is not a layer without keys."""
     vault.kv["site/common"].append(None)
     source = open_vault(vault, token_file=file(tmp_path, "root-token"))
     assert source.fetch(["common"]).layers[0].tree is None
@@ -235,7 +235,7 @@ def test_a_renewal_that_is_denied_is_a_new_lease_and_no_new_login(policed: Polic
 
 
 def test_a_token_that_is_revoked_while_a_lease_is_due_is_no_bug(policed: Policed) -> None:
-    """The watch asks for a convergence, which logs in anew and fetches what died with the token."""
+    """The watch returns True, and the next fetch logs in and requests the secrets that ended with the token."""
     policed.lease_seconds = 1.5
     source = approle(policed)
     seen = source.fetch(["common"])
@@ -246,7 +246,7 @@ def test_a_token_that_is_revoked_while_a_lease_is_due_is_no_bug(policed: Policed
 
 
 def test_a_token_that_is_revoked_between_two_paths_takes_the_first_lease_with_it(policed: Policed) -> None:
-    """What a new login finds is whole: no secret of the old token is left in it, and none is missing."""
+    """The snapshot after a new login is whole: no secret of the old token is left in it, and no secret is missing."""
     policed.lasting = {WEB: 3600.0, OPS: 0.6}
     source = approle(policed, dynamic=(WEB, OPS))
     assert user(source) == "v-web-1"
@@ -262,7 +262,7 @@ def test_a_token_that_is_revoked_between_two_paths_takes_the_first_lease_with_it
 
 
 def test_a_denied_layer_costs_no_lease(policed: Policed) -> None:
-    """A policy that forbids a layer forbids it to every token: the one there is stays, and so do the database users."""
+    """A policy that forbids a layer forbids it to every token: the current token and the database users stay."""
     source = approle(policed)
     assert user(source) == "v-web-1"
     policed.denied = {"secret/data/site/other"}
@@ -286,7 +286,7 @@ def test_the_token_is_renewed_between_two_polls(policed: Policed) -> None:
     source.close()
 
 
-def test_a_token_at_its_greatest_age_is_replaced_while_it_is_good(policed: Policed) -> None:
+def test_a_token_at_its_maximum_age_is_replaced_while_it_is_good(policed: Policed) -> None:
     """The new login and the new secrets come before the old ones end."""
     policed.token_seconds = 1.5
     policed.denied = {"auth/token/renew-self"}
@@ -300,7 +300,7 @@ def test_a_token_at_its_greatest_age_is_replaced_while_it_is_good(policed: Polic
 
 
 def test_leases_are_renewed_while_a_layer_is_denied(policed: Policed) -> None:
-    """Nobody watches and each fetch fails: the application's database user lives on."""
+    """No watch runs and each fetch fails: the application's database user stays valid."""
     policed.lease_seconds = 1.5
     source = approle(policed)
     source.watch(source.fetch(["common"]), 0.1)
@@ -315,23 +315,23 @@ def test_leases_are_renewed_while_a_layer_is_denied(policed: Policed) -> None:
 
 
 def test_a_poll_that_is_longer_than_a_watch_comes(policed: Policed) -> None:
-    """The time of a poll counts from the last fetch, over as many watches as there are."""
+    """The time of a poll counts from the last fetch, over any number of watches."""
     source = approle(policed, poll=1.0)
     seen = source.fetch(["common"])
-    begun = time.monotonic()
+    started = time.monotonic()
     while not source.watch(seen, 0.3):
-        assert time.monotonic() - begun < 5
-    assert 0.85 <= time.monotonic() - begun <= 1.3
+        assert time.monotonic() - started < 5
+    assert 0.85 <= time.monotonic() - started <= 1.3
     source.close()
 
 
 def test_a_poll_without_news_is_one_request_a_layer(policed: Policed) -> None:
-    """As the page says; and it makes no secret anew, and has nothing converge."""
+    """As the page has it; and it requests no new secret, and triggers no convergence."""
     source = approle(policed, poll=0.5)
-    told: list[str] = []
+    calls: list[str] = []
     layers = ["common", "other"]
-    watcher = Watcher("vault", source, 0.5, told.append)
-    watcher.saw(source.fetch(layers), layers)
+    watcher = Watcher("vault", source, 0.5, calls.append)
+    watcher.on_converged(source.fetch(layers), layers)
     policed.requests.clear()
     time.sleep(3.2)
     watcher.stop()
@@ -339,12 +339,12 @@ def test_a_poll_without_news_is_one_request_a_layer(policed: Policed) -> None:
     polls = len(policed.paths("/site/common"))
     assert 4 <= polls <= 7
     assert len(policed.requests) == 2 * polls
-    assert told == []
+    assert calls == []
     assert len(policed.leases) == 1
 
 
-def test_a_bug_in_the_renewals_is_told_by_the_watch_and_they_go_on(policed: Policed) -> None:
-    """An error that nobody expected does not end the renewals unseen: the watch raises it, and the next one renews."""
+def test_a_bug_in_the_renewals_is_raised_by_the_watch_and_they_go_on(policed: Policed) -> None:
+    """An unexpected error does not end the renewals silently: the watch raises it, and the next watch renews again."""
     policed.lease_seconds = 1.5
     source = approle(policed)
     seen = source.fetch(["common"])
@@ -352,10 +352,10 @@ def test_a_bug_in_the_renewals_is_told_by_the_watch_and_they_go_on(policed: Poli
     def broken(deadline: float) -> Any:
         raise KeyError("x")
 
-    source._authorised = broken  # type: ignore[method-assign]
+    source._leases.session.auth_headers = broken  # type: ignore[method-assign]
     with pytest.raises(KeyError):
         source.watch(seen, 5.0)
-    del source._authorised
+    del source._leases.session.auth_headers
     assert not source.watch(seen, 1.0)
     assert user(source) == "v-web-1"
     assert policed.paths("sys/leases/renew")

@@ -1,6 +1,6 @@
-"""Watches whose store cannot tell all: a history that is compacted away, a server that sends no notifications.
+"""Watches of stores that do not report every change: a compacted history, a server that sends no notifications.
 
-A session of ZooKeeper that expires is in test_instances.py: a minute without a network outlasts it.
+An expired session of ZooKeeper is in test_network_gone.py: a minute without a network outlasts it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def etcd(tmp_path: Path) -> Iterator[EtcdBench]:
 
 
 def test_a_compacted_history_is_a_change(etcd: EtcdBench) -> None:
-    """Issue 4: a watch from a revision that etcd has compacted away asks for a fetch, and watches on from there."""
+    """A watch from a revision that etcd has compacted returns True, and the next watch starts from the new fetch."""
     etcd.put("common", "name", "one")
     source = etcd.open()
     seen = source.fetch(["common"])
@@ -46,7 +46,7 @@ def test_a_compacted_history_is_a_change(etcd: EtcdBench) -> None:
 
 @pytest.mark.parametrize("flags", ["", "Ex", "Kg"])
 def test_a_redis_that_does_not_notify_is_polled(tmp_path: Path, flags: str) -> None:
-    """Issue 4: with notifications off, or too few of them, the watch asks for a fetch at each poll, and no sooner."""
+    """With notifications off, or too few of them, the watch returns True at each poll, and no sooner."""
     if reason := RedisBench.missing():
         pytest.skip(reason)
     with Redis(tmp_path / "redis", notifications=flags) as server:
@@ -54,9 +54,9 @@ def test_a_redis_that_does_not_notify_is_polled(tmp_path: Path, flags: str) -> N
         options = RedisOptions(url=f"redis://127.0.0.1:{server.port}/0", prefix="site")
         source = RedisSource(options, SourceContext("redis", Paths(), 5.0, poll_seconds=1.0))
         seen = source.fetch(["common"])
-        begun = time.monotonic()
+        started = time.monotonic()
         assert source.watch(seen, 60)
-        assert time.monotonic() - begun >= 0.9
+        assert time.monotonic() - started >= 0.9
         server.ask("SET", "site:common:name", "two")
         assert source.watch(seen, 60)
         assert source.fetch(["common"]).layers[0].tree == {"name": "two"}

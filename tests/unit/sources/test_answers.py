@@ -1,4 +1,4 @@
-"""Answers of stores that are easily misread: next pages, what ACLs hide, outdated tokens, seconds that are not over."""
+"""Answers of stores that are easily misread: next pages, hidden entries, outdated tokens, times in whole seconds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONTEXT = SourceContext("site", Paths(), 5.0)
 
 
 class Asked:
-    """In the place of the HTTP client: a subclass answers, and every request is on record."""
+    """Takes the place of the HTTP client: a subclass answers, and every request is on record."""
 
     closed = False
 
@@ -34,8 +34,9 @@ class Asked:
         path = "/" + url.split("/", 3)[3]
         self.paths.append(path)
         self.sent.append(headers or {})
-        status, answer, told = self.answer(path, headers or {})
-        return Reply(status, told, answer if isinstance(answer, bytes) else json.dumps(answer).encode(), url.partition("?")[0])
+        status, answer, answer_headers = self.answer(path, headers or {})
+        body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        return Reply(status, answer_headers, body, url.partition("?")[0])
 
     def answer(self, path: str, headers: Mapping[str, Any]) -> tuple[int, Any, dict[str, str]]:
         raise NotImplementedError
@@ -71,7 +72,7 @@ def keyvault(tmp_path: Path, more: str) -> AzureKeyvaultSource:
 
 @pytest.mark.parametrize("host", ["site.vault.azure.net:443", "site.vault.azure.net", "SITE.vault.azure.net:443"])
 def test_azures_next_page_carries_the_port(host: str, tmp_path: Path) -> None:
-    """As Azure writes it, where the vault's URL has none: it is the same host."""
+    """Azure's next link has a port and the vault's URL has none: it is the same host."""
     source = keyvault(tmp_path, f"https://{host}/secrets?api-version=7.4&$skiptoken=eyJO")
     assert source.fetch(["common"]).layers[0].tree == {"a": "v", "b": "v"}
 
@@ -89,7 +90,7 @@ def test_azures_next_page_carries_the_port(host: str, tmp_path: Path) -> None:
     ],
 )
 def test_a_next_page_elsewhere_gets_no_token(more: str, tmp_path: Path) -> None:
-    """Another port, scheme, host or user is another host; one that is no URL is none."""
+    """Another port, scheme, host or user is another host, and so is an invalid URL."""
     source = keyvault(tmp_path, more)
     with pytest.raises(SourceInvalid, match="another host"):
         source.fetch(["common"])
@@ -104,12 +105,12 @@ class Consul(Asked):
     hidden = True
 
     def answer(self, path: str, headers: Mapping[str, Any]) -> tuple[int, Any, dict[str, str]]:
-        told = {"x-consul-index": "9"}
+        indexed = {"x-consul-index": "9"}
         if path.startswith("/v1/health"):
-            return 200, self.instances, told | ({"x-consul-results-filtered-by-acls": "true"} if self.hidden else {})
+            return 200, self.instances, indexed | ({"x-consul-results-filtered-by-acls": "true"} if self.hidden else {})
         if path.startswith("/v1/txn"):
-            return 200, {"Results": [], "Errors": None}, told
-        return 200, [], told
+            return 200, {"Results": [], "Errors": None}, indexed
+        return 200, [], indexed
 
 
 def consul(hidden: bool, *instances: Any) -> ConsulSource:
@@ -121,13 +122,13 @@ def consul(hidden: bool, *instances: Any) -> ConsulSource:
 
 
 def test_instances_that_the_acls_hide_are_not_instances_that_are_down() -> None:
-    """A token that lost its rights gets 200 and []: believed, it would empty the list of a balancer."""
+    """A token that lost its rights gets 200 and []: accepted, it would empty the list of a balancer."""
     with pytest.raises(SourceDenied, match="the ACLs hide every instance"):
         consul(True).fetch(["common"])
 
 
-def test_a_service_without_instances_is_believed() -> None:
-    """No header, no doubt; and where some instances are to be seen, those are meant."""
+def test_a_service_without_instances_is_accepted() -> None:
+    """Without the header the answer is complete; with it, visible instances are accepted."""
     assert consul(False).fetch(["common"]).layers[-1].tree == {"services": {"web": []}}
     one = {"Node": {"Node": "n", "Address": "10.0.0.1"}, "Service": {"Address": "", "Port": 80}}
     (layer,) = [layer for layer in consul(True, one).fetch(["common"]).layers if layer.name == "services"]
@@ -139,7 +140,7 @@ def test_a_service_without_instances_is_believed() -> None:
 
 
 class Etcd(Asked):
-    """With JWT, a token is of one revision of the store of users and roles."""
+    """With JWT, a token is valid for one revision of the users and roles."""
 
     refusal: tuple[int, int, str] = (400, 3, "etcdserver: revision of auth store is old")
 
@@ -183,7 +184,7 @@ def etcd(tmp_path: Path) -> EtcdSource:
     ],
 )
 def test_an_outdated_token_is_replaced_once(refusal: tuple[int, int, str], etcd: EtcdSource) -> None:
-    """After a change of any user or role, every token is refused: log in again, and only then judge."""
+    """After a change of any user or role every token is refused: log in again before the source counts as denied."""
     server: Any = etcd._client
     server.refusal = refusal
     etcd.fetch(["common"])
@@ -198,7 +199,7 @@ def test_an_outdated_token_is_replaced_once(refusal: tuple[int, int, str], etcd:
 
 
 def test_what_is_denied_for_good_is_not_asked_for_twice(etcd: EtcdSource) -> None:
-    """A role that may not read is no matter of the token."""
+    """A role that may not read is not a problem of the token."""
     server: Any = etcd._client
     server.refusal, server.never = (403, 7, "etcdserver: permission denied"), True
     with pytest.raises(SourceDenied):
@@ -207,7 +208,7 @@ def test_what_is_denied_for_good_is_not_asked_for_twice(etcd: EtcdSource) -> Non
 
 
 def test_a_watch_that_is_refused_logs_in_again(etcd: EtcdSource) -> None:
-    """The next watch must not go on with the token that was refused."""
+    """The next watch must not use the token that was refused."""
     server: Any = etcd._client
     seen = etcd.fetch(["common"])
     for _ in range(2):
@@ -220,28 +221,28 @@ def test_a_watch_that_is_refused_logs_in_again(etcd: EtcdSource) -> None:
 
 
 class Document(Asked):
-    """A server that tells versions apart by Last-Modified alone, in whole seconds."""
+    """A server whose versions differ in Last-Modified only, in whole seconds."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.body, self.told = b'{"a": 1}', {"last-modified": "Thu, 26 Nov 2026 02:00:00 GMT"}
+        self.body, self.stamps = b'{"a": 1}', {"last-modified": "Thu, 26 Nov 2026 02:00:00 GMT"}
 
     def answer(self, path: str, headers: Mapping[str, Any]) -> tuple[int, Any, dict[str, str]]:
-        if headers.get("If-Modified-Since") == self.told["last-modified"]:
-            return 304, b"", self.told
-        return 200, self.body, {"content-type": "application/json", **self.told}
+        if headers.get("If-Modified-Since") == self.stamps["last-modified"]:
+            return 304, b"", self.stamps
+        return 200, self.body, {"content-type": "application/json", **self.stamps}
 
 
-def http(**told: str) -> tuple[HttpSource, Document]:
+def http(**stamps: str) -> tuple[HttpSource, Document]:
     source, server = HttpSource(HttpOptions(url="http://h/x"), CONTEXT), Document()
-    server.told |= told
+    server.stamps |= stamps
     source._client = server  # type: ignore[assignment]
     return source, server
 
 
 @pytest.mark.parametrize("date", ["Thu, 26 Nov 2026 02:00:00 GMT", "Thu, 26 Nov 2026 02:00:01 GMT", "soon", None])
 def test_a_second_change_within_one_second_is_seen(date: str | None) -> None:
-    """A young Last-Modified may be of two versions, so it is no condition; nor is one without the server's own time."""
+    """A recent Last-Modified may be of two versions, so it is not a condition; nor is one without the server's own time."""
     source, server = http(**({"date": date} if date else {}))
     assert source.fetch([""]).layers[0].tree == {"a": 1}
     first = source.fetch([""])
@@ -252,8 +253,8 @@ def test_a_second_change_within_one_second_is_seen(date: str | None) -> None:
 
 
 def test_an_old_document_is_asked_for_with_a_condition() -> None:
-    """Once its second is over, Last-Modified tells versions apart."""
+    """Once its second is over, Last-Modified identifies a version."""
     source, server = http(date="Thu, 26 Nov 2026 02:00:02 GMT")
     first = source.fetch([""])
     assert source.fetch([""]) == first
-    assert [sent.get("If-Modified-Since") for sent in server.sent] == [None, server.told["last-modified"]]
+    assert [sent.get("If-Modified-Since") for sent in server.sent] == [None, server.stamps["last-modified"]]

@@ -14,28 +14,29 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from agent.errors import SourceDenied, SourceError, SourceInvalid
 from agent.paths import Paths
 from agent.sources import SourceContext
+from agent.sources.backends import file
 from agent.sources.backends.file import FileOptions, FileSource
 
 
 @pytest.fixture
 def top(tmp_path: Path) -> Path:
-    made = tmp_path / "etc/site"
-    made.mkdir(parents=True)
-    return made
+    directory = tmp_path / "etc/site"
+    directory.mkdir(parents=True)
+    return directory
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Iterator[FileSource]:
-    made = FileSource(FileOptions(path="/etc/site"), SourceContext("site", Paths(tmp_path), 5.0))
-    yield made
-    made.close()
+    opened = FileSource(FileOptions(path="/etc/site"), SourceContext("site", Paths(tmp_path), 5.0))
+    yield opened
+    opened.close()
 
 
 def write(path: Path, text: str) -> None:
@@ -62,7 +63,7 @@ def test_absent_layers_are_absent_and_empty_ones_empty(top: Path, source: FileSo
     assert [layer.tree for layer in source.fetch(["empty", "bare", "none"]).layers] == [{}, {}, None]
 
 
-def test_the_directory_of_a_deeper_layer_is_no_form_of_the_one_above(top: Path, source: FileSource) -> None:
+def test_the_directory_of_a_deeper_layer_is_not_a_form_of_the_one_above(top: Path, source: FileSource) -> None:
     """env/dev.toml and env/dev/web.toml are two layers, as are directories inside one another."""
     write(top / "env/dev.toml", "a = 1")
     write(top / "env/dev/web.toml", "b = 2")
@@ -80,7 +81,7 @@ def test_two_forms_of_one_layer_are_an_error_that_names_both(top: Path, source: 
 
 
 def test_a_mounted_kubernetes_secret_is_read_through_its_links(top: Path, source: FileSource) -> None:
-    """`..data` and dotfiles are no keys, and the swap of `..data` is one change."""
+    """`..data` and dotfiles are not keys, and the swap of `..data` is one change."""
     write(top / "secret/..2024_1/password", "old")
     os.symlink("..2024_1", top / "secret/..data")
     os.symlink("..data/password", top / "secret/password")
@@ -127,17 +128,17 @@ SECRET = "s3cret-value"
         ("x.json", '{"a": 1, "a": 2}'),
     ],
 )
-def test_a_document_that_is_no_table_is_an_error_without_its_content(
+def test_a_document_that_is_not_a_table_is_an_error_without_its_content(
     top: Path, source: FileSource, name: str, content: str
 ) -> None:
-    """Broken documents name their file and place, and never quote what may be a password."""
+    """The error of a broken document names its file and line, and never quotes what may be a password."""
     write(top / name, content)
     with pytest.raises(SourceInvalid, match="/etc/site/x") as caught:
         source.fetch(["x"])
     assert SECRET not in str(caught.value) + str(caught.value.hint)
 
 
-def test_a_key_file_that_is_no_text_is_an_error_that_names_it(top: Path, source: FileSource) -> None:
+def test_a_key_file_that_is_not_text_is_an_error_that_names_it(top: Path, source: FileSource) -> None:
     """Bytes are stored in base64; anything else would be read differently by each locale."""
     (top / "x").mkdir()
     (top / "x/key").write_bytes(b"\xff\xfe")
@@ -148,12 +149,12 @@ def test_a_key_file_that_is_no_text_is_an_error_that_names_it(top: Path, source:
 def test_a_layer_cannot_leave_its_directory(source: FileSource) -> None:
     """A fact with dots and slashes in it does not read another file of the machine."""
     for layer in ("../secrets", "env//x", "/etc"):
-        with pytest.raises(SourceInvalid, match="no path below"):
+        with pytest.raises(SourceInvalid, match="not a path below"):
             source.fetch([layer])
 
 
 def test_a_file_that_may_not_be_read_is_denied() -> None:
-    """Missing permission is told apart from a missing layer."""
+    """A missing permission is not a missing layer."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         root.chmod(0o755)
@@ -187,13 +188,13 @@ def test_a_change_is_seen_at_once(top: Path, source: FileSource, change: Callabl
     seen = source.fetch(["x"])
     assert not source.watch(seen, 0.2)
     threading.Timer(0.2, change, (top / "x.toml", "a = 2")).start()
-    begun = time.monotonic()
+    started = time.monotonic()
     assert source.watch(seen, 10)
-    assert time.monotonic() - begun < 1.0
+    assert time.monotonic() - started < 1.0
 
 
 def test_a_change_between_fetch_and_watch_is_seen(top: Path, source: FileSource) -> None:
-    """What changed before the watch began is not lost."""
+    """A change before the watch began is not lost."""
     seen = source.fetch(["x"])
     write(top / "x.toml", "a = 1")
     assert source.watch(seen, 5)
@@ -204,9 +205,9 @@ def test_a_directory_that_appears_later_is_seen(tmp_path: Path) -> None:
     source = FileSource(FileOptions(path="/run/a/b/c"), SourceContext("site", Paths(tmp_path), 5.0))
     seen = source.fetch(["x"])
     threading.Timer(0.2, write, (tmp_path / "run/a/b/c/x.toml", "a = 1")).start()
-    begun = time.monotonic()
+    started = time.monotonic()
     assert source.watch(seen, 10)
-    assert time.monotonic() - begun < 2.0
+    assert time.monotonic() - started < 2.0
     source.close()
 
 
@@ -224,7 +225,7 @@ def test_a_directory_that_is_replaced_is_still_watched(top: Path, source: FileSo
 
 
 def test_a_touch_and_a_neighbour_are_no_change(top: Path, source: FileSource) -> None:
-    """Only content counts, and only that of the layers."""
+    """Only the content of the layers counts."""
     write(top / "x.toml", "a = 1")
     seen = source.fetch(["x"])
     os.utime(top / "x.toml")
@@ -233,7 +234,7 @@ def test_a_touch_and_a_neighbour_are_no_change(top: Path, source: FileSource) ->
 
 
 def test_a_broken_document_is_fetched_once_and_its_repair_again(top: Path, source: FileSource) -> None:
-    """A file that stays broken does not spin the watch; going back to the very old content is a change, too."""
+    """A file that stays broken does not make the watch spin; the return to the old content is a change, too."""
     write(top / "x.toml", "a = 1")
     seen = source.fetch(["x"])
     write(top / "x.toml", "a = ")
@@ -249,20 +250,26 @@ def test_close_ends_a_watch(top: Path, source: FileSource) -> None:
     """A stop does not wait for the time-out of a watch."""
     seen = source.fetch(["x"])
     threading.Timer(0.2, source.close).start()
-    begun = time.monotonic()
+    started = time.monotonic()
     assert not source.watch(seen, 30)
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - started < 3
 
 
-class Refused:
-    """An observer that the kernel gives nothing to."""
+class RefusedObserver:
+    """A watchdog observer that the kernel gives nothing to."""
 
-    def __init__(self, error: Exception) -> None:
-        self.error = error
+    error: ClassVar[Exception]
+    made: ClassVar[list[RefusedObserver]] = []
+
+    def __init__(self) -> None:
         self.stopped = False
+        self.made.append(self)
 
     def schedule(self, *args: Any, **named: Any) -> None:
-        pass
+        return None
+
+    def unschedule_all(self) -> None:
+        return None
 
     def start(self) -> None:
         raise self.error
@@ -271,30 +278,44 @@ class Refused:
         self.stopped = True
 
 
-@pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "inotify watch limit reached"), OSError(errno.EMFILE, "x"), RuntimeError("no thread")]
-)
+ERRORS = [OSError(errno.ENOSPC, "inotify watch limit reached"), OSError(errno.EMFILE, "x"), RuntimeError("no thread")]
+
+
+@pytest.mark.parametrize("error", ERRORS)
 def test_without_inotify_it_looks_and_tries_again_seldom(
-    top: Path, source: FileSource, error: Exception, caplog: pytest.LogCaptureFixture
+    top: Path, source: FileSource, error: Exception, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One observer in minutes, stopped again, and one warning; changes are seen by looking meanwhile."""
-    made: list[Refused] = []
-
-    def refuse() -> Refused:
-        made.append(Refused(error))
-        return made[-1]
-
-    source._make_observer = refuse  # type: ignore[method-assign]
+    """There is one observer in minutes, stopped again, and one warning; changes are seen by looking meanwhile."""
+    monkeypatch.setattr(RefusedObserver, "error", error, raising=False)
+    monkeypatch.setattr(RefusedObserver, "made", [])
+    monkeypatch.setattr("watchdog.observers.Observer", RefusedObserver)
     seen = source.fetch(["x"])
     assert not source.watch(seen, 2.5)
-    assert [observer.stopped for observer in made] == [True]
+    assert [observer.stopped for observer in RefusedObserver.made] == [True]
     assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
     write(top / "x.toml", "a = 1")
     assert source.watch(seen, 5)
-    del source._make_observer
-    source._blind_until = 0.0
-    assert not source.watch(source.fetch(["x"]), 0.2)
-    assert source._observer is not None
+    assert len(RefusedObserver.made) == 1
+
+
+def test_inotify_is_used_again_once_it_works(
+    top: Path, source: FileSource, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the pause the next watch observes: the log has it, and no look at the disk is needed any more."""
+    caplog.set_level(logging.INFO, logger="parbake")
+    monkeypatch.setattr(file, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(RefusedObserver, "error", ERRORS[0], raising=False)
+    with monkeypatch.context() as refusing:
+        refusing.setattr("watchdog.observers.Observer", RefusedObserver)
+        assert not source.watch(source.fetch(["x"]), 0.2)
+    monkeypatch.setattr(file, "LOOK_SECONDS", 60.0)
+    seen = source.fetch(["x"])
+    assert not source.watch(seen, 0.2)
+    assert "inotify works again" in caplog.text
+    threading.Timer(0.2, write, (top / "x.toml", "a = 1")).start()
+    started = time.monotonic()
+    assert source.watch(seen, 50)
+    assert time.monotonic() - started < 30
 
 
 LEAKING = """
@@ -303,20 +324,19 @@ from pathlib import Path
 from agent.paths import Paths
 from agent.sources import SourceContext
 from agent.sources.backends import file
-file._AGAIN_SECONDS = file._BLIND_SECONDS = 0.01
+file.RETRY_SECONDS = file.LOOK_SECONDS = 0.01
 source = file.FileSource(file.FileOptions(path="/site"), SourceContext("site", Paths(Path(sys.argv[1])), 5.0))
 seen = source.fetch(["x"])
 counts = []
 for _ in range(2):
     source.watch(seen, 0.5)
     counts.append((len(os.listdir("/proc/self/fd")), threading.active_count()))
-assert source._observer is None
 print(json.dumps(counts))
 """
 
 
 def test_nothing_leaks_where_the_kernel_is_out_of_watches(tmp_path: Path) -> None:
-    """Dozens of vain tries hold no more descriptors and threads than a few: with a kernel's own limit, in a namespace."""
+    """Dozens of failed tries hold no more descriptors and threads than a few; the limit is the kernel's, in a namespace."""
     (tmp_path / "site/a/b").mkdir(parents=True)
     limit = ["unshare", "-Ur", "sh", "-c", 'echo 1 > /proc/sys/user/max_inotify_watches && exec "$@"', "sh"]
     if not shutil.which("unshare") or subprocess.run([*limit, "true"], capture_output=True, check=False).returncode:
@@ -324,6 +344,7 @@ def test_nothing_leaks_where_the_kernel_is_out_of_watches(tmp_path: Path) -> Non
     command = [*limit, sys.executable, "-c", LEAKING, str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert "inotify does not work" in ran.stderr
     (descriptors, threads), (more_descriptors, more_threads) = json.loads(ran.stdout)
     assert more_descriptors <= descriptors + 1
     assert more_threads <= threads + 1

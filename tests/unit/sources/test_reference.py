@@ -1,4 +1,4 @@
-"""docs/reference/backends.md says everything that the options say; run this file to print the tables anew."""
+"""docs/reference/backends.md has every option; run this file to print the tables."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def default(field: dataclasses.Field[Any]) -> str:
 
 
 def rows(backend: str) -> list[str]:
-    """The option table of a backend, a row an option; TLS options stand once for all."""
+    """Return the option table of a backend, a row an option. The TLS options are in one table for all backends."""
     options = plugins.load(BACKENDS, backend, "backend").options_class
     hints = typing.get_type_hints(options)
-    known = schema.toml_keys(options)
+    keys = schema.toml_keys(options)
     return [
         f"| `{key}` | {kind_name(hints[field.name])} | {default(field)} | {field.metadata['doc']} |"
-        for key, field in known.items()
+        for key, field in keys.items()
         if key not in TLS or backend == "zookeeper"
     ]
 
@@ -57,7 +57,7 @@ def test_every_option_is_documented_where_its_backend_is(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_option_can_be_set(backend: str) -> None:
-    """No option is called as a key that every source has: the settings would take it for that, and never give it on."""
+    """No option has the name of a key that every source has: the settings would take it for that key."""
     options = plugins.load(BACKENDS, backend, "backend").options_class
     assert not set(schema.toml_keys(options)) & set(schema.toml_keys(Source))
 

@@ -1,4 +1,4 @@
-"""The thread that waits on a source: whom it asks while the source is away, and when it has the loop converge."""
+"""The thread that waits on a source: what it fetches while the source is unavailable, and when the loop converges."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import pytest
 
@@ -16,6 +16,7 @@ from agent.errors import SourceUnreachable
 from agent.model import Facts, Layer, Snapshot
 from agent.settings.models import Watch
 from agent.settings.schema import Seconds
+from agent.sources import containment
 from agent.sources.watcher import FactsWatcher, Watcher
 
 EMPTY = Snapshot((Layer("common", None),), "1")
@@ -23,18 +24,21 @@ GOOD = Snapshot((Layer("common", {"a": "b"}),), "2")
 
 
 class Store:
-    """A source that is away until it has an answer."""
+    """A source that is unavailable until it has an answer."""
 
-    options_class: ClassVar[type[Any]] = object
+    options_class: ClassVar[type[object]] = object
 
     def __init__(self) -> None:
         self.answer: Snapshot | None = None
         self.asked: list[tuple[str, ...]] = []
+        self.bug_of_fetch: BaseException | None = None
 
     def fetch(self, layers: Sequence[str]) -> Snapshot:
         self.asked.append(tuple(layers))
+        if self.bug_of_fetch is not None:
+            raise self.bug_of_fetch
         if self.answer is None:
-            raise SourceUnreachable("away")
+            raise SourceUnreachable("unavailable")
         return self.answer
 
     def close(self) -> None:
@@ -53,21 +57,21 @@ def changed() -> threading.Event:
 
 @pytest.fixture
 def watcher(store: Store, changed: threading.Event) -> Iterator[Watcher]:
-    made = Watcher("site", store, 60.0, lambda name: changed.set())
-    yield made
-    made.stop()
+    started = Watcher("site", store, 60.0, lambda name: changed.set())
+    yield started
+    started.stop()
 
 
-def until(what: Callable[[], bool], seconds: float = 20.0) -> bool:
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
     end = time.monotonic() + seconds
-    while not what() and time.monotonic() < end:
+    while not condition() and time.monotonic() < end:
         time.sleep(0.02)
-    return what()
+    return condition()
 
 
-def test_a_source_that_is_away_is_asked_alone(store: Store, changed: threading.Event, watcher: Watcher) -> None:
-    """Until it answers nothing converges, which would ask every other source too; then it does at once."""
-    watcher.saw(None, ["common"], error="away; look after it")
+def test_an_unavailable_source_is_asked_alone(store: Store, changed: threading.Event, watcher: Watcher) -> None:
+    """Until it answers there is no convergence, which would ask every other source too; then there is one at once."""
+    watcher.on_converged(None, ["common"], error="unavailable; look after it")
     assert until(lambda: len(store.asked) >= 3)
     assert not changed.is_set()
     assert set(store.asked) == {("common",)}
@@ -75,13 +79,13 @@ def test_a_source_that_is_away_is_asked_alone(store: Store, changed: threading.E
     assert changed.wait(20)
 
 
-def test_an_answer_that_was_not_believed_is_no_news(store: Store, changed: threading.Event, watcher: Watcher) -> None:
-    """A store that lost its keys is looked at again and again, and has the loop converge only once it says something else."""
+def test_an_implausible_answer_is_no_news(store: Store, changed: threading.Event, watcher: Watcher) -> None:
+    """A store that lost its keys is fetched again and again, and the loop converges only after its answer has changed."""
     store.answer = EMPTY
-    watcher.saw(None, ["common"], believed=False)
+    watcher.on_converged(None, ["common"], accepted=False)
     assert changed.wait(20)
     changed.clear()
-    watcher.saw(None, ["common"], believed=False)
+    watcher.on_converged(None, ["common"], accepted=False)
     asked = len(store.asked)
     assert until(lambda: len(store.asked) >= asked + 3)
     assert not changed.is_set()
@@ -92,29 +96,31 @@ def test_an_answer_that_was_not_believed_is_no_news(store: Store, changed: threa
 def test_an_answer_that_came_too_late_for_the_loop_counts_again(
     store: Store, changed: threading.Event, watcher: Watcher
 ) -> None:
-    """It answered the watcher and then not the loop: the same answer is worth another try."""
+    """A source that answered the watcher and then failed for the loop is tried again with the same answer."""
     store.answer = GOOD
     for _ in range(2):
-        watcher.saw(None, ["common"])
+        watcher.on_converged(None, ["common"])
         assert changed.wait(20)
         changed.clear()
 
 
 def test_without_known_layers_the_loop_tries(store: Store, changed: threading.Event, watcher: Watcher) -> None:
-    """Where a fact is missing for its layers the source cannot be asked alone: the loop finds the facts anew."""
-    watcher.saw(None, None)
+    """If a fact is missing for its layers, the source cannot be asked alone: the loop discovers the facts again."""
+    watcher.on_converged(None, None)
     assert changed.wait(20)
     assert store.asked == []
 
 
 def test_another_reason_is_news(store: Store, changed: threading.Event, watcher: Watcher) -> None:
-    """A source that is away for another reason than before has the loop converge, so that status tells the reason."""
-    watcher.saw(None, ["common"], error="its name does not resolve")
+    """If a source becomes unavailable for another reason, the loop converges, so that the status has the reason."""
+    watcher.on_converged(None, ["common"], error="its name does not resolve")
     assert changed.wait(20)
 
 
 class Alarmed(Store):
-    """A source whose watch waits for an alarm, and which adds a layer of its own to those that it is asked for."""
+    """A source whose watch waits for an alarm, and which adds a layer to those that it is asked for."""
+
+    added_layers: ClassVar[tuple[str, ...]] = ("dynamic",)
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,8 +129,8 @@ class Alarmed(Store):
         self.bug: BaseException | None = None
 
     def fetch(self, layers: Sequence[str]) -> Snapshot:
-        found = super().fetch(layers)
-        return Snapshot((*found.layers, Layer("dynamic", {"user": "u"}, "1")), found.revision)
+        snapshot = super().fetch(layers)
+        return Snapshot((*snapshot.layers, Layer("dynamic", {"user": "u"}, "1")), snapshot.revision)
 
     def watch(self, seen: Snapshot, timeout_seconds: float) -> bool:
         self.watched += 1
@@ -137,60 +143,66 @@ class Alarmed(Store):
 
 
 def watching(source: Store, poll_seconds: float = 60.0) -> tuple[Watcher, list[float]]:
-    """A watcher that has seen what the source holds, and the times at which the loop was told of a change, which pulls."""
-    told: list[float] = []
+    """Return a watcher that has seen the source's content, and the times of its calls of `changed`, each with a convergence."""
+    calls: list[float] = []
 
     def changed(name: str) -> None:
-        told.append(time.monotonic())
-        threading.Timer(0.3, lambda: made.saw(source.fetch(["common"]), ["common"])).start()
+        calls.append(time.monotonic())
+        threading.Timer(0.3, converge).start()
 
-    made = Watcher("site", source, poll_seconds, changed, Watch(settle=Seconds(0.2), settle_max=Seconds(1.0)))
-    made.saw(source.fetch(["common"]), ["common"])
+    def converge() -> None:
+        try:
+            watcher.on_converged(containment.fetch(source, "site", ["common"]), ["common"])
+        except SourceUnreachable as error:
+            watcher.on_converged(None, ["common"], error=str(error))
+
+    watcher = Watcher("site", source, poll_seconds, changed, Watch(settle=Seconds(0.2), settle_max=Seconds(1.0)))
+    watcher.on_converged(source.fetch(["common"]), ["common"])
     source.asked.clear()
-    return made, told
+    return watcher, calls
 
 
 def test_an_alarm_without_news_is_one_fetch_and_no_convergence() -> None:
-    """A watch that says so at its poll, and one whose change was none of ours, cost their own store one fetch."""
+    """A watch that ends at its poll, and one for a change in other layers, cost their own store one fetch."""
     source = Alarmed()
     source.answer = GOOD
-    made, told = watching(source)
+    watcher, calls = watching(source)
     source.alarm.set()
     assert until(lambda: bool(source.asked))
     time.sleep(0.5)
-    made.stop()
+    watcher.stop()
     assert source.asked == [("common",)]
-    assert told == []
+    assert calls == []
 
 
 def test_a_change_is_followed_in_the_layers_that_are_asked_for() -> None:
-    """What a source adds by itself, such as dynamic secrets, is no layer of its store: asked for, it would be denied."""
+    """A layer that a source adds, such as dynamic secrets, is not in its store, and a request for it would be denied."""
     source = Alarmed()
     source.answer = GOOD
-    made, told = watching(source)
+    watcher, calls = watching(source)
     source.answer = EMPTY
     source.alarm.set()
     assert until(lambda: len(source.asked) >= 3)
-    made.stop()
-    assert told
+    watcher.stop()
+    assert calls
     assert set(source.asked) == {("common",)}
 
 
-def test_a_watch_that_always_says_so_is_a_back_off() -> None:
-    """Alarms without news that come sooner than the poll would are asked after less and less often."""
+def test_a_watch_that_always_alarms_backs_off() -> None:
+    """Alarms without news that come sooner than the poll are followed up less and less often."""
     source = Alarmed()
     source.answer = GOOD
-    made, told = watching(source)
+    watcher, calls = watching(source)
     source.alarm.wait = lambda timeout=None: True  # type: ignore[method-assign]
     time.sleep(3.0)
-    made.stop()
+    watcher.stop()
     assert 2 <= len(source.asked) < 30
-    assert told == []
+    assert calls == []
 
 
 @pytest.mark.parametrize("kind", [Store, Alarmed])
 def test_a_poll_is_honoured(kind: type[Store]) -> None:
-    """Polls in which nothing changes come every `poll`, a tenth more or less; none is mistaken for a false alarm."""
+    """Polls without changes come every `poll`, a tenth more or less; they do not count as false alarms."""
     source = kind()
     source.answer = GOOD
     poll = 0.5
@@ -204,24 +216,24 @@ def test_a_poll_is_honoured(kind: type[Store]) -> None:
         return fetch(layers)
 
     source.fetch = timed  # type: ignore[method-assign]
-    made, told = watching(source, poll)
+    watcher, calls = watching(source, poll)
     times.clear()
     assert until(lambda: len(times) >= 8)
-    made.stop()
+    watcher.stop()
     gaps = [after - before for before, after in itertools.pairwise(times)]
-    assert told == []
+    assert calls == []
     assert min(gaps) >= poll * 0.9 - 0.01
     assert sum(gaps) / len(gaps) <= poll * 1.1 + 0.1
 
 
-def test_a_poll_that_finds_something_new_has_the_loop_converge() -> None:
-    """The loop is told at the first poll after the change."""
+def test_a_poll_that_finds_something_new_triggers_a_convergence() -> None:
+    """`changed` is called at the first poll after the change."""
     source = Store()
     source.answer = GOOD
-    made, told = watching(source, 0.3)
+    watcher, calls = watching(source, 0.3)
     source.answer = EMPTY
-    assert until(lambda: bool(told), 5)
-    made.stop()
+    assert until(lambda: bool(calls), 5)
+    watcher.stop()
 
 
 SECRET = "database/creds/s3cret"
@@ -229,18 +241,18 @@ SECRET = "database/creds/s3cret"
 
 @pytest.mark.parametrize("bug", [KeyError(SECRET), RuntimeError(SECRET), SystemExit(SECRET)])
 def test_a_bug_of_a_source_ends_nothing(bug: BaseException, caplog: pytest.LogCaptureFixture) -> None:
-    """An error that no source should raise is logged once, without what it says, and the source is watched on, with a
-    back-off; the loop goes on telling the watcher what it saw."""
+    """An unexpected error is logged once, without its text, and the watch goes on with a back-off; the loop's results
+    still reach the watcher."""
     source = Alarmed()
     source.answer = GOOD
-    made, told = watching(source)
+    watcher, calls = watching(source)
     source.bug = bug
     assert until(lambda: source.watched >= 4)
-    made.saw(source.fetch(["common"]), ["common"])
-    source.answer = EMPTY  # and it is looked at, where it cannot be watched
-    assert until(lambda: bool(told))
+    watcher.on_converged(source.fetch(["common"]), ["common"])
+    source.answer = EMPTY  # a source that cannot be watched is still fetched
+    assert until(lambda: bool(calls))
     source.bug = None
-    made.stop()
+    watcher.stop()
     records = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert len(records) == 1
     text = records[0].getMessage()
@@ -249,28 +261,24 @@ def test_a_bug_of_a_source_ends_nothing(bug: BaseException, caplog: pytest.LogCa
 
 
 def test_a_bug_of_a_fetch_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """The same where a source's fetch has the bug, also for a source that is away."""
+    """The same for a bug in a source's fetch, also while the source is unavailable."""
+    caplog.set_level(logging.DEBUG, logger="parbake.sources")
     source = Store()
     source.answer = GOOD
-    made, told = watching(source, 0.2)
-    fetch, asked = source.fetch, []
-
-    def broken(layers: Sequence[str]) -> Snapshot:
-        asked.append(layers)
-        raise KeyError(SECRET)
-
-    source.fetch = broken  # type: ignore[method-assign]
-    assert until(lambda: len(asked) >= 2)
-    made.saw(None, ["common"])
-    assert until(lambda: len(asked) >= 4)
-    source.fetch = fetch  # type: ignore[method-assign]
-    assert until(lambda: bool(told))
-    made.stop()
+    watcher, calls = watching(source, 0.2)
+    source.bug_of_fetch = KeyError(SECRET)
+    assert until(lambda: bool(calls))  # the loop finds out, and reports the bug
+    assert until(lambda: len(source.asked) >= 4)
+    calls.clear()
+    source.bug_of_fetch = None
+    assert until(lambda: bool(calls))
+    watcher.stop()
+    assert "KeyError at" in caplog.text
     assert SECRET not in caplog.text
 
 
 def test_a_bug_of_a_platform_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """A provider whose watch raises what it should not costs neither the thread nor the loop."""
+    """An unexpected error in a provider's watch ends neither the thread nor the loop."""
 
     class Platform:
         waited = 0
@@ -289,41 +297,66 @@ def test_a_bug_of_a_platform_ends_nothing(caplog: pytest.LogCaptureFixture) -> N
             pass
 
     changed = threading.Event()
-    made = FactsWatcher(cast(PlatformWatcher, Platform()), changed.set)
+    watcher = FactsWatcher(cast(PlatformWatcher, Platform()), changed.set)
     facts = Facts({}, {}, 0.0, ())
-    made.saw(facts)
+    watcher.on_converged(facts)
     assert changed.wait(20)
-    made.saw(facts)
-    made.stop()
+    watcher.on_converged(facts)
+    watcher.stop()
     assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
     assert SECRET not in caplog.text
 
 
 def test_no_thread_is_started_twice() -> None:
-    """A thread that ended, for whatever reason, is not the loop's end."""
+    """The loop goes on after a watch thread has ended."""
     source = Alarmed()
     source.answer = GOOD
-    made, _ = watching(source)
-    made._stopping.set()
-    made._thread.join(5)
-    made._stopping.clear()
-    made.saw(GOOD, ["common"])
-    assert not made._thread.is_alive()
+    watcher, _ = watching(source)
+    watcher._stop.set()
+    watcher._thread.join(5)
+    watcher._stop.clear()
+    watcher.on_converged(GOOD, ["common"])
+    assert not watcher._thread.is_alive()
 
 
-def test_a_watch_that_always_says_so_backs_off_without_known_layers_too() -> None:
-    """Where only the loop can look, a source that always claims to have changed costs it a back-off and no storm."""
+def test_a_watch_that_always_alarms_backs_off_without_known_layers_too() -> None:
+    """If only the loop can fetch, a source that always reports a change costs it a back-off and no storm."""
     source = Alarmed()
     source.answer = GOOD
-    told: list[str] = []
+    calls: list[str] = []
 
     def changed(name: str) -> None:
-        told.append(name)
-        made.saw(source.fetch(["common"]), None)
+        calls.append(name)
+        site_watcher.on_converged(source.fetch(["common"]), None)
 
-    made = Watcher("site", source, 60.0, changed)
+    site_watcher = Watcher("site", source, 60.0, changed)
     source.alarm.wait = lambda timeout=None: True  # type: ignore[method-assign]
-    made.saw(source.fetch(["common"]), None)
+    site_watcher.on_converged(source.fetch(["common"]), None)
     time.sleep(2.0)
-    made.stop()
-    assert 1 <= len(told) < 25
+    site_watcher.stop()
+    assert 1 <= len(calls) < 25
+
+
+@pytest.mark.parametrize("source", [Store(), Alarmed()], ids=["polled", "watched"])
+def test_the_shared_stop_event_ends_the_thread(source: Store) -> None:
+    """When parbake stops, the thread ends within two seconds, in a poll as in a watch, without a call of `stop`."""
+    source.answer = GOOD
+    stopping = threading.Event()
+    watcher = Watcher("site", source, 60.0, lambda name: None, stopping=stopping)
+    watcher.on_converged(source.fetch(["common"]), ["common"])
+    assert until(watcher._thread.is_alive)
+    stopping.set()
+    watcher._thread.join(2)
+    assert not watcher._thread.is_alive()
+
+
+def test_the_shared_stop_event_ends_the_wait_for_a_convergence() -> None:
+    """The same while the thread waits for a loop that converges no more."""
+    source, stopping, changed = Store(), threading.Event(), threading.Event()
+    source.answer = GOOD
+    watcher = Watcher("site", source, 60.0, lambda name: changed.set(), stopping=stopping)
+    watcher.on_converged(None, ["common"], error="unavailable")
+    assert changed.wait(20)
+    stopping.set()
+    watcher._thread.join(2)
+    assert not watcher._thread.is_alive()

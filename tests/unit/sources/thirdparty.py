@@ -1,9 +1,9 @@
-"""A backend for INI files: a section is a layer."""
+"""A backend for INI files: a layer is a section."""
 
 import configparser
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from agent.errors import SourceInvalid, SourceUnreachable
 from agent.model import Layer, Snapshot
@@ -17,7 +17,7 @@ class IniOptions:
 
 
 class IniSource:
-    options_class: ClassVar[type[Any]] = IniOptions
+    options_class: ClassVar[type[IniOptions]] = IniOptions
 
     def __init__(self, options: IniOptions, context: SourceContext) -> None:
         self._path = context.paths.host(options.path)
@@ -31,8 +31,8 @@ class IniSource:
         except OSError as error:
             raise SourceUnreachable(f"{self._path}: {error.strerror}") from None
         except (UnicodeDecodeError, configparser.Error) as error:
-            raise SourceInvalid(f"{self._path} is no INI file: {type(error).__name__}") from None
+            raise SourceInvalid(f"{self._path} is not an INI file: {type(error).__name__}") from None
         return Snapshot(tuple(Layer(name, dict(parser[name]) if name in parser else None) for name in layers))
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the source holds nothing open."""

@@ -1,4 +1,4 @@
-"""One bench a backend: its store on loopback, and how a test writes to it. The contract and fault suites run over all."""
+"""One bench for each backend: its store on loopback, and the means to write to it. The suites run over all benches."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ OVER_NETWORK: tuple[type[Bench], ...] = (
     HttpBench, ConsulBench, EtcdBench, RedisBench, ZookeeperBench, DnsBench, VaultBench, GcpBench, AzureBench, SsmBench,
     SecretsManagerBench, S3Bench, DynamodbBench, AppConfigBench,
 )  # fmt: skip
-"""One bench for each backend that asks somebody over the network."""
+"""One bench for each backend with a server."""
 
 
 def running(kind: type[Bench], directory: Path) -> Iterator[Bench]:
-    """The bench with its store up, and gone at the end."""
+    """Yield the bench with its store running, and remove it at the end."""
     bench = kind(directory)
     with bench.held:
         bench.begin()

@@ -1,10 +1,11 @@
-"""What a bench is: a store on loopback, a source on it, and how a test writes to it."""
+"""A bench is a store on loopback, with a source on it and the means to write to it."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import sys
+import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,13 +13,13 @@ from typing import Any, ClassVar
 
 from agent.paths import Paths
 from agent.settings import plugins
-from agent.sources import BACKENDS, Source, SourceContext
+from agent.sources import BACKENDS, Source, SourceContext, new_source
 
 Tree = dict[str, Any]
 
 
 class Bench:
-    """What the suites need of a store. `port` is None where there is no server to cut off."""
+    """The operations that the suites need. `port` is None if the store is not a server that a proxy can cut off."""
 
     backend: ClassVar[str]
     watched = False
@@ -32,7 +33,7 @@ class Bench:
     udp = False
     port: int | None = None
     host = "127.0.0.1"
-    """where a source finds the store, or the proxy before it"""
+    """the host of the store, or of the proxy before it, in a source's options"""
     layers: tuple[str, ...] = ("common", "env/dev")
     shows = "{{ config.name }}"
     """a template that reads the key `name`"""
@@ -42,11 +43,13 @@ class Bench:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         self.held = ExitStack()
-        self.context_seconds = 5.0
+        self.context_seconds = 30.0
+        self.stopping = threading.Event()
+        """the stop event of the sources that `open` makes"""
 
     @classmethod
     def missing(cls) -> str:
-        """Why it cannot run here, or nothing."""
+        """Return why it cannot run here, or ""."""
         return ""
 
     def begin(self) -> None:
@@ -71,12 +74,12 @@ class Bench:
     def start(self) -> None:
         raise NotImplementedError
 
-    def open(self, port: int | None = None, scheme: str = "http", **more: Any) -> Source:
-        """A source on the store, or on a proxy's port before it."""
-        kind = plugins.load(BACKENDS, self.backend, "backend")
-        options = kind.options_class(**{**self.options(port or self.port or 0, scheme), **more})
-        context = SourceContext("bench", Paths(), self.context_seconds, poll_seconds=0.5)
-        source: Source = kind(options, context)
+    def open(self, port: int | None = None, scheme: str = "http", **more: Any) -> Source[object]:
+        """Return a source on the store, or on a proxy's port before it."""
+        options_class = plugins.load(BACKENDS, self.backend, "backend").options_class
+        options = options_class(**{**self.options(port or self.port or 0, scheme), **more})
+        context = SourceContext("bench", Paths(), self.context_seconds, poll_seconds=0.5, stopping=self.stopping)
+        source: Source[object] = new_source(self.backend, options, context)
         self.held.callback(source.close)
         return source
 
@@ -87,7 +90,7 @@ class Bench:
 
 
 class Documents(Bench):
-    """Stores in which a layer is one document."""
+    """A store in which a layer is one document."""
 
     flat = False
 
@@ -130,7 +133,7 @@ class OnDisk(Documents):
 
 
 class Served(Bench):
-    """Benches with a server process that is stopped and started."""
+    """A bench with a server process that is stopped and started."""
 
     server: Any
 

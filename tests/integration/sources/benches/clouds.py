@@ -1,4 +1,4 @@
-"""Benches of the clouds: moto for AWS, fakes for what moto has not, for Google and for Azure."""
+"""Benches of the clouds: moto for AWS, and fakes for Google, Azure, and the APIs that moto does not have."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class AzureBench(Served):
 
 
 class AwsBench(Served):
-    """moto's server; `client` is boto3's, for the test's own writing. Benches can share one, `moto`."""
+    """moto's server. `client` is boto3's, for the test's writes. Benches can share one server, `moto`."""
 
     tls = http = True
     keeps = False

@@ -50,7 +50,7 @@ class EnvBench(Bench):
     def options(self, port: int, scheme: str) -> Mapping[str, Any]:
         return {"prefix": "CFG_"}
 
-    def open(self, port: int | None = None, scheme: str = "http", **more: Any) -> Source:
+    def open(self, port: int | None = None, scheme: str = "http", **more: Any) -> Source[object]:
         from agent.sources.backends.env import EnvOptions, EnvSource
 
         return EnvSource(EnvOptions(prefix="CFG_"), SourceContext("bench", Paths(), 5.0), self.variables)

@@ -1,4 +1,4 @@
-"""Benches of the stores that people run themselves; Vault's is a fake."""
+"""Benches of self-hosted stores; that of Vault is a fake."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ConsulBench(Served):
     def missing(cls) -> str:
         try:
             consul_binary()
-        except Exception as error:  # noqa: BLE001 - whatever keeps the binary away is the reason
+        except Exception as error:  # noqa: BLE001 - any error is the reason why there is no binary
             return f"no consul: {error}"
         return ""
 
@@ -161,7 +161,7 @@ class ZookeeperBench(Served):
     watched = True
     flat = False
     questions = 0
-    """how often a test asked the server for its counters"""
+    """the number of times that a test has asked the server for its counters"""
 
     @classmethod
     def missing(cls) -> str:

@@ -1,4 +1,7 @@
-"""Vault's ways to log in: what is sent to auth/MOUNT/login. Secrets are read from their files at each login."""
+"""Vault's auth methods: the options, and the body of a login at auth/MOUNT/login.
+
+Credentials are read from their files at each login. The methods are at https://developer.hashicorp.com/vault/docs/auth.
+"""
 
 from __future__ import annotations
 
@@ -17,40 +20,40 @@ from agent.sources import SourceContext, optional
 from agent.sources.backends.metadata import Metadata
 
 Method = Literal["token", "approle", "aws", "gcp", "azure", "kubernetes", "cert", "jwt"]
-_NEEDS = {"token": "token_file", "approle": "role_id", "jwt": "jwt_file"}
-_WITH_ROLE = ("aws", "gcp", "azure", "kubernetes", "jwt")
+_REQUIRED_OPTION = {"token": "token_file", "approle": "role_id", "jwt": "jwt_file"}
+_METHODS_WITH_ROLE = ("aws", "gcp", "azure", "kubernetes", "jwt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VaultOptions(TlsOptions):
     address: str = setting("the API: https:// or http://", "https://127.0.0.1:8200")
-    mount: str = setting("where the KV engine is mounted", "secret")
+    mount: str = setting("the mount path of the KV engine", "secret")
     prefix: str = setting("the path that layers are below", "")
     namespace: str = setting("the namespace (Vault Enterprise)", "")
-    auth: Method = setting("how to log in", "token")
-    auth_mount: str = setting("where the auth method is mounted; default: its name", "")
+    auth: Method = setting("the auth method", "token")
+    auth_mount: str = setting("the mount path of the auth method; default: its name", "")
     role: str = setting("the role to log in as (aws, gcp, azure, kubernetes, jwt; optional for cert)", "")
     token_file: str = setting("token: file, or credential:NAME, with the token", "")
-    role_id: str = setting("approle: the role's id, which is no secret", "")
+    role_id: str = setting("approle: the role's id, which is not a secret", "")
     secret_id_file: str = setting("approle: file, or credential:NAME, with the secret id", "")
-    jwt_file: str = setting("jwt, kubernetes: file, or credential:NAME, with the token that the platform renews", "")
+    jwt_file: str = setting("jwt, kubernetes: file, or credential:NAME, with a token that the platform renews", "")
     imds_url: str = setting("aws, gcp, azure: another address of the metadata service", "")
     dynamic: tuple[str, ...] = setting("paths with leases, such as database/creds/web, as config.dynamic.database...", ())
 
     def __post_init__(self) -> None:
         check_metadata_url(self.imds_url)
         check_url(self.address, "address")
-        needed = _NEEDS.get(self.auth, "")
-        if needed and not getattr(self, needed):
-            raise ValueError(f'auth = "{self.auth}" needs {needed}')
-        if self.auth in _WITH_ROLE and not self.role:
+        required = _REQUIRED_OPTION.get(self.auth, "")
+        if required and not getattr(self, required):
+            raise ValueError(f'auth = "{self.auth}" needs {required}')
+        if self.auth in _METHODS_WITH_ROLE and not self.role:
             raise ValueError(f'auth = "{self.auth}" needs role')
         if self.auth == "cert" and not self.cert_file:
             raise ValueError('auth = "cert" needs cert_file')
 
 
 class Login:
-    """The body of a login with one method."""
+    """Logs in with one method: `path` below /v1 and `body` are the request."""
 
     def __init__(self, options: VaultOptions, context: SourceContext) -> None:
         self._options = options
@@ -71,7 +74,7 @@ class Login:
         return f"auth/{self._options.auth_mount or self._options.auth}/login"
 
     def body(self) -> dict[str, Any]:
-        """Raises SourceDenied where a credential cannot be read."""
+        """Return the JSON body of the login. Raises SourceDenied if a credential cannot be read."""
         return self._bodies[self._options.auth]()
 
     def _secret(self, reference: str) -> str:
@@ -106,17 +109,18 @@ class Login:
         }
 
     def _aws(self) -> dict[str, Any]:
-        """A signed sts:GetCallerIdentity that Vault sends on: it proves the role and can do nothing else."""
+        """Return a signed sts:GetCallerIdentity, which Vault sends to AWS. It proves the role and allows nothing else."""
         optional.require("botocore", "vault", "aws", "python3-botocore")
         from botocore.auth import SigV4Auth
         from botocore.awsrequest import AWSRequest
         from botocore.credentials import Credentials
 
-        found = self._metadata.aws_credentials()
+        role_credentials = self._metadata.aws_credentials()
         url, body = "https://sts.amazonaws.com/", "Action=GetCallerIdentity&Version=2011-06-15"
         headers = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8", "Host": "sts.amazonaws.com"}
         request = AWSRequest(method="POST", url=url, data=body, headers=headers)
-        credentials = Credentials(found["access_key"], found["secret_key"], found["token"])
+        keys = (role_credentials["access_key"], role_credentials["secret_key"], role_credentials["token"])
+        credentials = Credentials(*keys)
         SigV4Auth(credentials, "sts", "us-east-1").add_auth(request)
         signed = json.dumps({name: [value] for name, value in request.headers.items()})
         return {
@@ -128,12 +132,13 @@ class Login:
         }
 
     def close(self) -> None:
+        """Close the client of the metadata service."""
         self._metadata.close()
 
 
-def token_of_file(options: VaultOptions, context: SourceContext) -> str:
-    """The token that someone else renews. Raises SourceDenied."""
+def read_token(options: VaultOptions, context: SourceContext) -> str:
+    """Return the token in `token_file`, which another program renews. Raises SourceDenied."""
     token = str(read_secret(options.token_file, context.paths).reveal())
     if not token.isascii():
-        raise SourceDenied("token_file holds no token")
+        raise SourceDenied("token_file holds characters that no token has")
     return token
