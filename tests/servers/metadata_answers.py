@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -12,12 +13,15 @@ USERDATA = "#cloud-config\nparbake:\n  environment: prod\n  role: web\n"
 
 @dataclass(frozen=True)
 class Request:
+    """A request. `received_at` is a moment of `time.monotonic()`."""
+
     method: str
     path: str
     query: dict[str, str]
     headers: dict[str, str]
     body: str = ""
     port: int = 0
+    received_at: float = field(default_factory=time.monotonic)
 
 
 @dataclass

@@ -60,7 +60,7 @@ class Receiver:
         argv += [f"--address={self.address}", f"--port={self.port}", *self._options]
         self._child = Child(argv, self._directory / "receiver.log", prefix=self._prefix)
         try:
-            self._child.wait_ready(ready.exists, 10.0, f"a receiver on port {self.port}")
+            self._child.wait_ready(ready.exists, 30.0, f"a receiver on port {self.port}")
         except BaseException:
             self.stop()
             raise

@@ -55,7 +55,7 @@ def test_a_target_edited_by_hand_is_reported_and_left(converged: Image) -> None:
         converged.site("common", 'v = "two"\n')
         eventually(lambda: converged.read("/etc/app/left.conf") == "value two\n" and is_converged(converged))
         process.terminate()
-        errors = process.communicate(timeout=30)[1]
+        errors = process.communicate(timeout=60)[1]
     owner = pwd.getpwuid(os.geteuid()).pw_name
     assert errors.count("target /etc/app/left.conf drifted: its content was changed at ") == 2
     assert f"the file belongs to {owner}" in errors
@@ -80,7 +80,7 @@ def test_a_target_with_drift_repair_is_put_back(converged: Image, change: str) -
         eventually(lambda: target.read_text() == GOOD and target.stat().st_mode & 0o777 == 0o644)
         eventually(lambda: states(converged)["kept.conf"] == "current")
         process.terminate()
-        errors = process.communicate(timeout=30)[1]
+        errors = process.communicate(timeout=60)[1]
     assert "target /etc/app/kept.conf drifted: its " in errors
     assert "it is restored" in errors
 

@@ -113,8 +113,8 @@ def test_a_storm_of_changes(pair: Image) -> None:
             pair.site("common", f'v = "{value}"\n')
             time.sleep(0.005)
         eventually(lambda: holds(pair, "1000"))
-        eventually(lambda: pair.status()["state"] == "converged")
-        assert 2 <= number(pair) <= 10
+        eventually(lambda: pair.status()["state"] == "converged" and number(pair) >= 2)
+        assert number(pair) <= 10
 
 
 def test_changes_closer_together_than_settle_are_one_generation(pair: Image) -> None:
@@ -155,7 +155,7 @@ def test_termination_ends_it_well(pair: Image) -> None:
         pair.site("common", 'v = "two"\n')
         time.sleep(0.2)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     assert holds(pair, "two") or holds(pair, "start")
     assert pair.leftovers() == []
 
@@ -167,7 +167,7 @@ def test_termination_while_there_is_no_source(pair: Image) -> None:
         eventually(lambda: pair.status()["state"] == "failed")
         assert "site" in pair.status()["error"]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 def test_commands_by_hand_beside_the_daemon(pair: Image) -> None:
@@ -185,6 +185,7 @@ def test_commands_by_hand_beside_the_daemon(pair: Image) -> None:
         assert holds(pair, "start")
         assert pair.run("resume").code == 0
         eventually(lambda: holds(pair, "third"))
+        eventually(lambda: pair.status()["state"] == "converged")
         for _ in range(14):
             time.sleep(0.5)
             assert "hold" not in pair.status()
@@ -240,7 +241,7 @@ def test_systemd_is_notified(pair: Image, tmp_path: Path) -> None:
             assert [text for text in before + after if "WATCHDOG=1" in text]
             process.send_signal(signal.SIGTERM)
             _messages(server, "STOPPING=1")
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
 
 
 def _messages(server: socket.socket, last: str) -> list[str]:

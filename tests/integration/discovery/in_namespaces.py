@@ -36,11 +36,11 @@ def address(text: str, *options: str) -> Iterator[None]:
         run("ip", "address", "del", text, "dev", "lo")
 
 
-def network(name: str) -> None:
-    """Create an interface that accepts every packet, and whose other end does not answer."""
+def network(name: str, *options: str) -> None:
+    """Create an interface with `options` that accepts every packet, and whose other end does not answer."""
     run("ip", "link", "add", name, "type", "veth", "peer", "name", f"{name}-end")
     run("ip", "link", "set", f"{name}-end", "up")
-    run("ip", "link", "set", name, "arp", "off", "up")
+    run("ip", "link", "set", name, "arp", "off", *options, "up")
 
 
 def ipv4(root: Path) -> Facts:
@@ -59,16 +59,14 @@ def blackhole(root: Path) -> Facts:
     network("hole")
     run("ip", "route", "add", "169.254.169.254/32", "dev", "hole")
     with address("fd00:ec2::254/128", "nodad"), Metadata("ec2", host="fd00:ec2::254", port=80):
-        return ask(machine(root, "ec2"), "imds", timeout=3.0)
+        return ask(machine(root, "ec2"), "imds", timeout=40.0)
 
 
 def nothing(root: Path) -> Facts:
     """Count the packets that discovery sends into a network that accepts everything, if no platform matches."""
-    network("wide")
+    network("wide", "addrgenmode", "none")  # the kernel announces no address, and asks for no router
     run("ip", "address", "add", "10.9.9.9/24", "dev", "wide")
     run("ip", "route", "add", "default", "dev", "wide")
-    # Until the kernel has announced the new interface.
-    time.sleep(1.5)
     before = sent()
     facts = ask(Paths(Path("/")), "kernel", "credentials", "cloud-init", "file", "host")
     unmatched = ask(machine(root, sys_vendor="QEMU"), "kernel", "cloud-init", "imds", "file", "host")

@@ -235,7 +235,7 @@ def kind_of(name: str) -> str:
 
 def arrived(target: Target, count: int) -> list[str]:
     """The messages, once there are `count` of them: a stream's receiver may still be reading."""
-    wait_until(lambda: len(target.messages()) >= count or bool(target.complaints), 10, f"{count} messages")
+    wait_until(lambda: len(target.messages()) >= count or bool(target.complaints), 30, f"{count} messages")
     assert not target.complaints
     return target.messages()
 

@@ -125,7 +125,7 @@ def test_a_pipe_that_is_closed_ends_the_command(words: list[str], root: Path) ->
         assert child.stderr is not None
         assert json.loads(child.stdout.readline())
         child.stdout.close()
-        assert child.wait(8) == 0
+        assert child.wait(30) == 0
         assert child.stderr.read() == b""
 
 

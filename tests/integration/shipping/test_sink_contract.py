@@ -239,6 +239,6 @@ def test_a_stop_ends_the_waiting_for_a_dead_sink(tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(DeliveryAborted):
         Delivery(sink, DeadLetters(tmp_path / "dead", "s"), progress, stop).deliver(batch(["a"]))
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 15
     assert progress.counts["sent"] == progress.counts["set_aside"] == 0
     sink.close()

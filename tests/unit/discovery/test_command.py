@@ -96,14 +96,14 @@ def test_a_refused_fact_and_a_missing_origin_are_shown(image: Image) -> None:
 
 def test_a_provider_that_never_comes_back_does_not_keep_the_command(image: Image) -> None:
     """A fact file on a mount that is dead: discovery ends in time, and so does the process, though a thread still hangs."""
-    settings(image, '[discovery]\nimds = "off"\ntimeout = "500ms"\n')
+    settings(image, '[discovery]\nimds = "off"\ntimeout = "3s"\n')
     image.write("/etc/hostname", "web-1\n")
     directory = image.path("/etc/parbake/facts.d")
     directory.mkdir(parents=True)
     os.mkfifo(directory / "dead.toml")
     began = time.monotonic()
     shown = image.run("facts", timeout=60)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 40
     assert shown.code == 0
     assert "web-1" in shown.out
     assert "file did not return within" in shown.err

@@ -19,8 +19,8 @@ from agent.paths import Paths
 from tests.unit.discovery.machines import ask, attempts_text, machine, settings, timed, write
 
 HERE = "tests.unit.discovery.test_engine"
-SLACK_SECONDS = 2.0
-"""The extra time that a busy machine may take."""
+SLACK_SECONDS = 10.0
+"""The extra time that a busy machine may take. A provider that hangs does so for half a minute."""
 
 
 class First:
@@ -153,15 +153,16 @@ def test_an_unexpected_error_is_shown_by_type_and_place(tmp_path: Path, caplog: 
 def test_providers_that_hang_cost_at_most_the_time_of_discovery(tmp_path: Path) -> None:
     """However many hang: the next ones are asked, partial facts are kept, and the time of discovery is not exceeded."""
     names = [provider("Hangs")] * 3
-    facts, seconds = timed(Paths(tmp_path), *names, provider("Second"), timeout=0.5)
+    facts, seconds = timed(Paths(tmp_path), *names, provider("Second"), timeout=2.0)
     Hangs.release.set()
     shares = [float(share) for share in re.findall(r"did not return within (\S+) s", attempts_text(facts))]
     assert len(shares) == 3
-    assert sum(shares) <= 0.5
-    assert seconds < 0.5 + SLACK_SECONDS
+    assert sum(shares) <= 2.0
+    assert 1.5 < shares[0] <= 1.8
+    assert seconds < 2.0 + SLACK_SECONDS
     assert facts.values["zone"] == "z1"
     assert facts.values["slot"] == "7"
-    assert "did not return within 0.45 s; gave slot" in attempts_text(facts)
+    assert f"did not return within {shares[0]:g} s; gave slot" in attempts_text(facts)
 
 
 def test_a_provider_that_does_not_exist_is_an_error_of_the_settings(tmp_path: Path) -> None:
@@ -232,7 +233,7 @@ def test_a_missing_fact_is_explained(tmp_path: Path) -> None:
     """Each provider that was asked, once, with its failure if there was one, even if it also gave facts."""
     facts = ask(Paths(tmp_path), provider("Raises"), "kernel")
     assert providers_summary(facts) == f"{provider('Raises')}: failed: the rack's controller is not there; kernel: nothing"
-    refused = ask(machine(tmp_path, "ec2"), "imds", imds_url="http://127.0.0.1:1", timeout=1.0)
+    refused = ask(machine(tmp_path, "ec2"), "imds", imds_url="http://127.0.0.1:1", timeout=1.5)
     assert providers_summary(refused).startswith("imds:ec2: failed: http://127.0.0.1:1/latest/api/token gave no answer")
     assert providers_summary(ask(Paths(tmp_path))) == "no provider"
 
@@ -244,7 +245,7 @@ def test_the_summary_names_failures_and_missing_facts(tmp_path: Path) -> None:
     assert "the rack's controller is not there" in text
     assert "not known: platform, instance_id, zone" in text
     assert missing_facts_summary(ask(Paths(tmp_path), provider("First"))) == ""
-    hung = ask(machine(tmp_path, "ec2"), "imds", imds_url="http://127.0.0.1:1", timeout=1.0)
+    hung = ask(machine(tmp_path, "ec2"), "imds", imds_url="http://127.0.0.1:1", timeout=1.5)
     assert "imds:ec2 failed: http://127.0.0.1:1/latest/api/token gave no answer" in missing_facts_summary(hung)
 
 

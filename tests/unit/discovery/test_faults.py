@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.servers.metadata import Metadata
+from tests.servers.processes import free_port
 from tests.unit.discovery.machines import ask, attempts_text, machine, timed, write
 from tests.unit.discovery.test_platforms import EXPECTED, NETWORKED
 
-SLACK_SECONDS = 2.0
-"""The extra time that a busy machine may take."""
+TIMEOUT_SECONDS = 1.5
+"""Of discovery: a twentieth of it, in which a provider reports its failure, is enough on a busy machine."""
+SLACK_SECONDS = 10.0
+"""The extra time that a busy machine may take. A service that hangs does so for a minute."""
 
 
 @pytest.mark.parametrize("platform", NETWORKED)
@@ -22,8 +25,8 @@ def test_a_service_that_gives_no_answer_costs_the_time_of_discovery(platform: st
     """A service that hangs, drips or only fails costs at most discovery.timeout, and the known facts are used."""
     write(tmp_path, "/etc/hostname", "web-9\n")
     with Metadata(platform, fault) as service:
-        facts, seconds = timed(machine(tmp_path, platform), "imds", "host", imds_url=service.url, timeout=0.5)
-    assert seconds < 0.5 + SLACK_SECONDS
+        facts, seconds = timed(machine(tmp_path, platform), "imds", "host", imds_url=service.url, timeout=TIMEOUT_SECONDS)
+    assert seconds < TIMEOUT_SECONDS + SLACK_SECONDS
     assert facts.values["platform"] == platform
     assert facts.values["hostname"] == "web-9"
     assert "gave no answer within the time" in attempts_text(facts) or "did not return" in attempts_text(facts)
@@ -43,19 +46,19 @@ def test_a_service_that_recovers_is_tried_again(platform: str, fault: str, tmp_p
 def test_404_is_an_answer(platform: str, tmp_path: Path) -> None:
     """404 is final: no request is repeated, and discovery does not wait."""
     with Metadata(platform, "404") as service:
-        facts, seconds = timed(machine(tmp_path, platform), "imds", imds_url=service.url)
+        facts, seconds = timed(machine(tmp_path, platform), "imds", imds_url=service.url, timeout=60.0)
     requests = [(request.method, request.path) for request in service.seen]
     assert len(requests) == len(set(requests))
-    assert seconds < 2
+    assert seconds < 20
     assert facts.values["platform"] == platform
 
 
 def test_azure_is_tried_again_after_404(tmp_path: Path) -> None:
     """On Azure 404 means that the service is being updated."""
     with Metadata("azure", "404") as service:
-        _, seconds = timed(machine(tmp_path, "azure"), "imds", imds_url=service.url, timeout=0.5)
+        _, seconds = timed(machine(tmp_path, "azure"), "imds", imds_url=service.url, timeout=TIMEOUT_SECONDS)
     assert len(service.seen) > 2
-    assert seconds < 0.5 + SLACK_SECONDS
+    assert seconds < TIMEOUT_SECONDS + SLACK_SECONDS
 
 
 INVALID = ("truncated", "not-utf8", "not-json", "empty", "large", "redirect", "page")
@@ -81,7 +84,7 @@ def test_an_invalid_answer_never_becomes_a_fact(platform: str, fault: str, tmp_p
 def test_facts_before_a_failure_are_kept(tmp_path: Path) -> None:
     """One path that hangs does not lose the facts that came before it, and the report names that path."""
     with Metadata("ec2", "hang", on="/tags/") as service:
-        facts = ask(machine(tmp_path, "ec2"), "imds", imds_url=service.url, timeout=0.5)
+        facts = ask(machine(tmp_path, "ec2"), "imds", imds_url=service.url, timeout=3.0)
     assert facts.values["instance_id"] == "i-0123456789abcdef0"
     assert "tags" not in facts.values
     assert "/latest/meta-data/tags/instance gave no answer" in attempts_text(facts)
@@ -90,11 +93,9 @@ def test_facts_before_a_failure_are_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize("platform", NETWORKED)
 def test_a_service_that_is_not_there_is_tried_until_the_deadline(platform: str, tmp_path: Path) -> None:
     """A refused connection is tried again, because a service may start later than the instance. Then it is reported."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    facts, seconds = timed(machine(tmp_path, platform), "imds", imds_url=url, timeout=0.3)
-    assert seconds < 0.3 + SLACK_SECONDS
+    url = f"http://127.0.0.1:{free_port()}"
+    facts, seconds = timed(machine(tmp_path, platform), "imds", imds_url=url, timeout=TIMEOUT_SECONDS)
+    assert seconds < TIMEOUT_SECONDS + SLACK_SECONDS
     assert facts.values["platform"] == platform
     assert "connection refused" in attempts_text(facts)
 

@@ -104,7 +104,7 @@ def test_the_machine_id_is_the_instance_id_without_a_platform(tmp_path: Path) ->
     write(tmp_path, "/etc/hostname", "web-1\n")
     assert dict(ask(Paths(tmp_path), "host").values) == {"hostname": "web-1", "instance_id": MACHINE_ID}
     machine(tmp_path, "gce")
-    facts = ask(Paths(tmp_path), "imds", "host", imds_url="http://127.0.0.1:1", timeout=0.2)
+    facts = ask(Paths(tmp_path), "imds", "host", imds_url="http://127.0.0.1:1", timeout=2.0)
     assert dict(facts.values) == {"platform": "gce", "hostname": "web-1"}
 
 

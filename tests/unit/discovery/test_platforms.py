@@ -232,7 +232,7 @@ def test_ec2_does_not_fall_back_if_a_token_is_refused(status: int, tmp_path: Pat
 def test_ec2_never_falls_back_after_a_time_out(fault: str, tmp_path: Path) -> None:
     """A missing token is a failure: to continue without one would serve an attacker."""
     with Metadata("ec2", fault, on="/api/token", options={"imds": "both"}) as service:
-        facts = ask(machine(tmp_path, "ec2"), "imds", imds_url=service.url, timeout=0.6)
+        facts = ask(machine(tmp_path, "ec2"), "imds", imds_url=service.url, timeout=1.5)
     assert "instance_id" not in facts.values
     assert {request.path for request in service.seen} == {"/latest/api/token"}
 

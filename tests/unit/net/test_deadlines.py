@@ -9,6 +9,7 @@ import time
 import pytest
 
 from agent.net.deadlines import Deadlines
+from tests.servers.processes import wait_until
 
 LONG_SECONDS = 60.0
 
@@ -17,7 +18,7 @@ def test_a_nearer_deadline_does_not_wait_for_an_earlier_one_further_away() -> No
     """The thread that sleeps until a far deadline wakes up for a nearer one."""
     deadlines, called = Deadlines(), threading.Event()
     deadlines.schedule(time.monotonic() + LONG_SECONDS, lambda: None)
-    time.sleep(0.1)  # the thread sleeps until the far deadline now
+    wait_until(lambda: deadlines._wakes_at != float("inf"), 10, "the thread to sleep until the far deadline", 0.005)
     deadlines.schedule(time.monotonic() + 0.05, called.set)
     assert called.wait(10)
 
@@ -93,7 +94,7 @@ def test_deadlines_after_a_callback_that_raises_are_called() -> None:
     """The thread that an error ended is started again by the next deadline."""
     deadlines, called = Deadlines(), threading.Event()
     deadlines.schedule(time.monotonic(), lambda: 1 / 0)
-    time.sleep(0.2)
+    wait_until(lambda: deadlines._thread is not None and not deadlines._thread.is_alive(), 10, "the end of the thread", 0.005)
     deadlines.schedule(time.monotonic() + 0.05, called.set)
     assert called.wait(10)
 

@@ -9,7 +9,7 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,24 @@ import pytest
 
 from agent.paths import Paths
 from agent.settings.models import LogFile
+from agent.shipping.readers import files
 from agent.shipping.readers.files import FilesReader
 from agent.shipping.shutdown import Stop
+
+WAIT_SECONDS = 60.0
+"""Longer than any wait that a change ends."""
+
+
+class SleepingStop(Stop):
+    """`asleep` is set once a wait sleeps, with its watch at work."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asleep = threading.Event()
+
+    def poll(self, descriptor: int, timeout_seconds: float) -> None:
+        self.asleep.set()
+        super().poll(descriptor, timeout_seconds)
 
 
 class Shipped:
@@ -53,11 +69,28 @@ class Shipped:
         self.lines += found
         return found
 
-    def wait(self, seconds: float) -> float:
-        began, stop = time.monotonic(), Stop()
-        self._reader.wait(seconds, stop)
+    def sleeps(self) -> bool:
+        """Wait for a change. Return whether the reader slept."""
+        stop = SleepingStop()
+        self._reader.wait(WAIT_SECONDS, stop)
         stop.close()
-        return time.monotonic() - began
+        return stop.asleep.is_set()
+
+    def woken_by(self, change: Callable[[], None]) -> bool:
+        """Make a change while the reader sleeps. Return whether the reader woke long before the end of its wait."""
+        stop, began = SleepingStop(), time.monotonic()
+        waiting = threading.Thread(target=self._reader.wait, args=(WAIT_SECONDS, stop))
+        waiting.start()
+        assert stop.asleep.wait(WAIT_SECONDS)
+        change()
+        waiting.join()
+        stop.close()
+        return time.monotonic() - began < WAIT_SECONDS / 2
+
+    def pass_seconds(self, seconds: float) -> None:
+        """Let every file look as if it had not grown for `seconds` more."""
+        for tail in self._reader._files.tails:
+            tail._grew -= seconds
 
 
 @pytest.fixture
@@ -71,6 +104,16 @@ def log(tmp_path: Path) -> Path:
 def write(path: Path, *lines: str) -> None:
     with path.open("a") as file:
         file.writelines(f"{line}\n" for line in lines)
+
+
+def tick(log: Path) -> None:
+    """Wait until the file system's clock has moved: what is written from now on has a later time than what was written."""
+    probe = log.parent.parent / "probe"
+    probe.write_text("")
+    before = probe.stat().st_mtime_ns
+    while probe.stat().st_mtime_ns == before:
+        time.sleep(0.001)
+        probe.write_text("")
 
 
 @pytest.fixture
@@ -124,7 +167,7 @@ def test_several_rotations_between_two_looks(shipped: Shipped, log: Path, restar
             if log.with_name("app.log.2").exists():
                 log.with_name("app.log.2").rename(log.with_name("app.log.3"))
             old.rename(log.with_name("app.log.2"))
-        time.sleep(0.01)
+        tick(log)
         log.rename(old)
         write(log, line)
     if restarted:
@@ -183,10 +226,10 @@ def test_an_unread_file_that_is_gone_counts_as_a_loss(shipped: Shipped, log: Pat
 
 def test_entries_of_several_lines_are_joined_and_not_lost_on_a_pause(tmp_path: Path, log: Path) -> None:
     """A stack trace is one entry. When its writer pauses, it is shipped, and later lines are another entry."""
-    shipped = Shipped(tmp_path, LogFile(path="/var/log/app/*.log", start=r"^\d", pause=0.1))  # type: ignore[arg-type]
+    shipped = Shipped(tmp_path, LogFile(path="/var/log/app/*.log", start=r"^\d", pause=600.0))  # type: ignore[arg-type]
     write(log, "1 error", "  at a", "  at b", "2 next")
     assert shipped.look() == ["1 error\n  at a\n  at b"]
-    time.sleep(0.15)
+    shipped.pass_seconds(600.0)
     assert shipped.look() == ["2 next"]
     write(log, "  at late", "3 more", "4 last")
     assert shipped.look() == ["  at late", "3 more"]
@@ -213,24 +256,26 @@ def test_other_encodings_and_carriage_returns(shipped: Shipped, log: Path) -> No
     assert shipped.look() == ["caf\ufffd", "b"]
 
 
-def test_a_file_that_appears_is_noticed(shipped: Shipped, log: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def rare_scans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scan for files rarely, so that only a change ends a wait."""
+    monkeypatch.setattr(files, "_RESCAN_SECONDS", WAIT_SECONDS)
+
+
+@pytest.mark.usefixtures("rare_scans")
+def test_a_file_that_appears_is_noticed(shipped: Shipped, log: Path) -> None:
     """A new file below a glob wakes the reader; it is read from its first line."""
     shipped.look()
-    timer = threading.Timer(0.3, lambda: write(log.with_name("b.log"), "new"))
-    timer.start()
-    assert shipped.wait(4.0) < 3.0
-    timer.join()
+    assert shipped.woken_by(lambda: write(log.with_name("b.log"), "new"))
     assert shipped.look() == ["new"]
 
 
+@pytest.mark.usefixtures("rare_scans")
 def test_a_line_that_comes_wakes_the_reader(shipped: Shipped, log: Path) -> None:
     """A line in a known file wakes the reader too."""
     write(log, "a")
     shipped.look()
-    timer = threading.Timer(0.3, lambda: write(log, "b"))
-    timer.start()
-    assert shipped.wait(4.0) < 3.0
-    timer.join()
+    assert shipped.woken_by(lambda: write(log, "b"))
     assert shipped.look() == ["b"]
 
 
@@ -253,7 +298,7 @@ def test_every_line_once_through_random_rotations_and_restarts(tmp_path: Path, l
             shipped.look(5)
             shipped.restart()
         elif log.stat().st_size:
-            time.sleep(0.002)
+            tick(log)
             for number in range(kept, 0, -1):
                 newer = log if number == 1 else log.with_name(f"app.log.{number - 1}")
                 if newer.exists():
@@ -277,7 +322,7 @@ def test_every_line_once_while_a_rotation_renames_its_whole_chain(tmp_path: Path
             lines = [f"{len(written) + number}" for number in range(5)]
             written.extend(lines)
             write(log, *lines)
-            time.sleep(0.006)  # the clock of a file system may stand still for 4 ms
+            tick(log)
             for number in range(200, 0, -1):
                 newer = log if number == 1 else log.with_name(f"app.log.{number - 1}")
                 if newer.exists():
@@ -321,12 +366,12 @@ def test_two_copies_between_two_looks_lose_nothing(shipped: Shipped, log: Path) 
     write(log, "c")
     shutil.copy(log, copy)
     os.truncate(log, 0)
-    time.sleep(0.01)
+    tick(log)
     write(log, "d", "e")
     copy.rename(log.with_name("app.log.2"))
     shutil.copy(log, copy)
     os.truncate(log, 0)
-    time.sleep(0.01)
+    tick(log)
     write(log, "f")
     shipped.restart()
     shipped.look()
@@ -357,8 +402,7 @@ def test_a_writer_that_was_not_told_of_the_rotation_is_followed(shipped: Shipped
         log.rename(log.with_name("app.log.1"))
         write(log, "b")
         shipped.look()
-        for tail in shipped._reader._files.tails:
-            tail._grew -= 3600
+        shipped.pass_seconds(3600)
         shipped.look()
         stale.write("late\n")
     shipped.look()
@@ -400,7 +444,7 @@ def test_a_log_that_grows_without_end_does_not_hold_up_the_others(shipped: Shipp
 
 def rotate(log: Path, keep: int, *, compress: bool = False) -> None:
     """Rotate as logrotate does: all generations are renamed, and those beyond `keep` are removed."""
-    time.sleep(0.02)
+    tick(log)
     ending = ".gz" if compress else ""
     for number in range(keep, 0, -1):
         older = log.with_name(f"{log.name}.{number}{ending}")
@@ -489,7 +533,7 @@ def test_a_compressed_copy_tells_whether_lines_were_truncated_away(shipped: Ship
     """copytruncate with compression at once: the copy's length says whether there was more in it than was read."""
     write(log, "a", "b")
     shipped.look()
-    time.sleep(0.02)
+    tick(log)
     if appended:
         write(log, *(f"m{number}" for number in range(1000)))
     log.with_name("app.log.1.gz").write_bytes(gzip.compress(log.read_bytes()))
@@ -503,11 +547,11 @@ def test_a_later_copy_is_read_although_that_of_what_was_read_is_compressed(shipp
     """Two rounds of copytruncate with delayed compression while a sink was unavailable: only the compressed one is lost."""
     write(log, "a", "b")
     shipped.look()
-    time.sleep(0.02)
+    tick(log)
     write(log, "lost")
     log.with_name("app.log.2.gz").write_bytes(gzip.compress(log.read_bytes()))
     os.truncate(log, 0)
-    time.sleep(0.02)
+    tick(log)
     write(log, "c")
     shutil.copy(log, log.with_name("app.log.1"))
     os.truncate(log, 0)
@@ -517,9 +561,9 @@ def test_a_later_copy_is_read_although_that_of_what_was_read_is_compressed(shipp
 
 
 def test_lines_that_came_while_a_sink_was_away_are_not_waited_for(shipped: Shipped, log: Path) -> None:
-    """A line that was appended between the last read and the wait ends the wait at once."""
+    """A line that was appended between the last read and the wait ends the wait at once: the reader does not sleep."""
     write(log, "a")
     shipped.look()
     write(log, "b")
-    assert shipped.wait(4.0) < 1.0
+    assert not shipped.sleeps()
     assert shipped.look() == ["b"]

@@ -33,7 +33,7 @@ def stopped(image: Image) -> tuple[int, str]:
     try:
         _await(lambda: _catches(running.pid, signal.SIGTERM))
         running.send_signal(signal.SIGTERM)
-        _, err = running.communicate(timeout=20)
+        _, err = running.communicate(timeout=60)
     finally:
         running.kill()
         running.wait()
@@ -141,7 +141,7 @@ def test_a_bug_in_one_sink_ends_no_other(
         _await(lambda: "later" in _read(tmp_path / "out/copy"))
     finally:
         stop.set(1.0)
-        thread.join(20)
+        thread.join(60)
     assert [type(error) for error in ended] == [KeyError]
     assert not any("value-of-an-entry" in message for message in caplog.messages)
     status = json.loads((tmp_path / "var/lib/parbake/ship/status.json").read_text())["sinks"]
@@ -172,7 +172,8 @@ def test_a_pipeline_restarts_after_a_bug() -> None:
 
 
 def test_a_bug_while_draining_holds_up_no_stop() -> None:
-    """There is no time left for a restart: the other pipelines drain, and the command ends with them."""
+    """There is no time left for a restart: the other pipelines drain, and the command ends with them. A restart would wait
+    until the end of the drain."""
 
     class Fake:
         status = PipelineStatus("s", "file", "files")
@@ -184,9 +185,9 @@ def test_a_bug_while_draining_holds_up_no_stop() -> None:
     stop = Stop()
     stop.set(60.0)
     began = time.monotonic()
-    supervisor = Supervisor(pipeline, stop, lambda: pipeline)
+    supervisor = Supervisor(pipeline, stop, lambda: pipeline, first_wait_seconds=300.0)
     supervisor.run()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 30
     assert supervisor.left_behind
 
 
@@ -220,15 +221,15 @@ def test_pipelines_that_hang_are_waited_for_together(tmp_path: Path) -> None:
     made = Shipper(Settings(component=Component(name="web")), Paths(tmp_path), ShipOptions(), Stop())
     made._stop.set(0)
     release = threading.Event()
-    threads = [threading.Thread(target=release.wait, name=f"s{number}", daemon=True) for number in range(6)]
+    threads = [threading.Thread(target=release.wait, name=f"s{number}", daemon=True) for number in range(60)]
     for thread in threads:
         thread.start()
     began = time.monotonic()
     made._join(threads)
     took = time.monotonic() - began
     release.set()
-    assert took < 3
-    assert made._hanging == [f"s{number}" for number in range(6)]
+    assert took < 20  # one second for each would be a minute
+    assert made._hanging == [f"s{number}" for number in range(60)]
 
 
 def _catches(pid: int, number: int) -> bool:
@@ -240,7 +241,7 @@ def _read(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def _await(true: Any, seconds: float = 15.0) -> None:
+def _await(true: Any, seconds: float = 60.0) -> None:
     ends = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < ends, "it does not come to be"

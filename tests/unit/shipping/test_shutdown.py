@@ -25,8 +25,8 @@ def later(seconds: float, act: object) -> None:
 
 def test_a_stop_ends_every_wait(stop: Stop) -> None:
     """A sleeping thread wakes at the stop, and later waits end at the deadline."""
-    later(0.2, lambda: stop.set(0.3))
     began = time.monotonic()
+    later(0.2, lambda: stop.set(0.3))
     assert stop.wait(60) is True
     assert stop.wait(60) is True
     assert 0.4 < time.monotonic() - began < 10
@@ -47,8 +47,8 @@ def test_a_stop_out_of_a_signal_handler_ends_the_wait_of_the_very_thread(stop: S
 
 def test_urgency_shortens_the_wait_that_is_under_way_and_those_after_it(stop: Stop) -> None:
     """A minute's wait ends when things become urgent; from then on each lasts its short time, and not less."""
-    later(0.2, lambda: stop.set_urgent(True))
     began = time.monotonic()
+    later(0.2, lambda: stop.set_urgent(True))
     assert stop.wait(60, urgent_seconds=0.1) is False
     assert 0.15 < time.monotonic() - began < 10
     began = time.monotonic()

@@ -36,10 +36,10 @@ def test_a_time_out_kills_the_group(tmp_path: Path) -> None:
     """A check that hangs is killed with all processes that it started."""
     pids = tmp_path / "pids"
     started = time.monotonic()
-    result = run(["sh", "-c", f"sleep 60 & echo $! $$ > {pids}; wait"], 0.5)
+    result = run(["sh", "-c", f"sleep 60 & echo $! $$ > {pids}; wait"], 2.5)
     assert result.code is None
-    assert time.monotonic() - started < 10
-    assert "0.5 s" in result.output
+    assert time.monotonic() - started < 30
+    assert "2.5 s" in result.output
     for pid in pids.read_text().split():
         assert _gone(int(pid))
 
