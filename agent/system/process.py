@@ -51,8 +51,8 @@ def run(
     """Run `argv` without a shell until it ends, `timeout_seconds` pass, or `cancelled` returns true.
 
     The whole process group is killed at the end, so that background processes of a check neither outlive nor delay it. The
-    result has the last OUTPUT_BYTES of both outputs. With `stdout_max_bytes` it has the whole standard output instead, and
-    standard error is dropped; a program that prints more is killed.
+    result has the last OUTPUT_BYTES of both outputs. With `stdout_max_bytes` it has the whole standard output instead, up to
+    its end, and standard error is dropped; a program that prints more is killed.
     """
     keep_all = stdout_max_bytes is not None
     try:
@@ -69,10 +69,11 @@ def run(
         reason = error.strerror if isinstance(error, OSError) else str(error)
         return ProcessResult(None, f"{argv[0]}: {reason}", started=False)
     assert process.stdout is not None
+    deadline = time.monotonic() + timeout_seconds
     exchange = _Exchange(process.stdout, process.stdin, stdin, stdout_max_bytes)
     with process.stdout, process.stdin or contextlib.nullcontext():
         try:
-            ended = exchange.follow(process.pid, time.monotonic() + timeout_seconds, cancelled)
+            ended = exchange.follow(process.pid, deadline, cancelled)
         finally:
             # before `wait`, so that the kernel cannot have given the group's number to another process
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -100,8 +101,13 @@ class _Exchange:
             os.set_blocking(pipe.fileno(), False)
 
     def follow(self, pid: int, deadline: float, cancelled: Callable[[], bool]) -> bool:
-        """Read and write until the program ends. Returns False at the deadline, if cancelled, or if the output is too large."""
+        """Read and write until the program ends; with a maximum, also until the end of its output.
+
+        The output may outlast the program: a pipeline that a shell started may still write. Returns False at the deadline, if
+        cancelled, or if the output is too large.
+        """
         ended = os.pidfd_open(pid)
+        is_running, is_open = True, True
         try:
             poll = select.poll()
             poll.register(ended, select.POLLIN)
@@ -111,9 +117,13 @@ class _Exchange:
             while (left := deadline - time.monotonic()) > 0 and not cancelled() and not self.too_large:
                 ready = dict(poll.poll(min(left, _CANCEL_SECONDS) * 1000))
                 if ended in ready:
-                    return True
-                if self._stdout.fileno() in ready and self._read() == b"":  # the program closed its output and still runs
+                    is_running = False
+                    poll.unregister(ended)
+                if self._stdout.fileno() in ready and self._read() == b"":
+                    is_open = False
                     poll.unregister(self._stdout)
+                if not is_running and (self._maximum is None or not is_open):
+                    return True
                 if self._stdin is not None and self._stdin.fileno() in ready and self._all_written():
                     poll.unregister(self._stdin)
                     self._stdin.close()

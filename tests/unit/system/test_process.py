@@ -138,3 +138,16 @@ def test_a_missing_program_did_not_start() -> None:
     """A caller can distinguish a missing program from one that failed."""
     assert not run(["/nowhere/at/all"], 5).started
     assert run(["false"], 5).started
+
+
+@pytest.mark.parametrize("script", ["(sleep 0.3; echo late) & exit 0", "exec 3>&1; { sleep 0.3; echo late; } >&3 & exit 0"])
+def test_the_whole_output_has_what_comes_after_the_program(script: str) -> None:
+    """A shell's pipeline may write after the shell has ended: its output is not cut off there."""
+    result = run(["sh", "-c", script], 20, stdout_max_bytes=100)
+    assert (result.code, result.stdout) == (0, b"late\n")
+
+
+def test_an_output_that_stays_open_ends_with_the_time(tmp_path: Path) -> None:
+    """A process that was left behind and keeps the output open makes the output incomplete: that is no success."""
+    result = run(["sh", "-c", "sleep 60 & echo out"], 0.5, stdout_max_bytes=100)
+    assert (result.code, result.stdout) == (None, b"")
