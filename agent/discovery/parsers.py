@@ -1,6 +1,7 @@
 """Parses documents from outside, and picks values out of tables whose shape is not guaranteed.
 
 Documents are bounded, and each library's errors become DiscoveryError here. A value that is absent or has another type is None.
+A key that occurs twice is not an error: the document belongs to a platform or to cloud-init, which take the last one.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ def text(raw: bytes, name: str) -> str:
 
 
 def json_value(raw: bytes, name: str) -> Any:
-    """Parse a JSON document. Raises DiscoveryError, also for a body that was cut off."""
+    """Parse a JSON document. Of duplicate keys the last one counts. Raises DiscoveryError, also for a body that was cut off."""
     try:
-        return strict_json.parse(text(raw, name))
+        return strict_json.parse(text(raw, name), unique_keys=False)
     except ValueError as error:
         raise DiscoveryError(f"{name} is not valid JSON: {error}") from None
 
@@ -50,11 +51,11 @@ def toml_table(raw: bytes, name: str) -> dict[str, Any]:
 
 
 def yaml_value(raw: bytes, name: str) -> Any:
-    """Parse a YAML document without aliases. Raises DiscoveryError."""
+    """Parse a YAML document without aliases. Of duplicate keys the last one counts. Raises DiscoveryError."""
     from agent.formats import strict_yaml
 
     try:
-        return strict_yaml.load(text(raw, name), aliases=False)
+        return strict_yaml.load(text(raw, name), aliases=False, unique_keys=False)
     except ValueError as error:
         raise DiscoveryError(f"{name} is not valid YAML: {error}") from None
 

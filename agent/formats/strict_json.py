@@ -6,14 +6,16 @@ import json
 from typing import Any, NoReturn
 
 
-def parse(text: str) -> Any:
+def parse(text: str, *, unique_keys: bool = True) -> Any:
     """Return the value of a JSON text (RFC 8259).
 
-    Duplicate keys, NaN and Infinity are errors, because parsers disagree about them. Raises ValueError, which names a position
-    or a key and never a value.
+    NaN and Infinity are errors, because parsers disagree about them, and so are duplicate keys. `unique_keys=False` takes the
+    last one, as for a document that belongs to another program. Raises ValueError, which names a position or a key and never a
+    value.
     """
+    hook = _unique_keys if unique_keys else None
     try:
-        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+        return json.loads(text, object_pairs_hook=hook, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise ValueError(f"line {error.lineno}, column {error.colno}: {error.msg}") from None
     except RecursionError:

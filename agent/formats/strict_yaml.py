@@ -23,15 +23,7 @@ _OPENING = (
 _CLOSING = (yaml.BlockEndToken, yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken)
 
 
-class _Loader(_Base):
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[tuple[str, str]] = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if (key.tag, key.value) in seen and key.tag != "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(None, None, "a key occurs twice", node.start_mark)
-            seen.add((key.tag, key.value))
-        return super().construct_mapping(node, deep)
-
+class _LenientLoader(_Base):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
@@ -42,22 +34,33 @@ class _Loader(_Base):
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
 
-_Loader.yaml_implicit_resolvers = {
+_LenientLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 
 
-def load(text: str, *, aliases: bool = True) -> Any:
+class _Loader(_LenientLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[tuple[str, str]] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if (key.tag, key.value) in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(None, None, "a key occurs twice", node.start_mark)
+            seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
+
+
+def load(text: str, *, aliases: bool = True, unique_keys: bool = True) -> Any:
     """Return the value of the one document.
 
     `aliases=False` refuses aliases: a few hundred bytes of them become gigabytes once something copies the value.
+    `unique_keys=False` takes the last of duplicate keys, as for a document that belongs to another program.
 
     Raises ValueError with the line and column, never with the text there.
     """
     try:
         _check_tokens(text, aliases)
-        return yaml.load(text, _Loader)  # noqa: S506 - a subclass of the safe loader
+        return yaml.load(text, _Loader if unique_keys else _LenientLoader)  # noqa: S506 - subclasses of the safe loader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         position = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""

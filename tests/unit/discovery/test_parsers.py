@@ -101,6 +101,14 @@ def test_user_data_in_json_and_in_yaml_is_the_same(table: dict[str, str]) -> Non
     assert userdata.parbake_table(b"#cloud-config\n" + raw) == table
 
 
+def test_user_data_with_a_key_twice_is_still_read() -> None:
+    """cloud-init takes the last one of duplicate keys, so an image that boots with two must keep its `parbake` table."""
+    for raw in (b"runcmd: [a]\nparbake: {a: 1}\nruncmd: [b]\n", b'{"runcmd": ["a"], "parbake": {"a": 1}, "runcmd": ["b"]}'):
+        assert userdata.parbake_table(raw) == {"a": 1}
+    for parser, raw in ((parsers.yaml_value, b"a: 1\na: 2\n"), (parsers.json_value, b'{"a": 1, "a": 2}')):
+        assert parser(raw, "the document") == {"a": 2}
+
+
 PARSERS = [
     pytest.param(getattr(importlib.import_module(path.partition(":")[0]), name), id=f"{cloud}.{name}")
     for cloud, path in CLOUDS.items()
