@@ -220,7 +220,9 @@ class Daemon:
         unavailable (75) is asked by its own watcher, so that the other sources are left alone."""
         report = self._memory.report
         stale = [source.name for source in report.sources if source.state == SourceState.STALE]
-        if code == 0 or (code == 65 and self._watchers.any_source) or report.state == InstanceState.ROLLED_BACK:
+        if code == 0 and self._sources.has_broken:
+            self._retry.soon()
+        elif code == 0 or (code == 65 and self._watchers.any_source) or report.state == InstanceState.ROLLED_BACK:
             self._retry.cancel()
         elif code == 75 and self._watchers.watches(stale):
             self._retry.later()

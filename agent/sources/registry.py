@@ -24,6 +24,12 @@ class SourceRegistry:
         self._paths = paths
         self._stop = stop
         self._opened: dict[str, tuple[Any, Source[object]]] = {}
+        self._broken: set[str] = set()
+
+    @property
+    def has_broken(self) -> bool:
+        """Whether the constructor of a source failed, so that nothing watches it: opening it again may help."""
+        return bool(self._broken)
 
     def get(self, name: str) -> Source[object] | None:
         """Return an open source, or None."""
@@ -37,6 +43,7 @@ class SourceRegistry:
         constructor has a bug, each fetch raises SourceUnreachable. Raises SettingsError for a backend that cannot be
         imported.
         """
+        self._broken.discard(settings.name)
         try:
             options = _filled_options(settings, facts, build)
         except DiscoveryError as error:
@@ -53,6 +60,7 @@ class SourceRegistry:
         except SettingsError:
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a third party's constructor
+            self._broken.add(settings.name)
             return _UnopenedSource(containment.unexpected(settings.name, error))
         self._opened[settings.name] = (options, source)
         return source
@@ -62,6 +70,7 @@ class SourceRegistry:
         for name, (_, source) in self._opened.items():
             containment.close(source, name)
         self._opened.clear()
+        self._broken.clear()
 
 
 class _UnopenedSource:
@@ -73,7 +82,7 @@ class _UnopenedSource:
         self._error = error
 
     def fetch(self, layers: Sequence[str]) -> Snapshot:
-        raise self._error
+        raise self._error.with_traceback(None)
 
     def close(self) -> None:
         return None

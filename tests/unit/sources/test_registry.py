@@ -92,6 +92,16 @@ def test_a_bug_of_a_constructor_is_an_unavailable_source(image: Image) -> None:
     assert "s3cret" not in str(caught.value)
 
 
+def test_a_source_that_could_not_be_opened_is_known_until_it_opens(image: Image) -> None:
+    """Nothing watches it, so that the daemon must try again by itself."""
+    buggy = world(image, BUGGY.replace("{where}", "constructor"))
+    assert not buggy.sources.has_broken
+    opened_by(buggy)
+    assert buggy.sources.has_broken
+    buggy.sources.close()
+    assert not buggy.sources.has_broken
+
+
 def test_a_bug_of_a_close_keeps_no_other_source_open(image: Image, caplog: pytest.LogCaptureFixture) -> None:
     """A plug-in that fails while it is closed does not end the daemon, and the other sources are closed."""
     caplog.set_level(logging.DEBUG, logger="parbake.sources")
