@@ -157,7 +157,10 @@ def resolve(host: str, port: int, timeout_seconds: float, wake: threading.Event)
             answer.append(error if isinstance(error, OSError) else socket.gaierror(socket.EAI_NONAME, "not a name"))
         wake.set()
 
-    threading.Thread(target=ask, name=f"resolve {host}", daemon=True).start()
+    try:
+        threading.Thread(target=ask, name=f"resolve {host}", daemon=True).start()
+    except RuntimeError:  # the limit on threads is reached
+        raise OSError(errno.EAGAIN, f"no thread can be started to resolve {host}") from None
     woken = wake.wait(timeout_seconds)
     if not answer:
         if woken:

@@ -195,9 +195,9 @@ class OpenSink(Protocol):
         - SinkTooLarge: the batch is halved. A single entry is set aside in the dead-letter file.
         - SinkRefused: the batch is halved until the refused entry is alone. That entry is set aside.
         - Any other exception is a bug of the sink, of its `__init__` too. The batch is halved until the entry that causes
-          the exception is alone. That entry is set aside only if the sink accepts or refuses another entry afterwards:
-          an entry after it in the batch, or else one that the sink has accepted before, which is sent once more. If the
-          sink fails on that one too, or has no such entry, the entry is not to blame: nothing is set aside, the sink
+          the exception is alone. That entry is sent once more after a pause. If the sink fails on it again, it is set
+          aside, provided that the sink answers for another entry: one of the batch, or else one for which it has answered
+          before. If the sink fails on that one too, the entry is not to blame: nothing is set aside, the sink
           counts as unavailable and its state is `failing`. It is closed, and a new instance gets the entries again after
           a back-off. BrokenPipeError never depends on an entry and always closes the sink.
         """

@@ -8,7 +8,8 @@
 | refused                | the batch is halved until the refused entry is alone; it is set aside                     |
 | unavailable, throttled | the batch is sent again after a back-off, or after Retry-After, without a limit of tries  |
 | denied                 | likewise: entries wait until an operator corrects the token or the settings               |
-| any other exception    | a bug: the batch is halved, and the entry or the sink is to blame (see `_Suspects`)       |
+| any other exception    | the batch is halved; an entry on which the sink fails twice, while it works with another |
+|                        | one, is set aside; if it works with no other entry, the exception ends the pipeline      |
 """
 
 from __future__ import annotations
@@ -74,8 +75,8 @@ class Delivery:
         self._status = status
         self._stop = stop
         self._patience_seconds = patience_seconds
-        self._known_good: Batch | None = None
-        """The entry that the sink accepted last."""
+        self._answered: Batch | None = None
+        """An entry for which the sink has answered."""
 
     def deliver(self, batch: Batch) -> None:
         """Return when no entry of `batch` is left.
@@ -86,7 +87,8 @@ class Delivery:
         parts, accepted, alone = [batch], 0, 0
         coarse = max(1, len(batch) // ALONE_MAX)
         backoff = _new_backoff()
-        suspects: list[tuple[Batch, Exception]] = []
+        suspects: list[Batch] = []
+        failures_in_a_row = 0
         while parts:
             part = parts.pop()
             try:
@@ -95,13 +97,14 @@ class Delivery:
                 if len(part) > 1:
                     parts += _halves(part)
                     continue
-                suspects.append((part, bug.error))
-                if len(suspects) >= SUSPECTS_MAX or not parts:
-                    self._probe(suspects, parts)
-                    self._clear(suspects)
+                suspects.append(part)
+                failures_in_a_row += 1
+                if failures_in_a_row >= SUSPECTS_MAX:
+                    self._probe(bug.error, parts)
+                    failures_in_a_row = 0
                 continue
             except SinkRefused as error:
-                self._clear(suspects)
+                failures_in_a_row = 0
                 isolate = accepted or alone < ALONE_MAX or isinstance(error, SinkTooLarge)
                 if len(part) > (1 if isolate else coarse):
                     parts += _halves(part)
@@ -109,11 +112,13 @@ class Delivery:
                     alone += 1
                     self._set_aside(part, [(i, str(error)) for i in range(len(part))])
                 continue
-            self._clear(suspects)
+            failures_in_a_row = 0
             accepted += self._record(part, result)
             if result.retry:
                 parts.append(part.pick(result.retry))
                 self._pause(_delay(backoff, result.retry_after_seconds), result.retry_after_seconds)
+        if suspects:
+            self._send_again(suspects)
 
     def _send(self, batch: Batch) -> SendResult:
         """Send until the sink answers for the batch. Raises SinkRefused, SinkBug or DeliveryAborted."""
@@ -124,7 +129,7 @@ class Delivery:
             except (SinkUnavailable, SinkDenied) as error:
                 self._status.set_failing(error)
                 retry_after = getattr(error, "retry_after_seconds", None)
-            except (SinkRefused, BrokenPipeError):
+            except (SinkRefused, BrokenPipeError, MemoryError):
                 raise
             except Exception as error:  # noqa: BLE001 - a third party's sink may raise anything
                 if self._stop.expired:  # sinks are closed then while pipelines still use them
@@ -149,40 +154,56 @@ class Delivery:
             self._status.add_lost(result.dropped, f"the sink dropped them: {result.reason}")
         accepted = max(0, len(part) - len(result.retry) - len(result.refused) - result.dropped)
         self._status.add_sent(accepted)
-        if accepted == len(part):
-            self._known_good = part.pick((len(part) - 1,))
+        if accepted and not result.dropped:
+            others = {*result.retry, *(index for index, _ in result.refused)}
+            self._answered = part.pick((next(i for i in reversed(range(len(part))) if i not in others),))
         return accepted
 
-    def _probe(self, suspects: Sequence[tuple[Batch, Exception]], parts: Sequence[Batch]) -> None:
-        """Return if the sink works with another entry than the suspects, which are to blame then.
+    def _probe(self, error: Exception, parts: Sequence[Batch]) -> None:
+        """Return if the sink works with another entry than those on which it has just failed with `error`.
 
-        That entry is one that the sink has accepted before, or the last entry of `parts`, which are still to be sent; it
-        arrives twice. Raises the exception of the newest suspect if the sink fails on that entry too, or if there is no
-        such entry.
+        That entry is one for which the sink has answered before, else one of a few of `parts`, which are still to be sent; it
+        arrives twice. Raises `error` if the sink fails on these too, or if there is no other entry.
         """
-        probe = self._known_good
-        if probe is None and parts:
-            probe = parts[0].pick((len(parts[0]) - 1,))
-        error = suspects[-1][1]
-        if probe is None:
-            raise error
-        try:
-            self._send(probe)
-        except SinkBug:
-            raise error from None
-        except SinkRefused:
-            pass  # the sink works
+        for entry in [self._answered] if self._answered is not None else _samples(parts):
+            try:
+                self._send(entry)
+            except SinkBug:
+                continue
+            except SinkRefused:
+                pass  # the sink works
+            self._answered = entry
+            return
+        raise error
 
-    def _clear(self, suspects: list[tuple[Batch, Exception]]) -> None:
-        """Set the suspects aside: the sink has answered for another entry."""
-        for entry, error in suspects:
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            name = type(error).__name__
-            trace = "".join(traceback.format_tb(error.__traceback__))  # without the text of the exception
-            log.debug("sink %s: %s while sending one entry, which is set aside\n%s", self._status.sink, name, trace)
-            reason = f"the sink fails on it: {name} in {Path(frame.filename).name}, line {frame.lineno}"
-            self._set_aside(entry, [(0, reason)])
-        suspects.clear()
+    def _send_again(self, suspects: Sequence[Batch]) -> None:
+        """Send each entry on which the sink has failed once more, after a pause, and set aside those on which it fails again.
+
+        The failure may have been a passing one, such as a thread that could not be started. Raises the exception of the sink
+        if it does not work with another entry either.
+        """
+        self._pause(FIRST_WAIT_SECONDS, None)
+        failed: list[tuple[Batch, Exception]] = []
+        for entry in suspects:
+            try:
+                self._record(entry, self._send(entry))
+            except SinkBug as bug:
+                failed.append((entry, bug.error))
+                if len(failed) % SUSPECTS_MAX == 1:
+                    self._probe(bug.error, ())
+            except SinkRefused as refusal:
+                self._set_aside(entry, [(0, str(refusal))])
+        for entry, error in failed:
+            self._set_bug_aside(entry, error)
+
+    def _set_bug_aside(self, entry: Batch, error: Exception) -> None:
+        """Set an entry aside on which the sink raises `error`, whose text may quote the entry and is not shown."""
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        name = type(error).__name__
+        trace = "".join(traceback.format_tb(error.__traceback__))
+        log.debug("sink %s: %s while sending one entry, which is set aside\n%s", self._status.sink, name, trace)
+        reason = f"the sink fails on it: {name} in {Path(frame.filename).name}, line {frame.lineno}"
+        self._set_aside(entry, [(0, reason)])
 
     def _pause(self, seconds: float, retry_after_seconds: float | None) -> None:
         if not self._stop.expired:
@@ -209,6 +230,15 @@ def _new_backoff() -> Backoff:
 def _delay(backoff: Backoff, retry_after_seconds: float | None) -> float:
     """Return the next delay in seconds, at least the sink's Retry-After, of which at most an hour is respected."""
     return max(backoff.next_seconds(), min(retry_after_seconds or 0.0, RETRY_AFTER_MAX_SECONDS))
+
+
+def _samples(parts: Sequence[Batch]) -> list[Batch]:
+    """Return a few entries from different places of the parts."""
+    if not parts:
+        return []
+    oldest, newest = parts[-1], parts[0]
+    picks = [(newest, len(newest) - 1), (newest, len(newest) // 2), (oldest, 0), (oldest, len(oldest) // 2)]
+    return [part.pick((index,)) for part, index in picks]
 
 
 def _halves(batch: Batch) -> tuple[Batch, Batch]:

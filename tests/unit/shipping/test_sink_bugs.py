@@ -48,12 +48,12 @@ class Scripted:
     def __init__(self, answer: Callable[[list[str]], Any]) -> None:
         self.asked: list[list[str]] = []
         self.accepted: list[str] = []
-        self._answer = answer
+        self.answer = answer
 
     def send(self, batch: Batch) -> SendResult:
         messages = [row["MESSAGE"] for row in batch.rows()]
         self.asked.append(messages)
-        result: SendResult = self._answer(messages)
+        result: SendResult = self.answer(messages)
         self.accepted += messages
         return result
 
@@ -271,3 +271,45 @@ def test_every_sink_of_the_table_is_checked_against_the_contract() -> None:
     """mypy checks each class above against Sink[Options]; a sink that is added to the table is missing there."""
     checked = {CLOUDWATCH, ELASTICSEARCH, FILE, GELF, HTTP, JOURNAL_REMOTE, LOKI, OTLP, S3, SPLUNK, STDOUT, SYSLOG}
     assert {load_sink(name) for name in SINKS} == checked
+
+
+@pytest.mark.parametrize(("entries", "failures"), [(1, 1), (8, 4), (8, 11), (1000, 15)])
+def test_a_passing_failure_sets_nothing_aside(tmp_path: Path, entries: int, failures: int) -> None:
+    """A thread that could not be started once is not the entry's fault: it is sent again after a pause, and accepted."""
+    left = [failures]
+
+    def answer(messages: list[str]) -> SendResult:
+        if left[0]:
+            left[0] -= 1
+            raise RuntimeError("can't start new thread")
+        return ACCEPTED
+
+    delivered = Delivered(tmp_path, lambda messages: ACCEPTED)
+    delivered.deliver("before")
+    delivered.sink.answer = answer
+    delivered.deliver(*(f"m{number}" for number in range(entries)))
+    assert delivered.letters == []
+    assert set(delivered.sink.accepted) == {"before", *(f"m{number}" for number in range(entries))}
+    assert delivered.status.counts["set_aside"] == 0
+
+
+def test_a_batch_that_begins_and_ends_with_bad_entries_gets_through(tmp_path: Path) -> None:
+    """At the first batch of a process nothing was accepted yet: entries from several places show that the sink works."""
+    bad = [f"bad{number}" for number in range(SUSPECTS_MAX)]
+    good = [f"good{number}" for number in range(990)]
+    delivered = Delivered(tmp_path, failing_on(*bad, "bad at the end"))
+    delivered.deliver(*bad, *good, "bad at the end")
+    assert delivered.letters == [*bad, "bad at the end"]
+    assert set(delivered.sink.accepted) == set(good)
+
+
+def test_a_machine_without_memory_blames_no_entry(tmp_path: Path) -> None:
+    """MemoryError ends the pipeline, which restarts later; halving a batch frees nothing."""
+
+    def answer(messages: list[str]) -> SendResult:
+        raise MemoryError
+
+    delivered = Delivered(tmp_path, answer)
+    with pytest.raises(MemoryError):
+        delivered.deliver("one", "two")
+    assert delivered.letters == []
