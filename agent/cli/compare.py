@@ -98,4 +98,4 @@ def _show(environments: list[str], keys: list[dict[str, Any]], targets: dict[str
     for name, text in waiting.items():
         print_line(f"{name} waits: {text}")
     differing = sum(bool(text) for text in targets.values())
-    print_line(f"build config is the same; {len(keys)} keys and {differing} targets differ")
+    print_line(f"build config is the same. Different run config: keys {len(keys)}, targets {differing}.")

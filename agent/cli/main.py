@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from agent import __version__
 from agent.errors import ParbakeError, UsageError
+from agent.formats.terminal import printable
 from agent.paths import Paths
 
 COMMANDS = {
@@ -82,7 +83,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 def _paths(root: str | None) -> Paths:
     if root is None:
         return Paths()
-    if not Path(root).is_dir():
+    try:
+        found = Path(root).is_dir()
+    except OSError as error:
+        raise UsageError(f"--root {root}: {error.strerror}", hint="name a directory that you may enter") from None
+    if not found:
         raise UsageError(f"--root {root}: no such directory", hint="name the root directory of an unpacked image")
     return Paths(Path(root).resolve())
 
@@ -124,7 +129,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _report_error(error: ParbakeError) -> int:
     hint = f"\nhint: {error.hint}" if error.hint else ""
-    sys.stderr.write(f"error: {error}{hint}\n")
+    sys.stderr.write(printable(f"error: {error}{hint}\n"))
     return error.exit_code
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from agent.discovery import PROVIDERS
 from agent.discovery.clouds import CLOUDS
+from agent.formats.terminal import printable
 from agent.paths import Paths
 from agent.settings.loader import Families, load
 from agent.settings.models import Settings
@@ -26,8 +27,8 @@ def load_settings(paths: Paths, arguments: Namespace) -> Settings:
 
 
 def print_line(text: str) -> None:
-    """Print one line of text."""
-    sys.stdout.write(f"{text}\n")
+    """Print one line of text, with what a terminal would obey as escapes: values come from stores."""
+    sys.stdout.write(f"{printable(text)}\n")
 
 
 def print_json(value: Any) -> None:

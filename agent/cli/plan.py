@@ -14,6 +14,7 @@ from agent.convergence.context import PlannedConvergence
 from agent.convergence.hold import held_generation
 from agent.convergence.rendering import renderer_of
 from agent.errors import RenderError
+from agent.formats.terminal import printable
 from agent.keypath import KeyPath, dotted, lookup
 from agent.masking.masker import Masker
 from agent.model import Change
@@ -128,7 +129,7 @@ def show(session: Session, planned: PlannedConvergence) -> None:
     for change in planned.plan.changes:
         print_line(f"target {change.target}: {change.kind}, mode {change.mode:04o}")
         if change.pending:
-            sys.stdout.write(_coloured(diff_of(session, planned, change)))
+            sys.stdout.write(_coloured(printable(diff_of(session, planned, change))))
     for step in planned.plan.units:
         print_line(f"unit {step.unit}: {step.action}, for {', '.join(step.templates)}")
     for group, error in planned.waiting.items():

@@ -40,6 +40,7 @@ def test_a_root_called_like_a_command(
         ["frobnicate"],
         ["plan", "--frobnicate"],
         ["--root", "/nowhere/at/all", "check"],
+        ["--root", "a" * 5000, "check"],
         ["--log-level", "loud", "check"],
         ["compare", "one"],
         ["rollback", "x"],
@@ -51,6 +52,17 @@ def test_usage(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ")
+
+
+def test_what_a_store_holds_cannot_steer_the_terminal(image: Image, capsys: pytest.CaptureFixture[str]) -> None:
+    """A value or a name from outside is printed with escapes, also in an error."""
+    image.settings()
+    image.site("common", 'a = "x\\u001b]0;y"\n')
+    assert main(["--root", str(image.root), "plan"]) == 0
+    assert main(["--root", str(image.root), "explain", "a\x1b[2J"]) != 0
+    printed = "".join(capsys.readouterr())
+    assert "\x1b" not in printed
+    assert printed.count(r"\x1b") >= 2
 
 
 @pytest.mark.parametrize(
