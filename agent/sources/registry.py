@@ -23,7 +23,7 @@ class SourceRegistry:
     def __init__(self, paths: Paths, stop: threading.Event) -> None:
         self._paths = paths
         self._stop = stop
-        self._opened: dict[str, tuple[Any, Source[object]]] = {}
+        self._opened: dict[str, tuple[object, Source[object]]] = {}
         self._broken: set[str] = set()
 
     @property
@@ -96,7 +96,7 @@ def check_facts_of_source(settings: SourceSettings, facts: Facts) -> None:
             fact_validation.check_segment(name, str(value))
 
 
-def _filled_options(settings: SourceSettings, facts: Facts, build: Mapping[str, str]) -> Any:
+def _filled_options(settings: SourceSettings, facts: Facts, build: Mapping[str, str]) -> object:
     """Fill the placeholders of a source's options. Raises DiscoveryError for a missing or an invalid fact."""
     namespaces: dict[str, Mapping[str, Any]] = {"facts": facts.values, "build": build}
     try:
