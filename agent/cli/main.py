@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 
 from agent import __version__
 from agent.errors import ParbakeError, UsageError
-from agent.formats.terminal import printable
 from agent.paths import Paths
 
 COMMANDS = {
@@ -128,6 +127,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _report_error(error: ParbakeError) -> int:
+    from agent.formats.terminal import printable
+
     hint = f"\nhint: {error.hint}" if error.hint else ""
     sys.stderr.write(printable(f"error: {error}{hint}\n"))
     return error.exit_code
