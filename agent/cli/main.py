@@ -7,12 +7,13 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from agent import __version__
 from agent.errors import ParbakeError, UsageError
-from agent.paths import Paths
+
+if TYPE_CHECKING:
+    from agent.paths import Paths
 
 COMMANDS = {
     "run": "the daemon: converges, reports READY to systemd, then watches",
@@ -80,6 +81,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _paths(root: str | None) -> Paths:
+    from pathlib import Path
+
+    from agent.paths import Paths  # imports dataclasses, which --version and -h can do without
+
     if root is None:
         return Paths()
     try:
