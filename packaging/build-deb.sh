@@ -29,7 +29,7 @@ trap 'rm -rf "$build"' EXIT
 mkdir "$build/parbake"
 cd "$tree"
 parts="agent packaging systemd"
-[ ! -d docs/reference ] || parts="$parts docs/reference"
+[ ! -d docs ] || parts="$parts docs"
 # shellcheck disable=SC2086
 if git rev-parse --is-inside-work-tree >/dev/null 2>&1; then
     git ls-files -z -co --exclude-standard $parts

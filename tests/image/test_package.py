@@ -14,7 +14,7 @@ from tests.image.lab import Image, LabError
 from tests.image.lab.commands import call
 from tests.image.lab.images import run_in
 from tests.image.lab.overlay import Overlay
-from tests.image.package import built_package, next_version
+from tests.image.package import TREE, built_package, next_version
 
 pytestmark = [pytest.mark.image, pytest.mark.root]
 
@@ -154,6 +154,13 @@ def test_systemd_finds_no_fault_with_the_units(disk: Overlay) -> None:
 def test_lintian_finds_no_error(deb: Path) -> None:
     """lintian reports neither an error nor a warning."""
     call(["lintian", "--allow-root", "--fail-on", "error,warning", str(deb)], timeout_seconds=120)
+
+
+def test_the_package_has_every_page_of_the_documentation(deb: Path) -> None:
+    """The pages refer to each other, so that one that is missing would leave a reader of the image stuck."""
+    packed = call(["dpkg-deb", "--contents", str(deb)], timeout_seconds=60).stdout
+    for page in (TREE / "docs").rglob("*.md"):
+        assert f"/usr/share/doc/parbake/{page.relative_to(TREE / 'docs')}" in packed
 
 
 def test_the_package_is_the_same_when_built_again(newer_deb: Path, session_scratch: Path, scratch: Path) -> None:
