@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from agent.convergence.context import Memory, Runtime
@@ -12,6 +12,7 @@ from agent.errors import ContractError, StateError
 from agent.masking.mask_file import read_mask_file, write_mask_file
 from agent.model import RunConfig
 from agent.runconfig import contract, merge
+from agent.state.generations import Generation
 from agent.status import shipper
 
 log = logging.getLogger("parbake.converge")
@@ -28,8 +29,9 @@ def write_mask(runtime: Runtime, memory: Memory, config: RunConfig) -> None:
     published: tuple[str, ...] = ()
     with suppress(OSError, ValueError):  # a damaged file is replaced
         published = read_mask_file(path) or ()
-    now = _now(runtime)
-    expired = _expiry(runtime, memory, now)
+    kept = runtime.state.generations.all()
+    now = _now(kept)
+    expired = _expiry(runtime, memory, kept, now)
     texts, problem = runtime.state.mask_history.update(config.secret_texts(), published, now, expired)
     if problem and problem != memory.last_logged_mask_problem:
         log.warning("secrets that are rotated out are masked until the next reboot only: %s", problem)
@@ -53,7 +55,7 @@ def update_mask_from_valid_keys(runtime: Runtime, memory: Memory) -> None:
         log.error("%s", error)
 
 
-def _expiry(runtime: Runtime, memory: Memory, now: float) -> Callable[[float], bool]:
+def _expiry(runtime: Runtime, memory: Memory, kept: Sequence[Generation], now: float) -> Callable[[float], bool]:
     """Return whether a text that was retired at a time (seconds since 1970) may appear in shipped lines unmasked.
 
     It may once `[ship] mask_for` has passed, every sink has shipped what was logged until then, and no target of a kept
@@ -61,8 +63,8 @@ def _expiry(runtime: Runtime, memory: Memory, now: float) -> Callable[[float], b
     """
     keep_seconds = runtime.settings.ship.mask_for
     shipped_until = _shipped_until(runtime)
-    kept = (target for generation in runtime.state.generations.all() for target in generation.targets.values())
-    oldest_target = min((report_time(str(target.get("since", ""))) for target in kept if target["secret"]), default=now)
+    targets = (target for generation in kept for target in generation.targets.values())
+    oldest_target = min((_seconds_of(str(target.get("since", ""))) for target in targets if target["secret"]), default=now)
     held = memory.report.hold is not None
 
     def expired(retired_at: float) -> bool:
@@ -71,9 +73,9 @@ def _expiry(runtime: Runtime, memory: Memory, now: float) -> Callable[[float], b
     return expired
 
 
-def _now(runtime: Runtime) -> float:
+def _now(kept: Sequence[Generation]) -> float:
     """Return the time, in seconds since 1970. A clock that is not set yet at boot is at least at the newest generation."""
-    newest = max((report_time(generation.time) for generation in runtime.state.generations.all()), default=0.0)
+    newest = max((_seconds_of(generation.time) for generation in kept), default=0.0)
     return max(time.time(), newest)
 
 
@@ -91,7 +93,7 @@ def _shipped_until(runtime: Runtime) -> float:
     return status.time - max((row["lag_seconds"] for row in rows if row), default=0.0)
 
 
-def report_time(text: str) -> float:
+def _seconds_of(text: str) -> float:
     """Return a generation's time in seconds since 1970. Returns 0 for a text that is not a time."""
     from datetime import datetime
 
