@@ -5,7 +5,6 @@ All candidates exist before the first check, so a check may name any of them as 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,9 @@ from agent.convergence.context import Runtime
 from agent.convergence.staging import candidate_name
 from agent.errors import CheckError
 from agent.masking.masker import Masker
-from agent.settings.models import Template
+from agent.settings.models import OTHER_CANDIDATE, Template
 from agent.system.process import ProcessResult
 
-_OTHER_CANDIDATE = re.compile(r"\{candidate:([^{}]+)\}")
 _OUTPUT_LINES = 20
 
 
@@ -78,7 +76,7 @@ def _exists(runtime: Runtime, template: Template) -> bool:
 
 
 def _candidates_named(template: Template) -> list[str]:
-    return [match[1] for part in template.check for match in _OTHER_CANDIDATE.finditer(part)]
+    return [match[1] for part in template.check for match in OTHER_CANDIDATE.finditer(part)]
 
 
 def _argv(
@@ -95,7 +93,7 @@ def _argv(
 
     def filled(part: str) -> str:
         part = part.replace("{candidate}", str(path_of(template.name)))
-        return _OTHER_CANDIDATE.sub(lambda match: str(path_of(match[1])) if match[1] in templates else match[0], part)
+        return OTHER_CANDIDATE.sub(lambda match: str(path_of(match[1])) if match[1] in templates else match[0], part)
 
     return tuple(filled(part) for part in template.check)
 

@@ -11,12 +11,13 @@ from agent.settings import urls
 from agent.settings.quantities import duration_text
 from agent.settings.schema import Seconds, raise_problems, setting
 from agent.settings.shipping_models import DRAIN_MAX_SECONDS, PRIORITIES, Journal, LogFile, PriorityName, Ship, Sink
-from agent.settings.template_models import ActionName, Template, TemplateSyntax, TemplateUnit
+from agent.settings.template_models import OTHER_CANDIDATE, ActionName, Template, TemplateSyntax, TemplateUnit
 
 __all__ = [
     "DRAIN_MAX_SECONDS",
     "FREE_TABLES",
     "ITEMS",
+    "OTHER_CANDIDATE",
     "PRIORITIES",
     "RUN_TIME_TABLES",
     "TABLES",

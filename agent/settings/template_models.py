@@ -10,6 +10,8 @@ from typing import Literal, NamedTuple
 from agent.settings.schema import Mode, Seconds, raise_problems, setting
 
 ActionName = Literal["none", "start", "reload", "reload-or-restart", "restart"]
+OTHER_CANDIDATE = re.compile(r"\{candidate:([^{}]+)\}")
+"""A placeholder in a check for the candidate of another template, whose name is the one group."""
 _UNIT_NAME = re.compile(r"[A-Za-z0-9:_.\\@][A-Za-z0-9:_.\\@-]*")  # systemd.unit(5)
 
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Collection, Iterable, Mapping
 
 from agent.keypath import KeyPath, dotted
 from agent.paths import Paths
 from agent.settings import interpolation, unit_actions
-from agent.settings.models import Key, KeyType, Settings, Template
+from agent.settings.models import OTHER_CANDIDATE, Key, KeyType, Settings, Template
 from agent.settings.quantities import duration_text
 from agent.settings.schema import Problems, closest, kind_of, suggestion
 from agent.settings.source_lines import Location
 from agent.settings.toml_files import RawSettings
 
-_CANDIDATE_OF = re.compile(r"\{candidate:([^{}]+)\}")
 _TOML_TYPES: dict[KeyType, tuple[type, ...]] = {
     "string": (str,),
     "integer": (int,),
@@ -102,7 +100,7 @@ def _check_templates(templates: Iterable[Template], raw: RawSettings, paths: Pat
             )
         names_by_target[template.target] = template.name
         _check_template_source(template, location.key("source"), paths, problems)
-        for name in _CANDIDATE_OF.findall(" ".join(template.check)):
+        for name in OTHER_CANDIDATE.findall(" ".join(template.check)):
             if name not in all_names:
                 problems.add(location.key("check"), f'there is no template "{name}"{closest(name, all_names)}')
         _check_above_zero({"check_timeout": template.check_timeout}, location, problems)
