@@ -26,10 +26,6 @@ def applied_number(runtime: Runtime) -> int:
     return last.number if last else 0
 
 
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
 def changed_keys(previous: RunConfig | None, planned: PlannedConvergence, changes: Sequence[Change]) -> tuple[str, ...]:
     """Return the names of the keys that differ from the last run config. Without one, those that the templates read."""
     tree = planned.config.tree
@@ -46,7 +42,8 @@ def is_recorded(planned: PlannedConvergence, last: Generation | None) -> bool:
     if last is None:
         return bool(planned.waiting)
     recorded = {name: target["sha256"] for name, target in last.targets.items()}
-    return all(recorded.get(change.template) == sha256(change.content) for change in in_place(planned, []))
+    targets = in_place(planned, [])
+    return all(recorded.get(change.template) == hashlib.sha256(change.content).hexdigest() for change in targets)
 
 
 def record_generation(
